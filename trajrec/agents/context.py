@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Protocol, TypeAlias
@@ -128,6 +128,9 @@ EpisodeToken: TypeAlias = "Token[CurrentEpisode]"
 
 _CURRENT: ContextVar[CurrentEpisode] = ContextVar("trajrec_episode", default=None)
 
+# The episode whose tool call runs here. A conversation of a capture has no block that would make it
+# the current one.
+_CALLING: ContextVar[CurrentEpisode] = ContextVar("trajrec_calling_episode", default=None)
 
 # For requests from threads without a context.
 _OPEN: weakref.WeakSet[EpisodeSession] = weakref.WeakSet()
@@ -146,6 +149,35 @@ def current_episode() -> EpisodeSession | None:
     reference = _CURRENT.get()
     episode = None if reference is None else reference()
     return None if episode is None or episode.has_ended else episode
+
+
+def calling_episode() -> EpisodeSession | None:
+    """Return the episode in which one that begins here is nested; None if it is in none.
+
+    It is the current one, or the one that runs a tool call here.
+    """
+    episode = current_episode()
+    reference = _CALLING.get()
+    if episode is None and reference is not None:
+        episode = reference()
+    return None if episode is None or episode.has_ended else episode
+
+
+def enter_tool_call(episode: EpisodeSession) -> None:
+    """Note that all that follows in this context is made in a tool call of an episode."""
+    _CALLING.set(weakref.ref(episode))
+
+
+@contextlib.contextmanager
+def in_tool_call(episode: EpisodeSession) -> Iterator[None]:
+    """Note that a tool call of an episode runs in a block: an agent in it is a sub-agent."""
+    token = _CALLING.set(weakref.ref(episode))
+    try:
+        yield
+    finally:
+        # An async generator may be closed in another context.
+        with contextlib.suppress(ValueError):
+            _CALLING.reset(token)
 
 
 def open_episodes(exclude: Iterable[EpisodeSession] = ()) -> list[EpisodeSession]:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, cast
 
 from trajrec.agents.async_block import AsyncBlock
-from trajrec.agents.context import EpisodeToken, current_episode, enter_episode, leave_episode
+from trajrec.agents.context import EpisodeToken, calling_episode, enter_episode, leave_episode
 from trajrec.agents.counters import ForkOrigin, StepCounter
 from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.journal import Journal
@@ -152,7 +152,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         self._recording = recording = Recorders.of_episode(
             Journal(log, self._redactor), self._steps, tools=tools, is_error=self._spec.is_error
         )
-        caller = current_episode()
+        caller = calling_episode()
         self._token = enter_episode(self)
         if self._wire:
             self._disconnect = connect_taps(self)

@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 from trajrec.types import Value
-from trajrec.wire.contents import RequestContent
+from trajrec.wire.contents import AnswerContent, RequestContent, ToolCall
 from trajrec.wire.dialects.choose import dialect_of
 from trajrec.wire.exchange import HttpRequest, plain_url
 
@@ -47,6 +47,8 @@ class ExchangeMemory:
         self._failed: dict[tuple[str, bytes], FailedAttempt] = {}
         self._requests: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED_REQUESTS)
         self._answers: deque[Answer] = deque(maxlen=REMEMBERED_ANSWERS)
+        # The last answer, if no request has followed it: its tool calls may run now.
+        self._last_answer: Answer | None = None
         self._parsed: dict[bytes, list[Value]] = {}
         self._call_ids: set[str] = set()
         self._response_ids: set[str] = set()
@@ -68,12 +70,19 @@ class ExchangeMemory:
     def add_request(self, url: str, body: bytes) -> None:
         """Remember a request."""
         self._requests.append((url, body))
+        self._last_answer = None
 
     def add_answer(self, answer: Answer) -> None:
         """Remember an answer."""
         if len(self._answers) == REMEMBERED_ANSWERS:
             self._read_answers()
         self._answers.append(answer)
+        self._last_answer = answer
+
+    def running_calls(self) -> list[ToolCall]:
+        """Return the tool calls that the last answer asked for, if no request has followed it."""
+        answer = self._last_answer
+        return [] if answer is None else list(_content_of(answer).calls)
 
     def gave_call(self, call_ids: set[str]) -> bool:
         """Return whether an answer asked for a tool call of one of these ids."""
@@ -107,12 +116,15 @@ class ExchangeMemory:
 
     def _read_answers(self) -> None:
         while self._answers:
-            answer = self._answers.popleft()
-            dialect = dialect_of(answer.url, answer.request)
-            content = dialect.answer(answer.status, answer.content_type, answer.body)
+            content = _content_of(self._answers.popleft())
             self._call_ids |= {call.call_id for call in content.calls if call.call_id}
             if content.response_id:
                 self._response_ids.add(content.response_id)
+
+
+def _content_of(answer: Answer) -> AnswerContent:
+    dialect = dialect_of(answer.url, answer.request)
+    return dialect.answer(answer.status, answer.content_type, answer.body)
 
 
 def _key(request: HttpRequest) -> tuple[str, bytes]:

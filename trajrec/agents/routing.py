@@ -11,9 +11,16 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
-from trajrec.agents.context import EpisodeSession, current_episode, open_episodes
+from trajrec.agents.context import (
+    EpisodeSession,
+    calling_episode,
+    current_episode,
+    enter_tool_call,
+    open_episodes,
+)
 from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.stand_ins import stand_in_of_request
+from trajrec.agents.sub_agents import caller_of
 from trajrec.taps import hub, patching
 from trajrec.wire.contents import RequestContent
 from trajrec.wire.dialects.choose import dialect_of, is_model_request
@@ -48,7 +55,8 @@ class Router:
        call whose result the request has; that got the response which it names; that failed at the
        same request; that sent the same first messages.
     3. The episode of the only open block.
-    4. During a capture: a new episode.
+    4. During a capture: a new episode. It is nested in the one whose tool call it is made in, as
+       the context tells, or the words of its messages; see `trajrec.agents.sub_agents`.
 
     If several blocks are open and none fits, the request is not recorded, and a warning says so.
 
@@ -80,7 +88,7 @@ class Router:
                 return None
             episode = self._marked.get(mark)
             if episode is None or episode.has_ended:
-                episode = self._begin_conversation(self._new_episode)
+                episode = self._begin_conversation(self._new_episode, request)
                 self._marked[mark] = episode
             else:
                 self._touch(episode)
@@ -153,7 +161,7 @@ class Router:
             if len(explicit) == 1:
                 return explicit[0]
             if self._new_episode is not None:
-                return self._begin_conversation(self._new_episode)
+                return self._begin_conversation(self._new_episode, request)
             self._lose(len(explicit))
             return None
 
@@ -188,13 +196,17 @@ class Router:
                 return episode
         return _longest(known, content)
 
-    def _begin_conversation(self, new_episode: NewEpisode) -> Conversation:
+    def _begin_conversation(self, new_episode: NewEpisode, request: HttpRequest) -> Conversation:
         if len(self._conversations) >= MAX_CONVERSATIONS:
             oldest = next(iter(self._conversations))
             _end(self._conversations.pop(oldest))
+        caller = calling_episode() or caller_of(request, self._conversations.values())
         episode = new_episode()
         # In a context of its own: the request's task must not be inside of the episode.
-        contextvars.copy_context().run(episode.__enter__)
+        context = contextvars.copy_context()
+        if caller is not None:
+            context.run(enter_tool_call, caller)
+        context.run(episode.__enter__)
         self._conversations[id(episode)] = episode
         return episode
 

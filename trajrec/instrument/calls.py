@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from types import ModuleType
 
+from trajrec.agents.context import in_tool_call
 from trajrec.agents.routing import router
 from trajrec.agents.tool_wrappers import hooked, is_hooked
 from trajrec.taps.patching import Replacement
@@ -35,7 +36,7 @@ def call(name: str, arguments: JsonObject, call_id: str, run: Callable[[], Value
         return run()
 
     def marked() -> Value:
-        with hooked(name):
+        with hooked(name), in_tool_call(episode):
             return run()
 
     return episode.execute(name, arguments, call_id=call_id, run=marked)
@@ -50,7 +51,7 @@ async def call_async(
         return await run()
 
     async def marked() -> Value:
-        with hooked(name):
+        with hooked(name), in_tool_call(episode):
             return await run()
 
     result = episode.execute(name, arguments, call_id=call_id, run=marked)

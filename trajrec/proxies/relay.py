@@ -143,7 +143,7 @@ def _pass_response(sent: _Sent, *, method: str) -> tuple[bool, bool]:
             _pass_on(sent, body, data)
     if not body.is_complete and not body.ends_with_connection:
         raise ConnectionResetError("the server broke its answer off")
-    if sent.exchange is not None:
+    if sent.exchange is not None and not body.is_complete:
         sent.exchange.ended(None)
     closes = header(head.lower_headers, "connection").lower() == "close"
     is_reusable = not (closes or body.ends_with_connection or head.version == "HTTP/1.0")
@@ -181,18 +181,25 @@ def _moved(location: str, upstream: Upstream, local: str) -> str:
 
 
 def _pass_on(sent: _Sent, body: Body, data: bytes, *, head: bytes = b"") -> None:
-    """Send bytes of the body to the client, and note them."""
-    if sent.notes_first:
-        _note(sent, body, data)
+    """Send bytes of the body to the client, and note them.
+
+    The last ones are noted first: with them the client may make its next request, whose episode is
+    found by the answer.
+    """
+    pieces = body.add(data)
+    if sent.notes_first or body.is_complete:
+        _note(sent, pieces)
+        if sent.exchange is not None and body.is_complete:
+            sent.exchange.ended(None)
         _send(sent.client, head + data)
         return
     _send(sent.client, head + data)
-    _note(sent, body, data)
+    _note(sent, pieces)
 
 
-def _note(sent: _Sent, body: Body, data: bytes) -> None:
-    for piece in body.add(data):
-        if sent.exchange is not None:
+def _note(sent: _Sent, pieces: list[bytes]) -> None:
+    if sent.exchange is not None:
+        for piece in pieces:
             sent.exchange.received(piece)
 
 

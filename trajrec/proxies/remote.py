@@ -26,6 +26,9 @@ _WAIT_S = 60.0
 # The pieces of a response are sent to the proxy this often, and at its end.
 _SEND_EVERY_S = 0.25
 
+# The proxy records the end of an answer in a millisecond. The program goes on without it.
+_RECORDED_S = 5.0
+
 _UNKNOWN_CLASS = re.compile(r"([\w.]+): (.*)", re.DOTALL)
 
 
@@ -167,7 +170,11 @@ class RemoteExchange:
             told = [name_of(error), str(error), isinstance(error, Exception)]
         self._send_pieces("ended", told)
         with contextlib.suppress(OSError):
-            self._connection.close()
+            # The proxy closes the connection when it has recorded the answer. The next request of
+            # this program, or of a child, finds its episode by that.
+            self._connection.settimeout(_RECORDED_S)
+            self._connection.recv(1)
+        self._connection.close()
 
     def _send_pieces(self, kind: str, error: list[Any] | None) -> None:
         pieces = self._pieces

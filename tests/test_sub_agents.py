@@ -1,0 +1,190 @@
+"""Agents that run in a tool call of another agent are nested episodes of it under a capture."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from model_server import Call, ModelServer, Turn
+from test_capture_command import AGENTS, trajrec_command
+
+import trajrec
+from trajrec.agents.routing import router
+from trajrec.instrument.calls import call, call_async
+from trajrec.wire.exchange import HttpRequest
+
+JSON = [("content-type", "application/json")]
+TASK = "Find the red lamp in the depot."
+
+
+def ask(user: str, *, calls: dict[str, Any] | None = None, results: str = "") -> None:
+    """Make a model call through the router as a tap does; its answer asks for a tool call."""
+    messages: list[Any] = [{"role": "user", "content": user}]
+    if results:
+        messages.append({"role": "tool", "tool_call_id": results, "content": "done"})
+    body = json.dumps({"model": "m", "messages": messages}).encode()
+    exchange = router.begin(HttpRequest("POST", "http://h/v1/chat/completions", JSON, body))
+    assert exchange is not None
+    message: dict[str, Any] = {"role": "assistant", "content": "Done."}
+    if calls is not None:
+        message["tool_calls"] = [
+            {"id": i, "type": "function", "function": {"name": "run", "arguments": json.dumps(a)}}
+            for i, a in calls.items()
+        ]
+    exchange.responded(200, JSON)
+    exchange.received(json.dumps({"choices": [{"message": message}]}).encode())
+    exchange.ended(None)
+
+
+def families(folder: Path) -> dict[str, tuple[str, int | None]]:
+    """Return the first words of each episode: its kind, and its caller's step."""
+    trajrec.close_logs()
+    with trajrec.open(folder) as corpus:
+        rows = corpus.sql(
+            "SELECT (SELECT text FROM messages m WHERE m.episode_id = e.episode_id "
+            "ORDER BY m.model_call, m.number LIMIT 1), kind, caller_step, caller_id "
+            "FROM all_episodes e"
+        ).fetchall()
+        ids = {row[0]: row[0] for row in corpus.sql("SELECT episode_id FROM episodes").fetchall()}
+    assert all(row[3] is None or row[3] in ids for row in rows)
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+def test_an_agent_in_a_hooked_tool_call_is_nested(tmp_path: Path) -> None:
+    with trajrec.capture(tmp_path):
+        ask("Order it.", calls={"c-1": {"n": 1}, "c-2": {"n": 2}})
+        call("run", {"n": 1}, "c-1", lambda: ask("Look for it."))
+
+        async def inner() -> None:
+            await asyncio.to_thread(ask, "Look again.")
+
+        asyncio.run(call_async("run", {"n": 2}, "c-2", inner))
+        ask("Another matter.")
+    assert families(tmp_path) == {
+        "Order it.": ("rollout", None),
+        "Look for it.": ("nested", 0),
+        "Look again.": ("nested", 0),
+        "Another matter.": ("rollout", None),
+    }
+
+
+def test_an_episode_in_a_hooked_tool_call_is_nested(tmp_path: Path) -> None:
+    with trajrec.capture(tmp_path):
+        ask("Order it.", calls={"c-1": {}})
+
+        def inner() -> None:
+            with trajrec.episode(tmp_path, task="inner"):
+                ask("Look for it.")
+
+        call("run", {}, "c-1", inner)
+    assert families(tmp_path) == {
+        "Order it.": ("rollout", None),
+        "Look for it.": ("nested", 0),
+    }
+
+
+def test_a_task_that_a_tool_call_hands_on_tells_a_sub_agent(tmp_path: Path) -> None:
+    with trajrec.capture(tmp_path):
+        ask("Order it.", calls={"c-1": {"agent": "finder", "task": TASK}})
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(ask, f"You are a finder. {TASK}").result()
+        ask("Order it.", calls={"c-2": {"town": "Rome"}}, results="c-1")
+        ask("Rome")
+        ask("Order it.", results="c-2")
+        ask(f"Too late: {TASK}")
+    assert families(tmp_path) == {
+        "Order it.": ("rollout", None),
+        f"You are a finder. {TASK}": ("nested", 0),
+        "Rome": ("nested", 1),
+        f"Too late: {TASK}": ("rollout", None),
+    }
+
+
+def test_agents_side_by_side_are_not_nested(tmp_path: Path) -> None:
+    with trajrec.capture(tmp_path):
+        ask("Order it.", calls={"c-1": {"town": "Rome", "task": TASK}})
+        ask("Go to Rome and tell me of it.")
+        # Which of two agents with the same task it works for, nothing tells.
+        ask("Order it, too.", calls={"c-2": {"task": TASK}})
+        ask(TASK)
+    assert {kind for kind, _ in families(tmp_path).values()} == {"rollout"}
+
+
+def test_equal_agents_at_once_are_each_their_own(tmp_path: Path) -> None:
+    barrier = threading.Barrier(8)
+
+    def agent(number: int) -> None:
+        barrier.wait()
+        ask("Order it.", calls={f"c-{number}": {"task": TASK}})
+        barrier.wait()
+        call("run", {"task": TASK}, f"c-{number}", lambda: ask(TASK))
+
+    with trajrec.capture(tmp_path), ThreadPoolExecutor(8) as pool:
+        list(pool.map(agent, range(8)))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        kinds = corpus.sql(
+            "SELECT kind, count(*), count(DISTINCT caller_id) FROM all_episodes GROUP BY kind"
+        )
+        assert sorted(kinds.fetchall()) == [("nested", 8, 8), ("rollout", 8, 0)]
+
+
+def planned(request: dict[str, Any], _number: int) -> Turn:
+    first = request["messages"][0]["content"]
+    if first == "Have the lamp found." and len(request["messages"]) == 1:
+        return Turn(calls=[Call("delegate", json.dumps({"task": TASK}), "c-1")])
+    return Turn("It is in the depot.")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["process", "thread"])
+def test_a_sub_agent_of_a_command_is_nested(tmp_path: Path, way: str) -> None:
+    with ModelServer(planned) as server:
+        command = [sys.executable, AGENTS / "two_agents.py", way]
+        done = trajrec_command("capture", tmp_path, "--", *command, url=server.url)
+        assert (done.returncode, done.stdout) == (0, "It is in the depot.\n"), done.stderr
+        assert len(server.attempts) == 3
+    assert families(tmp_path) == {
+        "Have the lamp found.": ("rollout", None),
+        TASK: ("nested", 0),
+    }
+
+
+@pytest.mark.slow
+def test_a_sub_agent_of_pydantic_ai_is_nested(tmp_path: Path) -> None:
+    pytest.importorskip("pydantic_ai")
+    from pydantic_ai import Agent
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai import OpenAIProvider
+
+    def turns(request: dict[str, Any], _number: int) -> Turn:
+        if request["messages"][-1]["content"] == "Order it.":
+            return Turn(calls=[Call("find", '{"item": "lamp"}', "c-1")])
+        return Turn("It is in the depot.")
+
+    async def main(url: str) -> str:
+        provider = OpenAIProvider(base_url=f"{url}/v1", api_key="none")
+        model = OpenAIChatModel("m", provider=provider)
+        finder = Agent(model)
+        agent = Agent(model)
+
+        @agent.tool_plain
+        async def find(item: str) -> str:
+            return (await finder.run(f"Where is it: {item}?")).output
+
+        async with provider.client:
+            return (await agent.run("Order it.")).output
+
+    with ModelServer(turns) as server, trajrec.capture(tmp_path):
+        assert asyncio.run(main(server.url)) == "It is in the depot."
+        assert len(server.attempts) == 3
+    assert families(tmp_path) == {
+        "Order it.": ("rollout", None),
+        "Where is it: lamp?": ("nested", 0),
+    }
