@@ -1,10 +1,11 @@
-"""The analyses on tables of a million episodes with two million checks.
+"""The analyses on tables of a million episodes with two million checks and a million replays.
 
 The tables have the columns of a corpus, and lie in a file of DuckDB as those of an index do.
 """
 
 from __future__ import annotations
 
+import datetime
 import resource
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import duckdb
 
 from benchmarks import scratch_folder
 from trajrec.analysis.analyses import Analyses
+from trajrec.analysis.card import About, make_card
+from trajrec.analysis.cross_grading import Run, Verifier, cross_grade
 from trajrec.analysis.source import Rows
 from trajrec.corpus.index.tables import TABLES
 from trajrec.corpus.index.views import VIEWS
@@ -24,6 +27,8 @@ from trajrec.types import Value
 N_EPISODES = 1_000_000
 N_TASKS = 2_000
 MOST_CPU_S = 1.0
+# A card holds ten analyses.
+MOST_CPU_OF_CARD_S = 4.0
 MOST_MB = 600
 # DuckDB's own memory; what Python and its modules take comes on top.
 DUCKDB_MEMORY = "400MB"
@@ -64,6 +69,17 @@ _CHECK = {
     "checked_at": "TIMESTAMP '2026-01-01' + INTERVAL (i) SECOND",
     "log": "'log-' || (i // 10000)",
 }
+_REPLAY = {
+    "run_id": "'run-' || (i // 100000)",
+    "episode_id": "printf('%016x', i)",
+    "kind": "'rollout'",
+    "against": "'recorded'",
+    "grade": "CASE WHEN i % 100 = 0 THEN 'diverged' WHEN i % 33 = 0 THEN 'refused' ELSE 'exact' END",
+    "n_steps": "5",
+    "cause": "CASE WHEN i % 100 = 0 THEN 'clock' END",
+    "replayed_at": "TIMESTAMP '2026-02-01' + INTERVAL (i) SECOND",
+    "log": "'replays'",
+}
 
 
 class Tables(Analyses):
@@ -94,6 +110,7 @@ def make_tables(path: Path) -> None:
     rows = {
         "all_episodes": ({**_EPISODE, "interface": _INTERFACE}, N_EPISODES),
         "checks": (_CHECK, 2 * N_EPISODES),
+        "replays": (_REPLAY, N_EPISODES),
     }
     for name, (values, n) in rows.items():
         texts = ", ".join(values.values())
@@ -106,6 +123,10 @@ def make_tables(path: Path) -> None:
 A = "metadata->>'$.run' = 'a'"
 B = "metadata->>'$.run' = 'b'"
 
+FIRST = Verifier("reached", "1", "c1")
+SECOND = Verifier("reached", "2", "c1")
+ABOUT = About(name="A million", published=datetime.date(2026, 1, 1))
+
 ANALYSES: dict[str, Callable[[Tables], object]] = {
     "compare": lambda tables: tables.compare(a=A, b=B, check="reached@1"),
     "bands": lambda tables: tables.bands(),
@@ -116,20 +137,26 @@ ANALYSES: dict[str, Callable[[Tables], object]] = {
     "support": lambda tables: tables.support(),
     "recovery": lambda tables: tables.recovery(),
     "overlap": lambda tables: tables.overlap(),
+    "factors": lambda tables: tables.factors([A, B]),
+    "cross_grade": lambda tables: cross_grade(Run(tables, A), Run(tables, B), FIRST, SECOND),
+    "fidelity": lambda tables: tables.fidelity(),
+    "card": lambda tables: make_card(tables, ABOUT),
 }
 
 
 def sizes() -> Iterator[tuple[str, bool]]:
     """Yield the CPU time and the memory of each analysis, each in a process of its own."""
     path = scratch_folder() / "tables.duckdb"
-    make_tables(path)
+    # In a process of its own: a child's peak of memory begins at that of its parent.
+    subprocess.run([sys.executable, "-m", "benchmarks.attribution_size", str(path)], check=True)
     for name in ANALYSES:
         command = [sys.executable, "-m", "benchmarks.attribution_size", str(path), name]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         cpu_s, size_mb = map(float, done.stdout.split())
+        most_s = MOST_CPU_OF_CARD_S if name == "card" else MOST_CPU_S
         yield (
-            f"{name:<14} {cpu_s:.2f} s CPU (goal {MOST_CPU_S}), {size_mb:.0f} MB (goal {MOST_MB})",
-            cpu_s <= MOST_CPU_S and size_mb <= MOST_MB,
+            f"{name:<14} {cpu_s:.2f} s CPU (goal {most_s}), {size_mb:.0f} MB (goal {MOST_MB})",
+            cpu_s <= most_s and size_mb <= MOST_MB,
         )
 
 
@@ -143,4 +170,8 @@ def main(path: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    match sys.argv[1:]:
+        case [path]:
+            make_tables(Path(path))
+        case [path, name]:
+            main(path, name)

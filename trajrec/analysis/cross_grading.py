@@ -178,32 +178,44 @@ def cross_grade(
 
 def _read_cells(run: Run, first: Verifier, second: Verifier) -> dict[str, dict[str, Any]]:
     """Return for each task the rollouts that both versions graded, and their successes."""
+    # A time and a verdict in one number: its least value is the first verdict, and takes half the
+    # time of arg_min over a million episodes.
+    packed = "2 * epoch_us(coalesce(checked_at, make_timestamp(0))) + verdict::INT"
     query = f"""
-        WITH pairs AS (
-            SELECT episode_id, any_value(f.verdict) AS first, any_value(s.verdict) AS second
-            FROM ({_verdicts(first)}) f JOIN ({_verdicts(second)}) s
-                USING (episode_id, state_digest) GROUP BY episode_id
+        WITH chosen AS (
+            SELECT episode_id, coalesce(task, coalesce(env_id, '?') || ' from state ' || reset_key)
+                AS unit
+            FROM (SELECT * FROM episodes WHERE ({run.where}
+            ) AND (fault IS NULL OR fault = 'verifier'))
+        ), verdicts AS (
+            SELECT episode_id, state_digest, {_is_of(first)} AS is_first, {packed} AS packed
+            FROM checks SEMI JOIN chosen USING (episode_id)
+            WHERE kind = 'rollout' AND status = 'ok' AND verdict IS NOT NULL
+                AND state_digest IS NOT NULL AND phase <> 'step'
+                AND ({_is_of(first)} OR {_is_of(second)})
+        ), states AS (
+            SELECT episode_id, state_digest, min(packed) FILTER (is_first) AS first,
+                min(packed) FILTER (NOT is_first) AS second
+            FROM verdicts GROUP BY episode_id, state_digest
+            HAVING first IS NOT NULL AND second IS NOT NULL
+        ), pairs AS (
+            SELECT episode_id, any_value(first) & 1 = 1 AS first, any_value(second) & 1 = 1 AS second
+            FROM states GROUP BY episode_id
         )
-        SELECT coalesce(task, coalesce(env_id, '?') || ' from state ' || reset_key) AS unit,
-            count(*) AS n_all, count(first) AS n,
+        SELECT unit, count(*) AS n_all, count(first) AS n,
             count(*) FILTER (first) AS first, count(*) FILTER (second) AS second
-        FROM (SELECT * FROM episodes WHERE ({run.where}
-        ) AND (fault IS NULL OR fault = 'verifier')) LEFT JOIN pairs USING (episode_id)
+        FROM chosen LEFT JOIN pairs USING (episode_id)
         GROUP BY unit"""
     rows = fetch(run.source, query, is_ours=run.where == "true")
     return {row["unit"]: row for row in rows}
 
 
-def _verdicts(verifier: Verifier) -> str:
-    """Return a query of the first verdict of a version on the state of each episode."""
+def _is_of(verifier: Verifier) -> str:
+    """Return SQL for the verdicts of a version."""
     code = "code_digest IS NULL"
     if verifier.code_digest is not None:
         code = f"code_digest = {quoted(verifier.code_digest)}"
-    return f"""
-        SELECT episode_id, state_digest, arg_min(verdict, coalesce(checked_at, make_timestamp(0)))
-            AS verdict
-        FROM checks WHERE kind = 'rollout' AND status = 'ok' AND verdict IS NOT NULL
-            AND state_digest IS NOT NULL AND phase <> 'step'
-            AND check_id = {quoted(verifier.check_id)} AND version = {quoted(verifier.version)}
-            AND {code}
-        GROUP BY episode_id, state_digest"""
+    return (
+        f"(check_id = {quoted(verifier.check_id)} AND version = {quoted(verifier.version)} "
+        f"AND {code})"
+    )

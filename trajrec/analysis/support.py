@@ -91,20 +91,18 @@ def read_support(source: Source, where: str) -> Support:
             SELECT episode_id, bool_and(state_digest IS NOT NULL) AS is_complete
             FROM attempts WHERE kind = 'rollout' GROUP BY 1
         ), verified AS (
-            SELECT DISTINCT episode_id FROM latest_replay WHERE grade IN ('exact', 'state')
-        ), labelled AS (
-            SELECT episode_id FROM credit WHERE kind = 'rollout'
-            UNION SELECT episode_id FROM labels WHERE kind = 'rollout' AND step IS NOT NULL
+            SELECT episode_id FROM latest_replay WHERE grade IN ('exact', 'state')
+            UNION ALL SELECT episode_id FROM credit WHERE kind = 'rollout'
+            UNION ALL SELECT episode_id FROM labels WHERE kind = 'rollout' AND step IS NOT NULL
         )
         SELECT unit, interface_id, y IS NOT NULL AS is_graded, check_id IS NOT NULL AS has_check,
             check_code IS NOT NULL AS has_code, state_digest IS NOT NULL AS has_state,
             coalesce(a.is_complete, reset_key IS NOT NULL AND s.is_complete, false) AS has_states,
-            v.episode_id IS NOT NULL OR l.episode_id IS NOT NULL AS is_verified,
+            r.episode_id IN (SELECT episode_id FROM verified) AS is_verified,
             started_at IS NOT NULL AS has_date,
             json_extract_string(metadata, '$.split') IS NOT NULL AS has_split, count(*) AS n
         FROM ({rows}) r LEFT JOIN states s USING (episode_id)
-            LEFT JOIN attempted a USING (episode_id) LEFT JOIN verified v USING (episode_id)
-            LEFT JOIN labelled l USING (episode_id)
+            LEFT JOIN attempted a USING (episode_id)
         GROUP BY ALL"""
     groups = fetch(source, query, is_ours=where == "true")
     interfaces = read_interfaces(source, {group["interface_id"] for group in groups})
