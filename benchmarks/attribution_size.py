@@ -136,6 +136,7 @@ ANALYSES: dict[str, Callable[[Tables], object]] = {
     "disagreement": lambda tables: tables.disagreement(),
     "support": lambda tables: tables.support(),
     "recovery": lambda tables: tables.recovery(),
+    "verifier_health": lambda tables: tables.verifier_health(),
     "overlap": lambda tables: tables.overlap(),
     "factors": lambda tables: tables.factors([A, B]),
     "cross_grade": lambda tables: cross_grade(Run(tables, A), Run(tables, B), FIRST, SECOND),
@@ -155,7 +156,7 @@ def sizes() -> Iterator[tuple[str, bool]]:
         cpu_s, size_mb = map(float, done.stdout.split())
         most_s = MOST_CPU_OF_CARD_S if name == "card" else MOST_CPU_S
         yield (
-            f"{name:<14} {cpu_s:.2f} s CPU (goal {most_s}), {size_mb:.0f} MB (goal {MOST_MB})",
+            f"{name:<15} {cpu_s:.2f} s CPU (goal {most_s}), {size_mb:.0f} MB (goal {MOST_MB})",
             cpu_s <= most_s and size_mb <= MOST_MB,
         )
 

@@ -149,3 +149,34 @@ def test_data_that_descends_from_a_held_out_episode_is_found(tmp_path: Path) -> 
         assert (path.n, path.tasks) == (4, ("a", "b", "held out"))
         with pytest.raises(ValueError, match=r"the lineage has a cycle: .*model-7 -> "):
             corpus.overlap(edges=[("model-7", ids["second"]), (ids["test"], ids["third"])])
+
+
+@pytest.mark.slow
+def test_lineage_edges_are_declared_at_once_or_later(tmp_path: Path) -> None:
+    distilled = {"child": "model-7", "parent": "set-3", "kind": "distilled", "note": "by hand"}
+    ids = [
+        record_one(
+            tmp_path,
+            True,
+            task="t",
+            metadata={"split": split, "parents": parents},
+            interface=interface(lineage={"parents": [distilled]}),
+        )
+        for split, parents in (("test", "set-3"), ("train", None), ("train", ["a", {"note": "b"}]))
+    ]
+    close_logs()
+    columns = "child, parent, kind, note, declared_in"
+    with trajrec.open(tmp_path) as corpus:
+        corpus.label(ids[1], "parents", {"parent": ids[0], "kind": "copied"})
+        edges = corpus.sql(f"SELECT {columns} FROM lineage_edges ORDER BY ALL").fetchall()
+        # The interface of three episodes declares one edge, and an object without a parent none.
+        assert set(edges) == {
+            (ids[0], "set-3", None, None, "metadata"),
+            (ids[1], ids[0], "copied", None, "label"),
+            (ids[2], "a", None, None, "metadata"),
+            ("model-7", "set-3", "distilled", "by hand", "lineage"),
+        }
+        assert len(edges) == 4
+        found = corpus.overlap()
+        assert found.n_edges == 4
+        assert [leak.path for leak in found.leaks] == [(ids[1], ids[0])]

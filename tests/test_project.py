@@ -293,7 +293,7 @@ DOCUMENTED = [
     "trajrec.analysis.disagreement",
     "trajrec.analysis.factors",
     "trajrec.analysis.interface_difference",
-    "trajrec.analysis.overlap",
+    "trajrec.analysis.lineage",
     "trajrec.analysis.planning",
     "trajrec.analysis.rollouts",
     "trajrec.analysis.support",

@@ -8,10 +8,14 @@ from trajrec.protocols import Verifier
 from trajrec.types import Value
 from trajrec.verifiers import identify
 
-RESERVED_METADATA = ("run", "group", "trial", "family", "split", "privacy")
+RESERVED_METADATA = ("run", "group", "trial", "family", "split", "privacy", "probe")
 """Keys of metadata with one meaning for all: the run that recorded the episode, the group and the
-number of the trial in it, the family of its task, its split (train, test, ...) and the class of its
-privacy. Each is a text or a whole number."""
+number of the trial in it, the family of its task, its split (train, test, ...), the class of its
+privacy, and the kind of probe that it is. Each is a text or a whole number."""
+
+PROBES = ("gold", "no-op", "attack")
+"""Kinds of episodes that probe the checks and tell nothing of an agent: "gold" solves the task, "no-op"
+does nothing, and "attack" games the check."""
 
 
 def check_metadata(metadata: Mapping[str, Value] | None) -> None:
@@ -19,6 +23,7 @@ def check_metadata(metadata: Mapping[str, Value] | None) -> None:
 
     Raises:
         TypeError: One of them is neither a text nor a whole number, or a key is no text.
+        ValueError: There is no such kind of probe.
     """
     for key, value in (metadata or {}).items():
         if not isinstance(key, str):
@@ -26,6 +31,8 @@ def check_metadata(metadata: Mapping[str, Value] | None) -> None:
         is_plain = isinstance(value, (str, int)) and not isinstance(value, bool)
         if key in RESERVED_METADATA and value is not None and not is_plain:
             raise TypeError(f"metadata[{key!r}] must be a text or a whole number, got {value!r}")
+        if key == "probe" and value is not None and value not in PROBES:
+            raise ValueError(f"metadata['probe'] must be one of {', '.join(PROBES)}, got {value!r}")
 
 
 def primary_check(checks: Sequence[Verifier], primary: Verifier | str | None) -> str:

@@ -60,8 +60,8 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         interface: The conditions of the run (verifier, base, lineage, optimizer, scaffold, budget),
             as plain data.
         task_revision: Version of the task.
-        metadata: Any further plain data. The keys run, group, trial, family, split and privacy have
-            a meaning of their own; see `trajrec.task_options`.
+        metadata: Any further plain data. The keys run, group, trial, family, split, privacy and
+            probe have a meaning of their own; see `trajrec.task_options`.
         deterministic: Whether to freeze the clock at the time of each call and to seed unseeded
             randomness, so that a replay can do the same; see `trajrec.agents.freeze.frozen`.
         redact: Whether to keep secrets out of the log, or the `Redactor` that does so.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from trajrec.analysis.release import Release
     from trajrec.analysis.source import Rows, Source
     from trajrec.analysis.support import Support
+    from trajrec.analysis.verifier_health import VerifierHealth
 
 
 class Analyses:
@@ -189,6 +190,17 @@ class Analyses:
 
         return read_disagreement(self, gold=gold)
 
+    def verifier_health(self) -> list[VerifierHealth]:
+        """Return what is known of each version of each check: its verdicts on probes, and its flakes.
+
+        A probe is an episode whose verdict is known beforehand: `{"probe": "gold"}` in its metadata
+        says that it solves its task, "no-op" that it does nothing, "attack" that it games the check.
+        No rate counts probes.
+        """
+        from trajrec.analysis.verifier_health import read_health
+
+        return read_health(self)
+
     def support(self, where: str = "true") -> Support:
         """Return which claims the recorded fields allow, and the fields that are missing.
 
@@ -247,7 +259,9 @@ class Analyses:
         """Return tasks, goals and states that splits share, and data that descends from held-out.
 
         Splits are those of the metadata. An episode declares its sources as `parents` in its
-        metadata or in the lineage of its interface: ids of episodes, or names of files or models.
+        metadata, in the lineage of its interface, or in a label that is added later: ids of
+        episodes, names of files or models, or objects with `parent`, `kind`, `note`, and `child` if
+        that is another one. The view `lineage_edges` has them.
 
         Args:
             held_out: Splits that no other data may descend from.

@@ -18,8 +18,10 @@ from trajrec.analysis.fidelity import read_fidelity
 from trajrec.analysis.overlap import read_overlap
 from trajrec.analysis.pass_k import read_pass_k
 from trajrec.analysis.recovery import read_recovery
+from trajrec.analysis.rollouts import IS_OF_AGENT
 from trajrec.analysis.source import Source, fetch, quoted
 from trajrec.analysis.support import is_known, read_support
+from trajrec.analysis.verifier_health import read_health
 from trajrec.run_interface import FIELDS
 from trajrec.version import __version__
 
@@ -117,9 +119,10 @@ def _plain(record: Any) -> dict[str, Any]:
 def _counts(source: Source) -> dict[str, Any]:
     (row,) = fetch(
         source,
-        """
+        f"""
         SELECT (SELECT count(*) FROM episodes) AS episodes, (SELECT count(*) FROM forks) AS forks,
             (SELECT count(*) FROM all_episodes WHERE kind = 'nested') AS nested,
+            (SELECT count(*) FROM episodes WHERE NOT {IS_OF_AGENT}) AS probes,
             (SELECT count(*) FROM steps WHERE kind = 'rollout') AS steps,
             (SELECT count(*) FROM logs WHERE is_original AND problem IS NULL) AS logs,
             (SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM logs
@@ -214,7 +217,7 @@ def _tasks(source: Source) -> dict[str, Any]:
 
 
 def _checks(source: Source) -> list[dict[str, Any]]:
-    """Return each version of each check with its verdicts and its flakes."""
+    """Return each version of each check with its verdicts, its health and its flakes."""
     rows = fetch(
         source,
         """
@@ -226,8 +229,11 @@ def _checks(source: Source) -> list[dict[str, Any]]:
         FROM checks WHERE kind = 'rollout' GROUP BY ALL ORDER BY check_id, version, code_digest""",
     )
     agreement = read_disagreement(source)
+    health = {(item.check_id, item.version, item.code_digest): item for item in read_health(source)}
     flakes = {flake.check.split(" (")[0]: _plain(flake) for flake in agreement.flakes}
     for row in rows:
+        key = (row["check_id"], row["version"], row["code_digest"])
+        row["health"] = _plain(health[key]) | {"untested": list(health[key].untested)}
         row["flake"] = flakes.get(f"{row['check_id']}@{row['version']}")
     return rows
 
@@ -323,6 +329,11 @@ def _missing(card: Card) -> list[str]:
         missing += [
             f"{claim}: {field}, in {episodes(n)}" for field, n in sorted(support["missing"].items())
         ]
+    for check in card["checks"]:
+        if untested := check["health"]["untested"]:
+            missing.append(
+                f"probes of {check['check_id']}@{check['version']}: {', '.join(untested)}"
+            )
     tasks = card["tasks"]
     for name, field in (("task", "name of the task"), ("revision", "revision of the task")):
         if n := tasks[f"episodes_without_{name}"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trajrec.analysis.card import Card, episodes
 from trajrec.types import Value
@@ -139,7 +139,7 @@ def _overview(card: Card) -> str:
     counts = card["counts"]
     rows = [
         ("episodes", f"{counts['episodes']} fresh rollouts, {counts['steps']} steps"),
-        ("besides", f"{counts['forks']} forks, {counts['nested']} nested episodes"),
+        ("besides", _besides(counts)),
         ("recorded", _days(card)),
         ("outcomes", counts_text(counts["outcomes"])),
         ("faults", counts_text(counts["faults"]) or "none"),
@@ -151,6 +151,13 @@ def _overview(card: Card) -> str:
         ("made with", escape(card["made_with"])),
     ]
     return table(("", ""), rows)
+
+
+def _besides(counts: Mapping[str, Any]) -> str:
+    text = f"{counts['forks']} forks, {counts['nested']} nested episodes"
+    if n := counts["probes"]:
+        text += f"; of the episodes {n} are probes of the checks, which no rate counts"
+    return text
 
 
 def _claims(card: Card) -> str:
@@ -232,10 +239,29 @@ def _checks(card: Card) -> str:
                 "not measured"
                 if flake is None
                 else f"{interval(flake['rate'])} on {flake['n_states']} states",
+                _probes(check["health"]),
             )
         )
-    names = ("check", "source", "verdicts", "passed", "failed", "errors", "contradicts itself")
+    names = (
+        "check",
+        "source",
+        "verdicts",
+        "passed",
+        "failed",
+        "errors",
+        "contradicts itself",
+        "probes",
+    )
     return table(names, rows) or "No check graded these episodes."
+
+
+def _probes(health: Mapping[str, Any]) -> str:
+    """Return how many probes a check judged rightly, kind by kind."""
+    told = []
+    for name, probe in (("gold", "gold"), ("no-op", "noop"), ("attack", "attack")):
+        if n := health[f"n_{probe}"]:
+            told.append(f"{round(health[probe]['value'] * n)} of {n} {name} judged rightly")
+    return ", ".join(told) or "none"
 
 
 def interval(estimate: Mapping[str, float] | None) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
+from trajrec.analysis.rollouts import IS_OF_AGENT
 from trajrec.analysis.source import Source, fetch, quoted
 
 FEWEST_TASKS = 3
@@ -186,7 +187,7 @@ def _read_cells(run: Run, first: Verifier, second: Verifier) -> dict[str, dict[s
             SELECT episode_id, coalesce(task, coalesce(env_id, '?') || ' from state ' || reset_key)
                 AS unit
             FROM (SELECT * FROM episodes WHERE ({run.where}
-            ) AND (fault IS NULL OR fault = 'verifier'))
+            ) AND (fault IS NULL OR fault = 'verifier') AND {IS_OF_AGENT})
         ), verdicts AS (
             SELECT episode_id, state_digest, {_is_of(first)} AS is_first, {packed} AS packed
             FROM checks SEMI JOIN chosen USING (episode_id)

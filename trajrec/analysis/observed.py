@@ -18,7 +18,7 @@ from trajrec.analysis.interface_difference import (
     compare_interfaces,
     with_observed,
 )
-from trajrec.analysis.rollouts import Group
+from trajrec.analysis.rollouts import IS_OF_AGENT, Group
 from trajrec.analysis.source import Source, fetch
 from trajrec.types import Value
 
@@ -68,7 +68,7 @@ def read_model_use(source: Source, where: str) -> ModelUse:
         SELECT coalesce(task, coalesce(env_id, '?') || ' from state ' || reset_key) AS unit,
             model, parameters, bool_or(dialect IS NOT NULL) AS is_hosted
         FROM model_calls JOIN (SELECT * FROM episodes WHERE ({where}
-        )) USING (episode_id) GROUP BY ALL"""
+        ) AND {IS_OF_AGENT}) USING (episode_id) GROUP BY ALL"""
     models: dict[str, set[str]] = {}
     settings: dict[str, set[str]] = {}
     is_hosted = False

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterable
 
+from trajrec.analysis.lineage import Edge, Leak, find_leaks, read_edges
 from trajrec.analysis.source import Source, fetch
-
-
-class Edge(NamedTuple):
-    """A derivation.
-
-    Attributes:
-        child: Id of an episode, or the name of a file or model.
-        parent: The same of its source.
-        kind: How it was derived, e.g. "distilled"; "" if unknown.
-    """
-
-    child: str
-    parent: str
-    kind: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,21 +41,6 @@ class SamePath:
     n_actions: int
     n: int
     tasks: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Leak:
-    """An episode that descends from a held-out one.
-
-    Attributes:
-        episode_id: The episode.
-        split: Its split.
-        path: From the episode to its held-out ancestor.
-    """
-
-    episode_id: str
-    split: str
-    path: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,88 +129,3 @@ def read_overlap(
         n_without_split=n_without,
         n_edges=len(all_edges),
     )
-
-
-def read_edges(source: Source) -> list[Edge]:
-    """Return the derivations that episodes declare: `parents` of their metadata or lineage."""
-    rows = fetch(
-        source,
-        """
-        SELECT episode_id, json_extract(metadata, '$.parents') AS own,
-            json_extract(interface, '$.lineage.parents') AS inherited
-        FROM episodes WHERE own IS NOT NULL OR inherited IS NOT NULL""",
-    )
-    edges = []
-    for row in rows:
-        for text, kind in ((row["own"], "metadata"), (row["inherited"], "lineage")):
-            parents: Any = [] if text is None else json.loads(text)
-            for parent in parents if isinstance(parents, list) else [parents]:
-                if isinstance(parent, str):
-                    edges.append(Edge(row["episode_id"], parent, kind))
-    return edges
-
-
-def find_leaks(
-    edges: Iterable[Edge], splits: Mapping[str, str], held_out: Collection[str]
-) -> list[Leak]:
-    """Return the episodes that descend from held-out ones, each with its shortest path.
-
-    Args:
-        edges: The derivations.
-        splits: The split of each episode, by its id.
-        held_out: Splits that no other data may descend from.
-
-    Raises:
-        ValueError: The derivations have a cycle.
-
-    >>> edges = [Edge("model", "test-1"), Edge("train-1", "model")]
-    >>> splits = {"train-1": "train", "test-1": "test"}
-    >>> find_leaks(edges, splits, ["test"])[0].path
-    ('train-1', 'model', 'test-1')
-    """
-    parents: dict[str, list[str]] = {}
-    for edge in edges:
-        parents.setdefault(edge.child, []).append(edge.parent)
-    _require_no_cycle(parents)
-    leaks = []
-    for episode_id, split in splits.items():
-        if split in held_out or episode_id not in parents:
-            continue
-        paths: list[tuple[str, ...]] = [(episode_id,)]
-        seen = {episode_id}
-        while paths:
-            chain = paths.pop(0)
-            if splits.get(chain[-1]) in held_out:
-                leaks.append(Leak(episode_id=episode_id, split=split, path=chain))
-                break
-            for parent in parents.get(chain[-1], ()):
-                if parent not in seen:
-                    seen.add(parent)
-                    paths.append((*chain, parent))
-    return leaks
-
-
-def _require_no_cycle(parents: Mapping[str, list[str]]) -> None:
-    """Refuse derivations in which something descends from itself.
-
-    Raises:
-        ValueError: There is a cycle; the message names it.
-    """
-    done: set[str] = set()
-    for start in parents:
-        # A stack of its own: a chain of a thousand derivations would end a recursive search.
-        trail: list[str] = []
-        stack = [(start, False)]
-        while stack:
-            node, is_left = stack.pop()
-            if is_left:
-                done.add(trail.pop())
-                continue
-            if node in trail:
-                cycle = " -> ".join([*trail[trail.index(node) :], node])
-                raise ValueError(f"the lineage has a cycle: {cycle}")
-            if node in done:
-                continue
-            trail.append(node)
-            stack.append((node, True))
-            stack += [(parent, False) for parent in parents.get(node, ())]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.analysis.estimate import Estimate, as_estimate
-from trajrec.analysis.rollouts import Reading, read_check
+from trajrec.analysis.rollouts import IS_OF_AGENT, Reading, read_check
 from trajrec.analysis.source import Source, fetch
 from trajrec.statistics.intervals import wilson
 from trajrec.statistics.pass_k import mean_over_tasks
@@ -118,7 +118,7 @@ def read_recovery(source: Source, where: str) -> Recovery:
         QueryError: DuckDB rejects the condition.
     """
     is_ours = where == "true"
-    selected = f"(SELECT * FROM episodes WHERE ({where}\n))"
+    selected = f"(SELECT * FROM episodes WHERE ({where}\n) AND {IS_OF_AGENT})"
     kinds = fetch(
         source,
         f"""

@@ -35,11 +35,19 @@ TABLES = (
     "labels",
     "bands",
     "interfaces",
+    "lineage_edges",
+    "verifier_health",
     "logs",
 )
 """Tables of a release; those without rows are left out."""
 
-OF_EPISODES = frozenset(TABLES) - {"bands", "interfaces", "logs"}
+OF_EPISODES = frozenset(TABLES) - {
+    "bands",
+    "interfaces",
+    "lineage_edges",
+    "verifier_health",
+    "logs",
+}
 """Tables that are divided by the split of their episodes."""
 
 UNSPLIT = "unsplit"

@@ -150,6 +150,9 @@ def graded_rows(check: CheckName, *, has_doubles: bool) -> str:
         )"""
 
 
+IS_OF_AGENT = "json_extract_string(metadata, '$.probe') IS NULL"
+"""SQL for the episodes that rates count: a probe of the checks tells nothing of an agent."""
+
 _CHECK_COLUMNS = "episode_id, check_id, version, code_digest, status, verdict, score, state_digest"
 
 
@@ -197,7 +200,7 @@ def rollout_rows(
                 ELSE 'no verdict' END AS reason,
             CASE WHEN reason IS NULL THEN result END AS y
         FROM (SELECT * FROM {episodes} WHERE ({where}
-        )) e LEFT JOIN ({graded_rows(check, has_doubles=has_doubles)}) c USING (episode_id)"""
+        ) AND {IS_OF_AGENT}) e LEFT JOIN ({graded_rows(check, has_doubles=has_doubles)}) c USING (episode_id)"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -246,7 +249,7 @@ def read_runs(source: Source, wheres: Sequence[str], reading: Reading) -> list[l
         cases = f"WHEN {several} > 1 THEN {len(runs)} {cases}"
     ((n_episodes, *n_known),) = source.sql(
         f"SELECT count(*), {', '.join(f'count({name})' for name in _OF_EPISODES)} "
-        f"FROM episodes WHERE {' OR '.join(runs)}",
+        f"FROM episodes WHERE ({' OR '.join(runs)}) AND {IS_OF_AGENT}",
         sandbox=not is_ours,
     ).fetchall()
     # A column that no episode has would be hashed for each of them.

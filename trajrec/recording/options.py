@@ -35,8 +35,8 @@ class RecordOptions(TypedDict, total=False):
         task: Id of the task of each episode, or a function of the seed and the options of its reset
             that returns the id.
         task_revision: Version of the task.
-        metadata: Further plain data of each episode. The keys run, group, trial, family, split and
-            privacy have a meaning of their own; see `trajrec.task_options`.
+        metadata: Further plain data of each episode. The keys run, group, trial, family, split,
+            privacy and probe have a meaning of their own; see `trajrec.task_options`.
         state: A function of the environment that returns its state as plain data or an array. By
             default an adapter for the environment's class is used, if there is one. False records
             no state.

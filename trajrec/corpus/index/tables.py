@@ -36,7 +36,7 @@ ALL_EPISODES = Table(
         (
             "metadata",
             "JSON",
-            "as given; its keys run, group, trial, family, split and privacy are reserved",
+            "as given; its keys run, group, trial, family, split, privacy and probe are reserved",
         ),
         ("goal_digest", "VARCHAR", "digest of the agent's goal; NULL if unknown"),
         (

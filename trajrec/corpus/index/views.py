@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
-from trajrec.analysis import bands, rollouts
+from trajrec.analysis import bands, lineage, rollouts, verifier_health
 from trajrec.corpus.index.credit_tables import CREDIT
 from trajrec.corpus.index.label_tables import LABELS
 from trajrec.corpus.index.replay_tables import REPLAYS
@@ -166,6 +166,18 @@ BANDS = View(
     bands.COLUMNS,
     bands.bands_query(rollouts.rollout_rows("true", rollouts.CheckName(), has_doubles=True)),
 )
+LINEAGE_EDGES = View(
+    "lineage_edges",
+    "a derivation that a fresh rollout declares: `parents` in its metadata, lineage or labels",
+    lineage.COLUMNS,
+    lineage.EDGES_QUERY,
+)
+VERIFIER_HEALTH = View(
+    "verifier_health",
+    "a version of a check, with its verdicts on probes (metadata `probe`) and on repeated states",
+    verifier_health.COLUMNS,
+    verifier_health.HEALTH_QUERY,
+)
 # In an order in which each view stands behind the views that it reads.
 VIEWS = (
     EPISODES,
@@ -177,4 +189,6 @@ VIEWS = (
     LATEST_REPLAY,
     BRANCHES,
     BANDS,
+    LINEAGE_EDGES,
+    VERIFIER_HEALTH,
 )

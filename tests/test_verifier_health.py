@@ -1,0 +1,121 @@
+"""Probes of checks: their verdicts are known, and no rate counts them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from counter_runs import counts, interface, of_run, reached, record_one, record_run
+
+import trajrec
+from trajrec.corpus.recheck import recheck
+from trajrec.recording.event_log import close_logs
+
+
+@trajrec.verifier(id="reached", version="2")
+def lenient(state: dict[str, Any]) -> bool:
+    return True
+
+
+RESULTS = counts(t0=(1, 3), t1=(2, 3), t2=(0, 3), t3=(3, 3))
+
+
+def record_runs(folder: Path) -> None:
+    record_run(folder, "a", RESULTS)
+    record_run(folder, "b", RESULTS, of=interface(scaffold={"prompt": "B", "tools": 1}))
+
+
+def record_probes(folder: Path) -> None:
+    """Record probes of the check, under the interface of run a, and in its name."""
+    for probe, results in {"gold": [True, True, False], "no-op": [False, "verifier"]}.items():
+        for result in results:
+            record_one(
+                folder,
+                result,
+                task="t0",
+                checks=[reached],
+                interface=interface(),
+                metadata={"run": "a", "probe": probe},
+            )
+    close_logs()
+
+
+def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
+    comparison = corpus.compare(a=of_run("a"), b=of_run("b"))
+    return {
+        "compare": comparison.as_dict(),
+        "bands": [band.as_dict() for band in corpus.bands(min_n=2)],
+        "pass_k": corpus.pass_k(2, of_run("a")),
+        "plan": corpus.plan(0.1, of_run("a")),
+        "factors": corpus.factors([of_run("a"), of_run("b")]),
+        "recovery": corpus.recovery(),
+        "support": corpus.support(),
+        "split": comparison.cross_grade(),
+    }
+
+
+@pytest.mark.slow
+def test_no_rate_counts_a_probe(tmp_path: Path) -> None:
+    record_runs(tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        before = numbers(corpus)
+        record_probes(tmp_path)
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(29,)]
+        after = numbers(corpus)
+    assert before["compare"]["claim"] == "attributable"
+    for name, value in before.items():
+        assert after[name] == value, name
+
+
+@pytest.mark.slow
+def test_the_health_of_a_check_counts_its_probes(tmp_path: Path) -> None:
+    record_runs(tmp_path)
+    record_probes(tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        (health,) = corpus.verifier_health()
+        # One gold probe was wrong, and an error fails no probe that does nothing.
+        assert (health.n_gold, health.n_noop, health.n_attack) == (3, 2, 0)
+        assert health.gold is not None
+        assert health.noop is not None
+        assert (health.gold.value, health.noop.value) == (pytest.approx(2 / 3), 0.5)
+        assert health.gold.ci_low < 0.3
+        assert (health.attack, health.untested) == (None, ("attack",))
+        assert health.first_at is not None
+        assert health.last_at is not None
+        assert health.first_at < health.last_at
+        list(recheck(corpus, lenient))
+        newer = corpus.verifier_health()[1]
+        assert (newer.version, newer.n_gold, newer.n_noop) == ("2", 3, 2)
+        assert newer.noop is not None
+        assert newer.noop.value == 0.0
+        card = corpus.card(tmp_path.parent / "release").card
+    text = (tmp_path.parent / "release" / "README.md").read_text()
+    assert "2 of 3 gold judged rightly, 1 of 2 no-op judged rightly" in text
+    assert "5 are probes of the checks, which no rate counts" in text
+    assert "probes of reached@1: attack" in card["missing"]
+
+
+@pytest.mark.slow
+def test_the_flakes_of_the_view_are_those_of_disagreement(tmp_path: Path) -> None:
+    record_runs(tmp_path)
+
+    @trajrec.verifier(id="odd", version="1")
+    def odd(state: Any) -> bool:
+        verdicts.append(len(verdicts) % 3 == 0)
+        return verdicts[-1]
+
+    verdicts: list[bool] = []
+    with trajrec.open(tmp_path) as corpus:
+        list(recheck(corpus, odd))
+        of_states = {flake.check.split("@")[0]: flake for flake in corpus.disagreement().flakes}
+        for health in corpus.verifier_health():
+            flake = of_states[health.check_id]
+            assert health.n_states == flake.n_states
+            assert health.flake == pytest.approx(flake.rate.value)
+        assert of_states["odd"].rate.value > 0
+
+
+def test_another_kind_of_probe_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be one of gold, no-op, attack, got 'golden'"):
+        record_one(tmp_path, True, task="t", metadata={"probe": "golden"})
