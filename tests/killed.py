@@ -26,6 +26,8 @@ import numpy as np
 
 import trajrec
 from trajrec.cli import main as cli
+from trajrec.corpus import export_files, merging  # noqa: F401 - imported before the forks
+from trajrec.exchange import exporting, importing, to_parquet  # noqa: F401 - the same
 from trajrec.recording.event_log import open_event_log
 
 Report = Callable[[str, Any], None]

@@ -7,8 +7,32 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+Zygote = subprocess.Popen[str]
+"""A process that forks a child for each line it gets."""
+
+
+@contextlib.contextmanager
+def forking_process() -> Iterator[Zygote]:
+    """Start the program of killed.py, whose children import nothing."""
+    program = Path(__file__).with_name("killed.py")
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.kill()
+
+
+def record_and_kill(zygote: Zygote, kind: str, folder: Path, after_s: float) -> Path:
+    """Have a child record, kill it, and return its reports."""
+    folder.mkdir()
+    reports = folder / "reports"
+    kill_child(zygote, [kind, str(folder), str(reports)], reports, after_s)
+    return reports
 
 
 def kill_child(

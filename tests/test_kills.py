@@ -6,8 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ import gymnasium as gym
 import killed
 import pytest
 from conftest import run
-from killing import kill_child
+from killing import Zygote, forking_process, record_and_kill
 from tiers import Share, suite
 
 import trajrec
@@ -32,25 +30,11 @@ from trajrec.values.diff import is_same
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
-Zygote = subprocess.Popen[str]
-
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
-    """A process that forks a recording child for each line it gets."""
-    with subprocess.Popen(
-        [sys.executable, killed.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with forking_process() as process:
         yield process
-        process.kill()
-
-
-def record_and_kill(zygote: Zygote, kind: str, folder: Path, after_s: float) -> Path:
-    """Have a child record, kill it, and return its reports."""
-    folder.mkdir()
-    reports = folder / "reports"
-    kill_child(zygote, [kind, str(folder), str(reports)], reports, after_s)
-    return reports
 
 
 def read_episodes(folder: Path) -> list[Episode]:

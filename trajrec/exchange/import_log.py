@@ -18,6 +18,7 @@ from trajrec.errors import LogWriteError
 from trajrec.log.columns import Packer
 from trajrec.log.folder import INDEX_FOLDER, SUFFIX
 from trajrec.log.frame_writer import FrameWriter
+from trajrec.log.locks import is_running
 from trajrec.log.packing import Drained
 from trajrec.log.record_encoder import encode_record
 from trajrec.log.schema import Chunk, Event
@@ -135,18 +136,6 @@ class ImportLog:
 def remove_unfinished(folder: Path) -> None:
     """Remove the logs that killed imports have left, with their journals."""
     for path in (folder / INDEX_FOLDER / FOLDER).glob(f"*-*{SUFFIX}*"):
-        pid = path.name.partition(SUFFIX)[0].rpartition("-")[2]
-        if not _is_running(pid):
+        if not is_running(path.name.partition(SUFFIX)[0].rpartition("-")[2]):
             with contextlib.suppress(OSError):
                 path.unlink()
-
-
-def _is_running(pid: str) -> bool:
-    """Return whether a process of this number runs."""
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -1,4 +1,4 @@
-"""The lock that a writer holds on its log: it tells a running writer from a dead one."""
+"""Tells a running writer from a dead one: by the lock on its log, or by its number."""
 
 from __future__ import annotations
 
@@ -61,3 +61,21 @@ def is_being_written(path: Path) -> bool | None:
         return False
     finally:
         os.close(descriptor)
+
+
+def is_running(number: str) -> bool:
+    """Return whether a process with this number runs, or may run.
+
+    Args:
+        number: The number as a file's name has it; a text that is none is one of no process.
+    """
+    if os.name == "nt":
+        # There os.kill would end the process.
+        return True
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, ValueError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
