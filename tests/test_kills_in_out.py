@@ -19,6 +19,7 @@ from tiers import Share, suite
 
 import trajrec
 from trajrec.cli import main as cli
+from trajrec.log.folder import has_logs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -93,7 +94,7 @@ def content(output: Path, kind: str) -> Any:
         return {path.name: path.read_bytes() for path in files}
     if kind == "tables":
         return json.loads((output / "lineage.json").read_text())
-    if not list(output.rglob("*.trj")):
+    if not has_logs(output):
         return {}
     with trajrec.open(output) as corpus:
         assert corpus.problems() == []

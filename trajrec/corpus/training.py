@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from trajrec.corpus.agent_transitions import AgentTransitions, agent_transitions
 from trajrec.corpus.chat import Conversation, conversations
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.index.live import Place
@@ -249,6 +250,30 @@ class TrainingReads(ABC):
         if length is None:
             return TorchBatches(self.transitions(where, **options), fetch=fetch)
         return TorchBatches(self.sequences(where, length=length, **options), fetch=fetch)
+
+    def agent_transitions(
+        self, where: str = "true", *, kind: AnyKind = "rollout"
+    ) -> Iterator[AgentTransitions]:
+        """Yield the transitions of each player of PettingZoo environments, episode by episode.
+
+        Players differ in their spaces and their turns, so each has arrays of its own. One episode
+        at a time is held in memory.
+
+        Args:
+            where: A SQL condition on the columns of `all_episodes`.
+            kind: "rollout" (the table `episodes`), "fork", "nested", "copy", or "all".
+
+        Raises:
+            CorpusError: An episode is of no PettingZoo environment.
+            QueryError: DuckDB rejects the condition.
+
+        >>> for part in corpus.agent_transitions("env_id = 'tictactoe_v3'"):
+        ...     print(part.agent, part.action.tolist(), part.reward.tolist())
+        player_1 [4, 0, 8] [0, 0, 1]
+        player_2 [1, 2] [0, -1]
+        """
+        for episode in self.episodes(where, kind=kind):
+            yield from agent_transitions(episode)
 
     def to_arrow(
         self,

@@ -84,7 +84,8 @@ class LeafTable:
             if name == "reward" and list(columns) != ["reward"]:
                 raise CorpusError(
                     f"{chunk.path}: the rewards have the parts {list(columns)}, as of several "
-                    "players; read such episodes with corpus.episodes()"
+                    "players; corpus.agent_transitions() reads those of PettingZoo, and "
+                    "corpus.episodes() all"
                 )
             known = self.parts.setdefault(name, list(columns))
             if list(columns) != known:

@@ -1,0 +1,190 @@
+"""The transitions of each player of a PettingZoo environment, from one of its decisions to the next."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.step import Step
+from trajrec.envstate.pettingzoo import API_FIELD
+from trajrec.errors import CorpusError
+from trajrec.types import Array, Value
+from trajrec.values.presented import presented, stacked
+
+
+class AgentTransitions(NamedTuple):
+    """The transitions of one player in one episode; T of them, in order.
+
+    Attributes:
+        episode_id: The episode.
+        agent: The player.
+        step: The step of each decision, (T,) int64.
+        obs: The observation that the player decided on: an array (T, *shape), a dict or tuple of
+            arrays if it is composed, or a list of values without a common shape.
+        action: The action, in the same forms.
+        reward: The player's reward until `next_obs`, (T,).
+        next_obs: The player's next observation.
+        terminated: Whether the player was done then, (T,) bool.
+        truncated: Whether a limit ended it then, (T,) bool.
+        n_dropped: Decisions of the player whose next observation the log does not have: the loop
+            was left, a step raised, or the log has lost steps.
+    """
+
+    episode_id: str
+    agent: Value
+    step: Array
+    obs: Value
+    action: Value
+    reward: Array
+    next_obs: Value
+    terminated: Array
+    truncated: Array
+    n_dropped: int
+
+
+class _Decision(NamedTuple):
+    """A decision of a player: the step, the observation before it, and the action."""
+
+    step: int
+    obs: Value
+    action: Value
+
+
+class _Row(NamedTuple):
+    """A transition of a player."""
+
+    decision: _Decision
+    reward: Value
+    next_obs: Value
+    terminated: bool
+    truncated: bool
+
+
+class _Player:
+    """The transitions of one player so far."""
+
+    def __init__(self) -> None:
+        self.rows: list[_Row] = []
+        self.open: _Decision | None = None
+        self.n_dropped = 0
+
+    def decide(self, decision: _Decision) -> None:
+        """Note a decision, which is open until the next observation."""
+        self.drop()
+        self.open = decision
+
+    def drop(self) -> None:
+        """Give up a decision of which no next observation will come."""
+        self.n_dropped += self.open is not None
+        self.open = None
+
+    def close(self, *, reward: Value, next_obs: Value, terminated: Value, truncated: Value) -> None:
+        """End the open decision, if there is one."""
+        if self.open is not None:
+            row = _Row(self.open, reward, next_obs, bool(terminated), bool(truncated))
+            self.rows.append(row)
+            self.open = None
+
+
+def agent_transitions(episode: Episode) -> list[AgentTransitions]:
+    """Return the transitions of each player of an episode.
+
+    In a parallel environment all players decide in each step. In one of the kind AEC a player's
+    transition goes from one of its turns to its next, as `last()` shows both: the reward is the sum
+    since its decision.
+
+    Raises:
+        CorpusError: The episode is of no PettingZoo environment.
+        LogError: The log cannot be read.
+    """
+    api = episode.header.env.spec_fields.get(API_FIELD)
+    if api not in ("aec", "parallel"):
+        raise CorpusError(
+            f"episode {episode.id}: of no PettingZoo environment; corpus.transitions reads it"
+        )
+    add = _add_turn if api == "aec" else _add_joint
+    players: dict[Value, _Player] = {}
+    before: Value = episode.observation_at(0) if episode.has_reset else None
+    number = episode.first_step
+    for step in episode.steps():
+        if step.step != number or step.failure is not None:
+            # What happened in between is unknown, or half done.
+            before = None
+            _drop_all(players)
+        number = step.step + 1
+        if step.failure is None:
+            if before is not None:
+                add(players, before, step)
+            before = step.observation
+    _drop_all(players)
+    return [
+        _columns(episode.id, agent, player)
+        for agent, player in players.items()
+        if player.rows or player.n_dropped
+    ]
+
+
+def _drop_all(players: dict[Value, _Player]) -> None:
+    for player in players.values():
+        player.drop()
+
+
+def _add_joint(players: dict[Value, _Player], before: Value, step: Step) -> None:
+    """Add a step of a parallel environment: a transition of each player that acted."""
+    for agent, action in step.action.items():
+        player = players.setdefault(agent, _Player())
+        if agent not in before:
+            continue
+        player.decide(_Decision(step.step, before[agent], action))
+        # An environment may tell a player that it has removed nothing.
+        if agent in step.observation and agent in step.reward:
+            player.close(
+                reward=step.reward[agent],
+                next_obs=step.observation[agent],
+                terminated=step.info["terminations"].get(agent, False),
+                truncated=step.info["truncations"].get(agent, False),
+            )
+
+
+def _add_turn(players: dict[Value, _Player], before: Value, step: Step) -> None:
+    """Add a step of an AEC environment: the turn of one player, and what the next one sees."""
+    agent = before["agent"]
+    player = players.setdefault(agent, _Player())
+    # A player that is done has to take the action None: that is no decision.
+    if not before["terminated"] and not before["truncated"]:
+        player.decide(_Decision(step.step, before["observation"], step.action))
+    after = step.observation
+    if after is not None:
+        players.setdefault(after["agent"], _Player()).close(
+            reward=after["reward"],
+            next_obs=after["observation"],
+            terminated=after["terminated"],
+            truncated=after["truncated"],
+        )
+
+
+def _columns(episode_id: str, agent: Value, player: _Player) -> AgentTransitions:
+    rows = player.rows
+    return AgentTransitions(
+        episode_id=episode_id,
+        agent=agent,
+        step=np.array([row.decision.step for row in rows], np.int64),
+        obs=_stacked([row.decision.obs for row in rows]),
+        action=_stacked([row.decision.action for row in rows]),
+        reward=np.asarray([row.reward for row in rows]),
+        next_obs=_stacked([row.next_obs for row in rows]),
+        terminated=np.array([row.terminated for row in rows], np.bool_),
+        truncated=np.array([row.truncated for row in rows], np.bool_),
+        n_dropped=player.n_dropped,
+    )
+
+
+def _stacked(values: list[Value]) -> Value:
+    """Return values as one array, or as a dict or tuple of arrays, if they have a common shape."""
+    shown = list(map(presented, values))
+    try:
+        return stacked(shown) if shown else shown
+    except (ValueError, TypeError, KeyError):
+        return shown
