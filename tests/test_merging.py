@@ -43,6 +43,19 @@ def test_a_log_is_merged_once_whatever_its_name(
     assert not list(out.rglob("*.tmp"))
 
 
+def test_an_empty_folder_takes_logs(tmp_path: Path) -> None:
+    path = record(gym.make("CartPole-v1"), tmp_path / "a", 1)
+    out = tmp_path / "out"
+    out.mkdir()
+    # As a merge leaves it that was killed while it copied the first log.
+    (out / f".{path.name}.tmp").write_bytes(b"half")
+    assert merge([tmp_path / "a"], out).copied == [path.name]
+    assert [file.name for file in out.iterdir()] == [path.name]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CorpusError, match="not a folder"):
+        merge([tmp_path / "a"], tmp_path / "file")
+
+
 @pytest.mark.slow
 def test_what_cannot_be_merged_is_refused_before_a_copy(tmp_path: Path) -> None:
     a = tmp_path / "a"

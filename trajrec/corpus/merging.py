@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -48,10 +49,10 @@ def merge(sources: Sequence[str | Path], target: str | Path) -> Merge:
     folder = Path(target)
     # All is looked at before anything is copied.
     found = [item for source in sources for item in _logs_of(Path(source))]
-    known = (
-        {identity.log: identity for _, _, identity in _logs_of(folder)} if folder.exists() else {}
-    )
-    _check_removed(sources, folder)
+    known: dict[str, Identity] = {}
+    if _takes_more(folder):
+        known = {identity.log: identity for _, _, identity in _logs_of(folder)}
+        _check_removed(sources, folder)
     new: dict[str, tuple[Path, str]] = {}
     n_known = 0
     for path, name, identity in found:
@@ -69,6 +70,20 @@ def merge(sources: Sequence[str | Path], target: str | Path) -> Merge:
     for name, (path, _) in new.items():
         _copy(path, folder / name)
     return Merge(sorted(new), n_known)
+
+
+def _takes_more(folder: Path) -> bool:
+    """Return whether a target has logs already: it may be empty, as a killed merge leaves it.
+
+    Raises:
+        CorpusError: It is no folder, or cannot be read.
+    """
+    if folder.is_dir():
+        with contextlib.suppress(OSError):
+            return has_logs(folder)
+    if folder.exists():
+        require_logs(folder)
+    return False
 
 
 def _logs_of(folder: Path) -> Iterator[tuple[Path, str, Identity]]:
@@ -93,8 +108,6 @@ def _logs_of(folder: Path) -> Iterator[tuple[Path, str, Identity]]:
 
 def _check_removed(sources: Sequence[str | Path], folder: Path) -> None:
     """Refuse sources with episodes that the folder has removed."""
-    if not folder.exists():
-        return
     with open_corpus(folder) as corpus:
         removed = [row[0] for row in corpus.sql("SELECT episode_id FROM removals").fetchall()]
     if not removed:
