@@ -266,7 +266,8 @@ class Episode(StepArrays, EpisodeCard):
         """Observations: first the reset's, then one for each step.
 
         An array (T + 1, *shape) if all are arrays of one dtype and shape (or tensors), a dict or
-        tuple of such arrays if they are composed, else a list of values.
+        tuple of such arrays if they are composed, else a list of values. Numbers of Python are
+        int64, float64 and bool.
         """
         return presented_rows(self.stored_observations)
 

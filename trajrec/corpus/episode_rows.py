@@ -95,13 +95,15 @@ class EpisodeRows:
         Raises:
             ValueError, TypeError, KeyError: The observations have no common shape and dtype.
         """
-        arrays = []
-        for part in self.parts:
-            start, stop = part.observation_rows
-            if stop > start:
-                layout = part.chunk.layout("obs")
-                arrays.append(field_array(part.chunk, layout, start, stop))
-        return concatenate(arrays)
+        return self._array("obs", [part.observation_rows for part in self.parts])
+
+    def step_array(self, field: str) -> Value:
+        """Return the values of a field of steps as an array, or a dict or tuple of arrays.
+
+        Raises:
+            ValueError, TypeError, KeyError: The values have no common shape and dtype.
+        """
+        return self._array(field, [part.step_rows for part in self.parts])
 
     def observation_views(self) -> Iterator[Array]:
         """Yield the observations, each valid until the next; stop before one that is no array."""
@@ -282,6 +284,14 @@ class EpisodeRows:
                 info = infos[0] if infos else {}
             return value("action", row), value("obs", obs_row), value("reward", row), info
         return None
+
+    def _array(self, field: str, bounds: Sequence[tuple[int, int]]) -> Value:
+        arrays = []
+        for part, (start, stop) in zip(self.parts, bounds, strict=True):
+            if stop > start:
+                layout = part.chunk.layout(field)
+                arrays.append(field_array(part.chunk, layout, start, stop))
+        return concatenate(arrays)
 
     def _values(self, field: str, bounds: Sequence[tuple[int, int]]) -> list[Value]:
         values: list[Value] = []

@@ -10,8 +10,9 @@ from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode_rows import EpisodeRows
 from trajrec.log.events import AgentEvent, StepValues
 from trajrec.log.schema import EpisodeEnd
-from trajrec.types import Array, Value
+from trajrec.types import Action, Array, Value
 from trajrec.values import codec
+from trajrec.values.presented import presented_rows
 
 
 class StepArrays:
@@ -31,6 +32,28 @@ class StepArrays:
     def observations(self) -> Value:
         """Observations: first the reset's, then one for each step."""
         raise NotImplementedError
+
+    @property
+    def actions(self) -> list[Action]:
+        """Actions as they were given."""
+        raise NotImplementedError
+
+    @cached_property
+    def action_array(self) -> Value:
+        """Actions as an array (T, *shape): the rows of `actions` in the dtype that they have.
+
+        A dict or tuple of such arrays if they are composed; a list of values if they have no common
+        type, dtype and shape. Numbers of Python are int64, float64 and bool. An array may share the
+        memory of others, so copy it before you change it.
+
+        >>> episode.action_array[:3], episode.action_array.dtype
+        (array([0, 1, 1]), dtype('int64'))
+        """
+        try:
+            rows = self.rows.step_array("action")
+        except (ValueError, TypeError, KeyError):
+            return list(self.actions)
+        return presented_rows(rows)
 
     @property
     def has_reset(self) -> bool:

@@ -16,15 +16,13 @@ import numpy as np
 from trajrec.errors import CorpusError
 from trajrec.log import pixels
 from trajrec.log.chunk import LogChunk
-from trajrec.log.fields import Layout
+from trajrec.log.fields import PYTHON_DTYPES, Layout
 from trajrec.log.schema import Column
 from trajrec.types import Array, Value
 from trajrec.values import codec
 
 FIELDS = ("obs", "action", "reward")
 """The fields of a chunk that become columns."""
-
-_PYTHON_DTYPES = {"int": np.dtype(np.int64), "float": np.dtype(np.float64), "bool": np.dtype("?")}
 
 WHOLE = -1
 
@@ -153,7 +151,7 @@ def leaf_columns(layout: Layout, name: str) -> Iterator[tuple[str, int]]:
 
 def _numeric_leaf(name: str, column: Column) -> Leaf:
     if column.kind == "scalar":
-        dtype = _PYTHON_DTYPES.get(column.type_name)
+        dtype = PYTHON_DTYPES.get(column.type_name)
         return Leaf(name, np.dtype(column.type_name) if dtype is None else dtype, is_scalar=True)
     axis = column.filter[1] if column.filter and column.filter[0] == pixels.STACKS else None
     return Leaf(name, np.dtype(column.dtype), column.shape, axis=axis)
@@ -169,7 +167,7 @@ def _value_leaf(name: str, value: Value, chunk: LogChunk) -> Leaf:
     """Return the leaf that a value belongs to."""
     if type(value) is str:
         return Leaf(name, np.dtype(np.int32), is_scalar=True, is_text=True)
-    dtype = _PYTHON_DTYPES.get(type(value).__name__)
+    dtype = PYTHON_DTYPES.get(type(value).__name__)
     is_array = isinstance(value, np.ndarray)
     if is_array or isinstance(value, np.generic):
         dtype = value.dtype

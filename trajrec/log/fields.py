@@ -12,6 +12,9 @@ from trajrec.types import IntArray, Value
 # A layout is a nested list of unlike items: `trajrec.log.schema.Chunk` describes it.
 Layout = Any
 
+PYTHON_DTYPES = {"int": np.dtype(np.int64), "float": np.dtype(np.float64), "bool": np.dtype("?")}
+"""Type of a number of Python -> the dtype of an array of such numbers."""
+
 
 def field_values(chunk: LogChunk, layout: Layout, start: int, stop: int) -> list[Value]:
     """Return rows [start, stop) of a field as values of the exact recorded types."""
@@ -33,7 +36,8 @@ def field_values(chunk: LogChunk, layout: Layout, start: int, stop: int) -> list
 def field_array(chunk: LogChunk, layout: Layout, start: int, stop: int) -> Value:
     """Return rows [start, stop) of a field as an array, or as a dict or tuple of arrays.
 
-    Values that are not of one dtype and shape become an array of objects.
+    Values that are not of one dtype and shape become an array of objects. Numbers of Python become
+    int64, float64 and bool, whatever the width that the chunk stores them in.
 
     Raises:
         ValueError: The chunk has no such field.
@@ -50,6 +54,12 @@ def field_array(chunk: LogChunk, layout: Layout, start: int, stop: int) -> Value
     if array is None:
         array = np.empty(stop - start, object)
         array[:] = rows.values(start, stop)
+    elif rows.kind == "scalar":
+        dtype = PYTHON_DTYPES.get(rows.type_name)
+        dtype = np.dtype(rows.type_name) if dtype is None else dtype
+        # Large integers of Python are stored as uint64, which int64 does not hold.
+        if np.can_cast(array.dtype, dtype) or dtype.kind == "b":
+            array = array.astype(dtype, copy=False)
     return array
 
 

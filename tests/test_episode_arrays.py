@@ -1,0 +1,138 @@
+"""Whole arrays of an episode: those of the dataset readers, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from conftest import Scripted, record
+
+import trajrec
+from trajrec.corpus.episode import Episode
+
+
+def columns(rows: Any, name: str) -> dict[str, Any]:
+    """Return the arrays of a field, by the names that datasets give them."""
+    if isinstance(rows, dict):
+        return {
+            k: v for key, item in rows.items() for k, v in columns(item, f"{name}/{key}").items()
+        }
+    if isinstance(rows, tuple):
+        parts = enumerate(rows)
+        return {k: v for key, item in parts for k, v in columns(item, f"{name}/{key}").items()}
+    return {name: rows}
+
+
+def without_last(rows: Any) -> Any:
+    """Return all observations but the last."""
+    if isinstance(rows, dict):
+        return {key: without_last(item) for key, item in rows.items()}
+    return tuple(map(without_last, rows)) if isinstance(rows, tuple) else rows[:-1]
+
+
+def check(corpus: trajrec.Corpus) -> list[Episode]:
+    """Compare the arrays of each episode with its batch."""
+    episodes = list(corpus.episodes())
+    for episode in episodes:
+        where = f"episode_id = '{episode.id}'"
+        (batch,) = corpus.transitions(where, shuffle=False, batch_size=10**6)
+        arrays = {
+            **columns(without_last(episode.observations), "obs"),
+            **columns(episode.action_array, "action"),
+            "reward": episode.rewards,
+            **columns(episode.next_observations, "next_obs"),
+            "terminated": episode.terminations,
+            "truncated": episode.truncations,
+        }
+        assert arrays.keys() == batch.keys() - {"episode", "step"}
+        assert episode.step_numbers.tolist() == batch["step"].tolist()
+        for name, array in arrays.items():
+            assert (array.dtype, array.shape) == (batch[name].dtype, batch[name].shape), name
+            assert array.tobytes() == batch[name].tobytes(), name
+    return episodes
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize(
+    "env_id", ["FrozenLake-v1", "CartPole-v1", "Taxi-v4", "Blackjack-v1", "Pendulum-v1"]
+)
+def test_arrays_of_an_episode_are_those_of_datasets(env_id: str, tmp_path: Path) -> None:
+    record(gym.make(env_id), tmp_path, 3)
+    with trajrec.open(tmp_path) as corpus:
+        check(corpus)
+
+
+def test_numbers_have_their_type_however_they_are_stored(tmp_path: Path) -> None:
+    def result(k: int) -> Any:
+        return 7 ** max(k, 0), [1, 300, 70_000, 2**40][k % 4], k == 7, False, {}
+
+    env = trajrec.record(Scripted(result), tmp_path)
+    env.reset(seed=0)
+    for k in range(8):
+        env.step(1000**k if k < 4 else -k)
+        # A chunk for each step: each stores integers as narrow as its own.
+        env.flush()
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = check(corpus)
+    assert episode.observations.dtype == np.int64
+    assert episode.action_array.tolist() == episode.actions
+    assert episode.action_array.dtype == np.int64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("actions", "dtype"),
+    [
+        ([True, False], np.bool_),
+        ([0.5, 2.0], np.float64),
+        ([np.float32(0.5), np.float32(1)], np.float32),
+        ([np.int8(1), np.int8(2)], np.int8),
+        ([np.ones(3, np.float16), np.zeros(3, np.float16)], np.float16),
+    ],
+    ids=str,
+)
+def test_the_dtype_of_actions_is_that_of_the_loop(
+    tmp_path: Path, actions: list[Any], dtype: Any
+) -> None:
+    env = trajrec.record(Scripted(lambda k: (0.0, 0.0, k == 1, False, {})), tmp_path)
+    env.reset(seed=0)
+    for action in actions:
+        env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = check(corpus)
+    assert episode.action_array.dtype == dtype
+    assert episode.action_array.tolist() == np.stack(actions).tolist()
+
+
+@pytest.mark.slow
+def test_actions_without_a_common_form_stay_a_list(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(lambda k: (0.0, 0.0, k == 3, False, {})), tmp_path)
+    env.reset(seed=0)
+    actions = [1, "go", np.ones(2), None]
+    for action in actions:
+        env.step(action)
+        env.flush()
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert isinstance(episode.action_array, list)
+        assert episode.action_array[:2] == actions[:2]
+        assert episode.action_array[2].tolist() == [1, 1]
+        assert episode.action_array[3] is None
+
+
+@pytest.mark.slow
+def test_integers_beyond_64_bits_signed_are_not_wrapped(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(lambda k: (0.0, 0.0, k == 1, False, {})), tmp_path)
+    env.reset(seed=0)
+    for action in (2**63, 2**64 - 1):
+        env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert list(map(int, episode.action_array)) == episode.actions == [2**63, 2**64 - 1]
