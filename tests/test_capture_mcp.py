@@ -108,7 +108,8 @@ def test_servers_of_a_command_are_recorded_and_answered(tmp_path: Path) -> None:
 
 def wrapped(command: list[str], environ: dict[str, str], folder: Path) -> Any:
     address = "http://127.0.0.1:1/token"
-    replace = recorders(address, "record", lambda name, _url: f"{address}/mcp/{name}")
+    add = lambda name, _url: f"{address}/mcp/{name}"  # noqa: E731
+    replace = recorders(address, "record", add, add)
     with wrapped_servers(command, environ, replace) as found:
         copies = [Path(word.rpartition("=")[2]) for word in found.command[1:]]
         copies += map(Path, found.variables.values())
@@ -125,7 +126,7 @@ SERVER = {"command": "notes", "args": ["--file", "n"], "env": {"KEY": "k"}, "tim
 def test_a_configuration_is_found_and_only_copied(tmp_path: Path, way: str) -> None:
     config = {
         "other": 1,
-        "mcpServers": {"notes": SERVER, "far": {"type": "sse", "url": "http://x"}},
+        "mcpServers": {"notes": SERVER, "far": {"type": "ws", "url": "ws://x"}},
     }
     path = tmp_path / "servers.json"
     path.write_text(json.dumps(config))

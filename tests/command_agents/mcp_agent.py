@@ -8,6 +8,7 @@ import sys
 
 import httpx
 from mcp import ClientSession
+from mcp.client.sse import sse_client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
 
@@ -21,7 +22,9 @@ def ask(messages: list) -> dict:
 
 
 async def connect(stack: contextlib.AsyncExitStack, entry: dict) -> ClientSession:
-    if "url" in entry:
+    if entry.get("type") == "sse":
+        streams = await stack.enter_async_context(sse_client(entry["url"], entry.get("headers")))
+    elif "url" in entry:
         streams = await stack.enter_async_context(streamable_http_client(entry["url"]))
     else:
         server = StdioServerParameters(**entry)

@@ -42,7 +42,12 @@ def wrapped_command(
     from trajrec.proxies.mcp_config import recorders, wrapped_servers
     from trajrec.proxies.upstreams import MODE_VARIABLE
 
-    replace = recorders(server.address, environment[MODE_VARIABLE], server.add_server)
+    replace = recorders(
+        server.address,
+        environment[MODE_VARIABLE],
+        server.add_server,
+        server.add_stream_server,
+    )
     with wrapped_servers(arguments.command, environment, replace) as wrapped:
         environment.update(wrapped.variables)
         if wrapped.left:

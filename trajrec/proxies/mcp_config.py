@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from trajrec.proxies.mcp_shim import VARIABLE, shim_command
+from trajrec.proxies.mcp_sse import SSE_TYPE
 from trajrec.types import JsonObject, Value
 from trajrec.wire.json_bodies import as_dict, read_json
 from trajrec.wire.mcp_names import server_label
@@ -29,8 +30,10 @@ _PREFIX = "trajrec-mcp-"
 _STRICT = "--strict-mcp-config"
 
 HTTP_TYPES = ("http", "streamable-http", "streamableHttp", "streamable_http")
-"""The types of servers over streamable HTTP. Those of the older "sse" send their clients to another
-address, which would lead past the recorder."""
+"""The types of servers over streamable HTTP."""
+
+# What only an entry with an address has.
+_OF_STREAMS = ("url", "type", "headers")
 
 Replace: TypeAlias = "Callable[[str, JsonObject], JsonObject | None]"
 """Takes the name and the entry of a server; returns the entry of its recorder, None if it cannot be
@@ -53,7 +56,12 @@ class Wrapped(NamedTuple):
     left: list[str]
 
 
-def recorders(address: str, mode: str, add_server: Callable[[str, str], str]) -> Replace:
+def recorders(
+    address: str,
+    mode: str,
+    add_server: Callable[[str, str], str],
+    add_stream_server: Callable[[str, str], str],
+) -> Replace:
     """Return a function that puts a recorder in place of a server.
 
     Args:
@@ -61,7 +69,16 @@ def recorders(address: str, mode: str, add_server: Callable[[str, str], str]) ->
         mode: "record" or "rerun".
         add_server: Takes the name and the address of a server over HTTP; returns the address of its
             recorder. See `trajrec.proxies.server.ProxyServer.add_server`.
+        add_stream_server: The same for a server of the older transport.
     """
+
+    def process(name: str, entry: JsonObject, command: list[str]) -> JsonObject:
+        """Return an entry by which the client starts a recorder, or what answers."""
+        shim = shim_command(name, command)
+        own = {VARIABLE: address, f"{VARIABLE}_MODE": mode}
+        # In the variables of the one process, because other people see the words of a command.
+        variables = {**as_dict(entry.get("env")), **own}
+        return {**entry, "command": shim[0], "args": shim[1:], "env": variables}
 
     def replace(name: str, entry: JsonObject) -> JsonObject | None:
         url = entry.get("url")
@@ -70,16 +87,21 @@ def recorders(address: str, mode: str, add_server: Callable[[str, str], str]) ->
                 return {**entry, "url": add_server(name, url)}
             except ValueError:
                 return None
+        if isinstance(url, str) and entry.get("type") == SSE_TYPE:
+            if mode != "record":
+                # The recording answers a client of any transport; a stream is the hardest to make.
+                rest = {key: value for key, value in entry.items() if key not in _OF_STREAMS}
+                return process(name, rest, [])
+            try:
+                return {**entry, "url": add_stream_server(name, url)}
+            except ValueError:
+                return None
         command = entry.get("command")
         arguments = entry.get("args", [])
         is_list = isinstance(arguments, list) and all(isinstance(word, str) for word in arguments)
         if not isinstance(command, str) or not is_list:
             return None
-        shim = shim_command(name, [command, *arguments])
-        own = {VARIABLE: address, f"{VARIABLE}_MODE": mode}
-        # In the variables of the one process, because other people see the words of a command.
-        variables = {**as_dict(entry.get("env")), **own}
-        return {**entry, "command": shim[0], "args": shim[1:], "env": variables}
+        return process(name, entry, [command, *arguments])
 
     return replace
 
@@ -125,7 +147,7 @@ def wrapped_servers(
         if not copies.servers:
             raise ValueError(
                 f"--mcp: none of the servers can be recorded: {', '.join(copies.left) or 'none'}; "
-                'each needs a "command" with "args", or a "url" with the type "http"'
+                'each needs a "command" with "args", or a "url" with the type "http" or "sse"'
             )
         yield Wrapped([command[0], *words], variables, copies.servers, copies.left)
     finally:

@@ -7,10 +7,10 @@ import selectors
 import socket
 import ssl
 import struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from trajrec.proxies.connections import UpstreamConnection, UpstreamPool
-from trajrec.proxies.framing import Body, body_of
+from trajrec.proxies.framing import Body, ChunkedBody, OpenBody, body_of
 from trajrec.proxies.messages import (
     READ_BYTES,
     RequestHead,
@@ -38,6 +38,23 @@ class ClientLeft(Exception):
     """The client has closed its connection before the end of the answer."""
 
 
+class Rewriter(Protocol):
+    """Writes a stream anew that names an address, which must not lead past the proxy."""
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether the response is such a stream; known once its head is noted."""
+        ...
+
+    def rewritten(self, data: bytes) -> bytes:
+        """Return a piece as the client gets it.
+
+        Raises:
+            OSError: The stream cannot be passed on.
+        """
+        ...
+
+
 class _Sent(NamedTuple):
     """A request that is on its way.
 
@@ -47,6 +64,7 @@ class _Sent(NamedTuple):
         exchange: Notes the response.
         place: The upstream's address, and the path of the proxy that leads there.
         notes_first: Whether a piece is noted before the client gets it.
+        rewriter: Writes the response anew, if it is a stream.
     """
 
     client: socket.socket
@@ -54,6 +72,7 @@ class _Sent(NamedTuple):
     exchange: Exchange | None
     place: tuple[Upstream, str]
     notes_first: bool
+    rewriter: Rewriter | None
 
 
 def request_bytes(head: RequestHead, upstream: Upstream, path: str, body: bytes) -> bytes:
@@ -77,6 +96,7 @@ def relay(
     local: str,
     exchange: Exchange | None,
     notes_first: bool = False,
+    rewriter: Rewriter | None = None,
 ) -> bool:
     """Send a request to its upstream and pass the response on, piece by piece as it comes.
 
@@ -90,6 +110,7 @@ def relay(
         exchange: Notes the response; None if nobody records it.
         notes_first: Whether a piece is noted before the client gets it. Noting one may wait, so
             that it comes last where nothing depends on it.
+        rewriter: Writes the response anew, if it is a stream.
 
     Returns:
         Whether the client's connection can take another request.
@@ -105,7 +126,8 @@ def relay(
         connection.socket.settimeout(SEND_S)
         connection.socket.sendall(request)
         is_reusable, keeps_client = _pass_response(
-            _Sent(client, connection, exchange, (upstream, local), notes_first), method=method
+            _Sent(client, connection, exchange, (upstream, local), notes_first, rewriter),
+            method=method,
         )
     except BaseException as exc:
         if connection is not None:
@@ -187,6 +209,7 @@ def _pass_on(sent: _Sent, body: Body, data: bytes, *, head: bytes = b"") -> None
     found by the answer.
     """
     pieces = body.add(data)
+    data = _rewritten(sent, body, data, pieces)
     if sent.notes_first or body.is_complete:
         _note(sent, pieces)
         if sent.exchange is not None and body.is_complete:
@@ -195,6 +218,19 @@ def _pass_on(sent: _Sent, body: Body, data: bytes, *, head: bytes = b"") -> None
         return
     _send(sent.client, head + data)
     _note(sent, pieces)
+
+
+def _rewritten(sent: _Sent, body: Body, data: bytes, pieces: list[bytes]) -> bytes:
+    """Return bytes of the body as the client gets them."""
+    if sent.rewriter is None or not sent.rewriter.rewrites:
+        return data
+    told = sent.rewriter.rewritten(b"".join(pieces))
+    if isinstance(body, OpenBody):
+        return told
+    if not isinstance(body, ChunkedBody):
+        raise ConnectionError("the server sent a stream of events with a size")
+    chunk = b"%x\r\n%s\r\n" % (len(told), told) if told else b""
+    return chunk + b"0\r\n\r\n" if body.is_complete else chunk
 
 
 def _note(sent: _Sent, pieces: list[bytes]) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from trajrec.errors import RerunStopped
 from trajrec.proxies.connections import UpstreamPool
-from trajrec.proxies.mcp_sessions import McpProxy, take_session
+from trajrec.proxies.mcp_sessions import McpProxy, McpRecording, take_session
 from trajrec.proxies.mcp_shim import SESSION_PATH
+from trajrec.proxies.mcp_sse import SseServer, SseStream
 from trajrec.proxies.messages import (
     RefusedError,
     RequestHead,
@@ -22,7 +23,7 @@ from trajrec.proxies.messages import (
     parse_request,
     written,
 )
-from trajrec.proxies.relay import ClientLeft, deliver, relay, request_bytes
+from trajrec.proxies.relay import ClientLeft, Rewriter, deliver, relay, request_bytes
 from trajrec.proxies.reports import Begin, take_reports
 from trajrec.proxies.upstreams import Route, Routes, Upstream, upstream_of
 from trajrec.taps.raw_answers import reason_of
@@ -81,6 +82,7 @@ class ProxyServer:
         self._may_send = may_send
         self._mcp = mcp
         self._servers: dict[str, tuple[str, Routes]] = {}
+        self._stream_servers: dict[str, SseServer] = {}
         self._token = secrets.token_urlsafe(24)
         self._pool = UpstreamPool()
         self._lock = threading.Lock()
@@ -176,6 +178,9 @@ class ProxyServer:
             return False
         if head.value("upgrade"):
             raise RefusedError(501, "trajrec does not record websockets")
+        streaming = self._stream_server(path)
+        if streaming is not None:
+            return self._serve_streaming(reader, head, *streaming)
         mark, path = _episode_mark(head, path)
         server, route = self._route(path)
         if route is None or _has_dots(path):
@@ -206,6 +211,29 @@ class ProxyServer:
         )
         return keeps_client and head.value("connection").lower() != "close"
 
+    def _serve_streaming(
+        self, reader: SocketReader, head: RequestHead, server: SseServer, path: str
+    ) -> bool:
+        """Serve a request to an MCP server of the older transport."""
+        body = reader.body(head, time.monotonic() + BODY_S)
+        place = server.place_of(head.method, path)
+        if place is None:
+            raise RefusedError(404, "there is no such path here")
+        # A coded stream could not be written anew.
+        headers = [pair for pair in head.headers if pair[0].lower() != "accept-encoding"]
+        exchange = server.exchange(place, body)
+        keeps_client = self._answer(
+            reader.connection,
+            request_bytes(head._replace(headers=headers), place.upstream, place.path, body),
+            upstream=place.upstream,
+            method=head.method,
+            local="",
+            exchange=exchange,
+            notes_first=True,
+            rewriter=exchange if isinstance(exchange, SseStream) else None,
+        )
+        return keeps_client and head.value("connection").lower() != "close"
+
     def _answer(
         self,
         client: socket.socket,
@@ -216,6 +244,7 @@ class ProxyServer:
         local: str,
         exchange: Exchange | None,
         notes_first: bool,
+        rewriter: Rewriter | None = None,
     ) -> bool:
         """Answer a request from its recording, or by its upstream; see `relay`."""
         if exchange is not None and exchange.answer is not None:
@@ -232,6 +261,7 @@ class ProxyServer:
                 local=local,
                 exchange=exchange,
                 notes_first=notes_first,
+                rewriter=rewriter,
             )
         except OSError as exc:
             self._note_failure(upstream.netloc, exc)
@@ -250,6 +280,26 @@ class ProxyServer:
         prefix = f"/mcp/{len(self._servers)}"
         self._servers[prefix] = (name, Routes((Route(prefix, upstream_of(url)),), {}))
         return self.address + prefix
+
+    def add_stream_server(self, name: str, url: str) -> str:
+        """Serve an MCP server of the older transport; return the address of its streams.
+
+        Raises:
+            ValueError: It is no plain address of http or https, or nothing is recorded.
+        """
+        if not isinstance(self._mcp, McpRecording):
+            raise ValueError("only a recording passes requests on to a server")
+        prefix = f"/mcp-stream/{len(self._stream_servers)}"
+        local = f"/{self._token}{prefix}"
+        self._stream_servers[prefix] = SseServer(self._mcp, name, url, local)
+        return self.address + prefix
+
+    def _stream_server(self, path: str) -> tuple[SseServer, str] | None:
+        """Return the server of the older transport that has a path, and the rest of the path."""
+        for prefix, server in self._stream_servers.items():
+            if path == prefix or path.startswith((f"{prefix}/", f"{prefix}?")):
+                return server, path[len(prefix) :]
+        return None
 
     def _route(self, path: str) -> tuple[str, tuple[Upstream, str] | None]:
         """Return the MCP server of a path, "" if it leads to none, and the upstream of the path."""
