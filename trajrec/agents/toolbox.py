@@ -21,6 +21,7 @@ class Toolbox:
     def __init__(self, tools: Sequence[Tool]) -> None:
         self.tools = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Value]] = {}
+        self._generators: dict[str, Callable[..., Value]] = {}
 
     def add_function(
         self,
@@ -31,12 +32,15 @@ class Toolbox:
     ) -> None:
         """Make a function a tool."""
         self._functions[name] = function
+        # Here, because each call asks for it.
+        self._generators.pop(name, None)
+        if is_generator(function):
+            self._generators[name] = function
         self.tools[name] = Tool(name, schema, access, inspect.getdoc(function) or "")
 
     def generator(self, tool: str) -> Callable[..., Value] | None:
         """Return the function of a tool that is a generator; None if it is none."""
-        function = self._functions.get(tool)
-        return function if function is not None and is_generator(function) else None
+        return self._generators.get(tool)
 
     def find(
         self, tool: str, arguments: JsonObject, world: World | None

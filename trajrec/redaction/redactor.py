@@ -122,7 +122,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return a text without the secrets in it."""
-        return self._text(text)[0]
+        return self._text(text)[0] if text else ""
 
     def change(self, change: Change) -> Change:
         """Return a change without the secrets in it. A key in its path may name a secret."""

@@ -96,9 +96,14 @@ class Encoder:
     def _dict(self, value: dict[Value, Value], depth: int) -> object:
         path = self._path
         path.append("")
-        pairs = []
+        pairs: list[tuple[Any, object]] = []
         has_plain_keys = True
+        is_shallow = depth < MAX_DEPTH
         for key, item in value.items():
+            # Most items need neither a call nor a name for errors, which take most of the time.
+            if is_shallow and type(key) is str and key.isascii() and _is_plain(item):
+                pairs.append((key, item))
+                continue
             path[-1] = f"[{key!r}]"
             lowered = self.lower(key, depth + 1)
             has_plain_keys = has_plain_keys and type(lowered) is str
@@ -195,6 +200,16 @@ class Encoder:
             text = f"<repr failed: {type(exc).__name__}>"
         text = text[:MAX_REPR].encode("utf-8", "replace").decode()
         return _Ext(ext.OPAQUE, pack([type_name(value), text]))
+
+
+def _is_plain(value: Value) -> bool:
+    """Return whether a value is stored as it is, and holds no others."""
+    cls = type(value)
+    if cls is str:
+        return bool(value.isascii())
+    if cls is int:
+        return bool(-(2**63) <= value < 2**64)
+    return value is None or cls is bool or cls is float
 
 
 def _stay_apart(items: Sequence[object], encoded: msgspec.msgpack.Ext, n: int) -> bool:
