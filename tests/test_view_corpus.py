@@ -11,9 +11,11 @@ import pytest
 from test_view import ROOT, TOKEN, assert_harmless, record_hostile, record_shop, stranger
 
 import trajrec
+from trajrec.view import facets
 from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.corpus_view import read_corpus
 from trajrec.view.facets import EPISODES, read_facets, read_histograms
+from trajrec.view.served_corpus import ServedCorpus
 
 LONG = "long " * 1_000
 STEPS = (1, 2, 50)
@@ -166,3 +168,22 @@ def test_few_whole_numbers_have_a_bar_each(corpus: trajrec.Corpus) -> None:
     assert failures.n_bars == failures.high - failures.low + 1 < 30
     assert {bar.left for bar in failures.bars} == {bar.low - failures.low for bar in failures.bars}
     assert histograms["n_steps"].n_bars == 30
+
+
+@pytest.mark.parametrize("filters", [[], [("tool", "get_order")], [("outcome", "failure")]])
+def test_facets_of_many_values_count_the_same_both_ways(
+    corpus: trajrec.Corpus, filters: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_bits = read_corpus(corpus, filters).facets
+    # As if there were more values than bits.
+    monkeypatch.setattr(facets, "MAX_BITS", 0)
+    by_pairs = read_corpus(corpus, filters).facets
+    assert {"tool", "error_type"} <= {facet.name for facet in by_bits}
+    assert by_bits == by_pairs
+
+
+def test_the_table_of_an_unchanged_corpus_is_kept(corpus: trajrec.Corpus) -> None:
+    served = ServedCorpus(corpus)
+    first = served.table([("outcome", "failure")])
+    assert served.table([("outcome", "failure")]) is first
+    assert served.table([]) is not first

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 from trajrec.errors import CorpusError, LogError, QueryError, TrajrecError
 from trajrec.types import Value
 from trajrec.values.json import to_json
 from trajrec.view.commands import credit_commands
+from trajrec.view.corpus_view import CorpusView
 from trajrec.view.diff_view import compare_views
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.film import film_chunk, picture_at, png
@@ -23,7 +30,7 @@ from trajrec.view.links import Links
 from trajrec.view.live import Listed
 from trajrec.view.news import news_json
 from trajrec.view.page_values import page_values, pane_values
-from trajrec.view.pages import own_file, render
+from trajrec.view.pages import LATER, own_file, render
 from trajrec.view.panes import state_text
 from trajrec.view.served_corpus import ServedCorpus
 
@@ -85,10 +92,20 @@ class _Pages:
         self._served = served
 
     def corpus(self, request: Request) -> Response:
-        # Before the table: what is recorded meanwhile must not be taken for shown.
         revision = self._served.revision()
         view = self._served.table(request.query_params.multi_items())
-        return self._corpus_page("episodes", "corpus.html", view=view, revision=revision)
+        values = {"view": view, "revision": revision, "name": self._served.name, "links": _LINKS}
+        page = render("corpus.html", place="episodes", **values)
+        return StreamingResponse(self._in_parts(page, view), media_type="text/html")
+
+    def _in_parts(self, page: str, view: CorpusView) -> Iterator[str]:
+        """Yield the table, which the browser paints, and then its facets, which take longer."""
+        before, after = page.split(LATER)
+        yield before
+        with self._served.lock:
+            facets = render("corpus_facets.html", view=view)
+        yield facets
+        yield after
 
     def table(self, request: Request) -> Response:
         asked = request.query_params.multi_items()
@@ -96,12 +113,14 @@ class _Pages:
         if ("version", str(revision.number)) in asked:
             return Response(status_code=204)
         values = {"view": self._served.table(asked), "links": _LINKS}
+        with self._served.lock:
+            facets = render("corpus_facets.html", **values)
         return JSONResponse(
             {
                 "version": str(revision.number),
                 "isLive": revision.n_recording > 0,
                 "episodes": render("corpus_table.html", **values),
-                "facets": render("corpus_facets.html", **values),
+                "facets": facets,
             }
         )
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import urlencode
 
@@ -35,11 +36,12 @@ TITLES = {
 _ROWS = """
 WITH page AS (
     SELECT episode_id, kind, env_id, task, n_steps, total_reward, outcome, ending, n_failures,
-        parent_id, fork_step, started_at, replay
+        parent_id, fork_step, started_at
     FROM {source} WHERE {where} ORDER BY {sort} {dir} NULLS LAST, episode_id
     LIMIT {limit} OFFSET {offset}
 ), verdicts AS (
-    SELECT episode_id, arg_max(step, coalesce(replayed_at, '-infinity'::TIMESTAMP)) AS step
+    SELECT episode_id, arg_max(step, coalesce(replayed_at, '-infinity'::TIMESTAMP)) AS step,
+        arg_max(grade, coalesce(replayed_at, '-infinity'::TIMESTAMP)) AS grade
     FROM latest_replay WHERE episode_id IN (SELECT episode_id FROM page) GROUP BY 1
 ), branches AS (
     SELECT parent_id, count(*) AS n FROM forks
@@ -48,7 +50,7 @@ WITH page AS (
     SELECT episode_id, count(DISTINCT step) AS n FROM credit
     WHERE episode_id IN (SELECT episode_id FROM page) GROUP BY 1
 )
-SELECT page.*, verdicts.step, coalesce(branches.n, 0), coalesce(estimated.n, 0)
+SELECT page.*, verdicts.grade, verdicts.step, coalesce(branches.n, 0), coalesce(estimated.n, 0)
 FROM page LEFT JOIN verdicts USING (episode_id)
     LEFT JOIN branches ON branches.parent_id = page.episode_id
     LEFT JOIN estimated USING (episode_id)
@@ -117,10 +119,19 @@ class CorpusView:
     n_failures: int
     success: Interval | None
     query: CorpusQuery
-    facets: Sequence[Facet]
-    histograms: Sequence[Histogram]
     problems: Sequence[Problem]
+    corpus: Corpus = field(repr=False, compare=False)
     titles: ClassVar[dict[str, str]] = TITLES
+
+    @functools.cached_property
+    def facets(self) -> Sequence[Facet]:
+        """The facets beside the table, read when they are asked for: they take the longest."""
+        return read_facets(self.corpus, self.query)
+
+    @functools.cached_property
+    def histograms(self) -> Sequence[Histogram]:
+        """The histograms beside the table, read when they are asked for."""
+        return read_histograms(self.corpus, self.query)
 
     @property
     def before(self) -> str | None:
@@ -142,8 +153,7 @@ class CorpusView:
         query = self.query
         sort, is_descending = query.sort
         text = _TEXT.format(
-            # The long form only if it is needed: somebody is going to read it.
-            source=EPISODES.strip() if "replay" in query.limited else "all_episodes",
+            source=_source(query),
             where=query.where_text,
             sort=sort,
             dir="DESC" if is_descending else "ASC",
@@ -177,10 +187,10 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
     params: dict[str, Value] = {}
     where = query.where(params)
     sort, is_descending = query.sort
-    counts_query = _COUNTS.format(source=EPISODES, where=where)
+    counts_query = _COUNTS.format(source=_source(query), where=where)
     (counts,) = corpus.sql(counts_query, params=params or None).fetchall()
     rows_query = _ROWS.format(
-        source=EPISODES,
+        source=_source(query),
         where=where,
         sort=sort,
         dir="DESC" if is_descending else "ASC",
@@ -197,10 +207,15 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
         n_failures=int(counts[4]),
         success=share(counts[2], counts[2] + counts[3]),
         query=query,
-        facets=read_facets(corpus, query),
-        histograms=read_histograms(corpus, query),
         problems=[problem for problem in corpus.problems() if not problem.is_tail],
+        corpus=corpus,
     )
+
+
+def _source(query: CorpusQuery) -> str:
+    """Return the episodes that a query selects from, with verdicts only if it asks for them."""
+    # Verdicts cost more than all the rest, and people read this as SQL.
+    return EPISODES.strip() if "replay" in query.limited else "all_episodes"
 
 
 def share(n_won: int, n_judged: int) -> Interval | None:

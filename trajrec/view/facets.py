@@ -50,6 +50,31 @@ SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values
 ) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
 """
 
+# The same for a facet that an episode may have several values of. Each episode is a number of which
+# each bit stands for a value, so that it is one row: pairs of episode and value take twice as long.
+_MANY_VALUES = """
+SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values FROM (
+    WITH masks AS (
+        SELECT episode_id, bit_or(1::UBIGINT << (list_position({names}, {column}) - 1)::UBIGINT)
+            AS mask
+        FROM {table} WHERE {column} IS NOT NULL GROUP BY 1
+    ), together AS (
+        SELECT coalesce(masks.mask, 0::UBIGINT) AS mask, count(*) AS n,
+            count(*) FILTER (outcome = 'success') AS n_won,
+            count(*) FILTER (outcome = 'failure') AS n_lost
+        FROM shown e LEFT JOIN masks USING (episode_id) WHERE {where} GROUP BY 1
+    ), bits AS (
+        SELECT unnest({names})::VARCHAR AS value, unnest(range(len({names})))::UBIGINT AS bit
+    )
+    SELECT value, sum(n)::BIGINT AS n, sum(n_won)::BIGINT AS n_won, sum(n_lost)::BIGINT AS n_lost
+    FROM together JOIN bits ON mask & (1::UBIGINT << bit) <> 0 GROUP BY 1
+    UNION ALL SELECT NULL, n, n_won, n_lost FROM together WHERE mask = 0
+) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
+"""
+
+MAX_BITS = 60
+"""Values of a column that `_MANY_VALUES` takes; with more, `_VALUES` counts pairs."""
+
 # Each bar has the least and the greatest value in it, so that its link selects these alone.
 _BARS = """
 SELECT '{name}' AS name, bar, count(*) AS n, min(x) AS low, max(x) AS high FROM (
@@ -142,7 +167,7 @@ class Histogram:
 def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
     """Return the facets that some episode has a value of."""
     params: dict[str, Value] = {}
-    parts = [f"({_values_sql(facet, query, params)})" for facet in FACETS]
+    parts = [f"({_values_sql(corpus, facet, query, params)})" for facet in FACETS]
     rows = corpus.sql(_SHOWN + " UNION ALL ".join(parts), params=params or None).fetchall()
     by_facet: dict[str, list[tuple[Value, ...]]] = {}
     for row in rows:
@@ -155,19 +180,31 @@ def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
     ]
 
 
-def _values_sql(facet: str, query: CorpusQuery, params: dict[str, Value]) -> str:
+def _values_sql(corpus: Corpus, facet: str, query: CorpusQuery, params: dict[str, Value]) -> str:
     # Of its own values, each is counted as if it were the only one selected.
     where = query.without(facet).where(params)
     source = "shown e"
+    limit = MAX_ALL_VALUES if query.one("all") == facet else MAX_VALUES
     value = f"e.{facet}" if facet in (*COLUMNS, "replay") else f"inside.{facet}"
     inner = inner_table(facet)
     if inner is not None:
         table, column = inner
+        names_query = f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT ?"
+        names = [row[0] for row in corpus.sql(names_query, params=[MAX_BITS + 1]).fetchall()]
+        if 0 < len(names) <= MAX_BITS:
+            params[f"names_of_{facet}"] = names
+            return _MANY_VALUES.format(
+                facet=facet,
+                names=f"$names_of_{facet}",
+                table=table,
+                column=column,
+                where=where,
+                limit=limit,
+            )
         source += (
             f" LEFT JOIN (SELECT DISTINCT episode_id, {column} FROM {table}"
             f" WHERE {column} IS NOT NULL) inside USING (episode_id)"
         )
-    limit = MAX_ALL_VALUES if query.one("all") == facet else MAX_VALUES
     return _VALUES.format(facet=facet, value=value, source=source, where=where, limit=limit)
 
 

@@ -12,6 +12,9 @@ from trajrec.values.visible import visible
 if TYPE_CHECKING:
     import jinja2
 
+LATER = "\0later\0"
+"""Stands in a page for a part that is sent later. No value can hold it: they are made visible."""
+
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -35,6 +38,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["later_mark"] = Markup(LATER)
     environment.filters["grouped"] = lambda number: f"{number:,}"
     return environment
 

@@ -30,6 +30,9 @@ from trajrec.view.sql_view import SANDBOX, SqlView, csv_of, json_of, run_query
 
 KEPT_EPISODES = 16
 
+KEPT_TABLES = 16
+"""Tables of episodes that are kept until the corpus changes: people come back to them."""
+
 KEPT_VERSIONS = 4
 """Earlier versions of episodes that are being recorded, of which open pages get what is new."""
 
@@ -48,6 +51,9 @@ class ServedCorpus:
         self._corpus = corpus
         # Opened by the first query that an address holds: it has tables of its own.
         self._closed_off: Corpus | None = None
+        self._tables: OrderedDict[tuple[int, tuple[tuple[str, str], ...]], CorpusView] = (
+            OrderedDict()
+        )
         self._views: OrderedDict[str, EpisodeView] = OrderedDict()
         self._earlier: OrderedDict[tuple[str, str], EpisodeView] = OrderedDict()
         self.lock = threading.RLock()
@@ -74,7 +80,13 @@ class ServedCorpus:
     def table(self, items: Iterable[tuple[str, str]]) -> CorpusView:
         """Return the table that the parameters of an address ask for."""
         with self.lock:
-            return read_corpus(self._corpus, items)
+            # Before the table: what is recorded meanwhile must not be taken for shown.
+            key = (self._corpus.revision().number, tuple(items))
+            view = self._tables.pop(key, None) or read_corpus(self._corpus, key[1])
+            self._tables[key] = view
+            while len(self._tables) > KEPT_TABLES:
+                self._tables.popitem(last=False)
+            return view
 
     def revision(self) -> Revision:
         """Return how far the corpus is read, and how many logs are being written."""
