@@ -319,9 +319,10 @@ def _missing(card: Card) -> list[str]:
     ]
     for interface in card["interfaces"]:
         if interface["unknown"]:
-            key = interface["interface_id"] or "none recorded"
+            key = interface["interface_id"]
+            name = "interface: none is recorded" if key is None else f"interface {key[:13]}"
             missing.append(
-                f"interface {key[:13]}: {', '.join(interface['unknown'])} unknown, in "
+                f"{name}: {', '.join(interface['unknown'])} unknown, in "
                 f"{episodes(interface['episodes'])}"
             )
     for claim, support in card["claims"].items():
@@ -331,8 +332,11 @@ def _missing(card: Card) -> list[str]:
         ]
     for check in card["checks"]:
         if untested := check["health"]["untested"]:
+            code = check["code_digest"]
+            source_name = "" if code is None else f" (source {code[:8]})"
             missing.append(
-                f"probes of {check['check_id']}@{check['version']}: {', '.join(untested)}"
+                f"probes of {check['check_id']}@{check['version']}{source_name}: "
+                f"{', '.join(untested)}"
             )
     tasks = card["tasks"]
     for name, field in (("task", "name of the task"), ("revision", "revision of the task")):

@@ -175,7 +175,7 @@ def _claims(card: Card) -> str:
         )
         for claim, support in card["claims"].items()
     ]
-    return table(("claim", "episodes that support it", ""), rows)
+    return table(("claim", "episodes that support it", "verdict"), rows)
 
 
 def _interfaces(card: Card) -> list[str]:
