@@ -11,6 +11,7 @@ import pytest
 from conftest import only
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.errors import StateUnknownError
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
@@ -232,6 +233,19 @@ def test_a_state_that_is_unknown_between_calls_is_not_made_up(tmp_path: Path) ->
     with pytest.raises(StateUnknownError, match="could not be captured"):
         episode.state(1)
     assert episode.state(3)[""] == {"lamp": 3}
+
+
+def test_show_tells_of_changes_between_calls(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path)
+    episode = only(tmp_path).id
+    assert main(["show", str(tmp_path), episode]) == 0
+    told = capsys.readouterr().out
+    assert "the agent's own program changed watched state after the reset, step 0, step 2" in told
+    assert main(["show", str(tmp_path), episode, "--step", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "actor          scaffold\nchanged        /lamp: 4 -> 9" in told
 
 
 def test_two_episodes_that_differ_between_calls_differ(tmp_path: Path) -> None:

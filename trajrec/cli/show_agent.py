@@ -6,9 +6,9 @@ from trajrec.cli.output import print_facts, print_findings, print_json, print_ta
 from trajrec.cli.safe_stream import one_line
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, ModelCall
-from trajrec.log.events import TaskStart
+from trajrec.log.events import PROGRAM, TaskStart
 from trajrec.types import JsonObject, Value
-from trajrec.values.diff import MISSING
+from trajrec.values.diff import MISSING, Change
 from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, with_keys
 
 # Attempts and model calls of a long episode, half of them from each end: about a screen.
@@ -39,6 +39,10 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
     attempts = episode.transcript.attempts
     if attempts and all(not attempt.changes for attempt in attempts):
         print("\nno call changed any watched state")
+    between = sorted({change.step for change in episode.transcript.program_changes})
+    if between:
+        steps = ", ".join("the reset" if step < 0 else f"step {step}" for step in between)
+        print(f"\nthe agent's own program changed watched state after {steps}")
     print_findings(episode)
 
 
@@ -151,7 +155,18 @@ def _line(item: Attempt | ModelCall) -> tuple[Value, ...]:
 
 def _rows(episode: Episode, step: int | None) -> list[JsonObject]:
     items = [item for item in _in_order(episode) if step is None or item.start.step == step]
-    return [_model_row(item) if isinstance(item, ModelCall) else _call_row(item) for item in items]
+    rows = [_model_row(item) if isinstance(item, ModelCall) else _call_row(item) for item in items]
+    between = [
+        {
+            "step": one.step,
+            "actor": PROGRAM,
+            "changes": _changes_of(one.part, one.changes, has_typed_paths=one.has_typed_paths),
+        }
+        for one in episode.transcript.program_changes
+        if step is None or one.step == step
+    ]
+    # Behind the calls of their step, in whose course they may have been made.
+    return sorted([*rows, *between], key=lambda row: row["step"])
 
 
 def _model_row(item: ModelCall) -> JsonObject:
@@ -191,20 +206,27 @@ def _call_row(item: Attempt) -> JsonObject:
 
 
 def _changes(item: Attempt) -> list[JsonObject]:
+    return [
+        row
+        for part, changes in item.changes.items()
+        for row in _changes_of(part, changes, has_typed_paths=part not in item.open_paths)
+    ]
+
+
+def _changes_of(part: str, changes: list[Change], *, has_typed_paths: bool) -> list[JsonObject]:
     rows: list[JsonObject] = []
-    for part, changes in item.changes.items():
-        for change in changes:
-            row: JsonObject = {
-                "part": part,
-                "path": to_pointer(change.path),
-                "keys": None if part in item.open_paths else typed_keys(change.path),
-            }
-            # A key that is absent says that there was no value; null is a value.
-            if change.before is not MISSING:
-                row["before"] = to_json_value(change.before)
-            if change.after is not MISSING:
-                row["after"] = to_json_value(change.after)
-            rows.append(row)
+    for change in changes:
+        row: JsonObject = {
+            "part": part,
+            "path": to_pointer(change.path),
+            "keys": typed_keys(change.path) if has_typed_paths else None,
+        }
+        # A key that is absent says that there was no value; null is a value.
+        if change.before is not MISSING:
+            row["before"] = to_json_value(change.before)
+        if change.after is not MISSING:
+            row["after"] = to_json_value(change.after)
+        rows.append(row)
     return rows
 
 

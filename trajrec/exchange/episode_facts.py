@@ -73,6 +73,9 @@ def facts_of_episode(episode: Episode, account: Account, *, is_atif: bool) -> Js
     )
     if n_states:
         account.drop("whole states at the reset stay in the log", n_states)
+    n_between = len(episode.transcript.program_changes)
+    if n_between:
+        account.drop("changes of the state between calls stay in the log", n_between)
     return facts
 
 
