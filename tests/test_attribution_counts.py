@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from counter_runs import interface, of_run
 from tiers import Share, suite
 
 import trajrec
+from trajrec.analysis.card import About, make_card
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
 from trajrec.envs.keydoor import LEFT, OPEN, PICK_UP, RIGHT
@@ -53,6 +55,8 @@ def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
     """Return the numbers of all analyses but those of replays and of checks."""
     comparison = corpus.compare(a=of_run("a"), b=of_run("b"))
     support = corpus.support().as_dict()
+    card = make_card(corpus, About(name="doors", published=datetime.date(2026, 1, 1)))
+    of_rollouts = ("interfaces", "tasks", "success", "bands", "overlap")
     return {
         "compare": comparison.as_dict(),
         "bands": [band.as_dict() for band in corpus.bands(min_n=4)],
@@ -63,6 +67,9 @@ def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
         "recovery": corpus.recovery(),
         "overlap": corpus.overlap(),
         "support": {name: claim for name, claim in support.items() if name != "trace"},
+        "health": [item for item in corpus.verifier_health() if item.check_id == "solved"],
+        "lineage": corpus.sql("SELECT * FROM lineage_edges ORDER BY ALL").fetchall(),
+        "card": {name: card[name] for name in of_rollouts},
     }
 
 
