@@ -26,6 +26,7 @@ from trajrec.view.app import make_app
 from trajrec.view.report import make_report
 from trajrec.view.served_corpus import ServedCorpus
 from trajrec.view.svg import bars, marks, step_line
+from trajrec.view.tree import Node, make_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 7007
@@ -507,3 +508,32 @@ def test_the_address_that_the_command_prints_is_served(folder: Path) -> None:
                 urllib.request.urlopen(address.partition("?")[0], timeout=20)
         finally:
             process.terminate()
+
+
+def test_a_whole_state_says_which_call_changed_each_place(corpus: trajrec.Corpus) -> None:
+    view = ServedCorpus(corpus).episode(id_of(corpus, "task = 'refund-17'"))
+    before, _ = view.state(1)
+    after, reason = view.state(view.steps[-1])
+    assert before is not None
+    assert after is not None, reason
+    refund = next(item for item in view.rows(0) if item.n_changes)
+    assert before.changed is None
+    assert after.changed == (refund.step, "refund_order")
+
+    def leaves(node: Node) -> list[Node]:
+        return (
+            [node] if not node.children else [x for child in node.children for x in leaves(child)]
+        )
+
+    changed = [node for node in leaves(after) if node.changed]
+    assert 0 < len(changed) < len(leaves(after))
+    assert {node.changed for node in changed} == {(refund.step, "refund_order")}
+
+
+def test_a_place_inside_of_a_replaced_one_has_changed() -> None:
+    tree = make_tree(
+        {"a": {"b": 1}, "c": 2}, {"/a": (3, "put"), "/c": (1, "get"), "/a/x": (4, "z")}
+    )
+    a, c = tree.children
+    assert (tree.changed, a.changed, c.changed) == ((4, "z"), (4, "z"), (1, "get"))
+    assert a.children[0].changed == (3, "put")

@@ -11,7 +11,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import Change
-from trajrec.values.json import describe_path, to_json_value
+from trajrec.values.json import describe_path, to_json_value, to_pointer
 from trajrec.view.credit_chart import Estimate
 from trajrec.view.credit_view import judgements
 from trajrec.view.evidence import Evidence
@@ -30,7 +30,7 @@ from trajrec.view.rows import (
 )
 from trajrec.view.svg import Lane, ticks
 from trajrec.view.text import Shown, shown, shown_text
-from trajrec.view.tree import Node, make_tree
+from trajrec.view.tree import Call, Node, make_tree
 
 _REPLAY = {"same": "as recorded", "failed": "diverged", "lost": "not compared"}
 _CREDIT = {"earned": "earned", "failed": "lost", "unknown": "no clear effect"}
@@ -178,7 +178,26 @@ class EpisodeView:
     def state(self, step: int) -> tuple[Node | None, str]:
         """Return the state after a step as a tree, or None and the reason why it is unknown."""
         state, reason = state_text(self.episode, step + 1)
-        return (None, reason) if reason else (make_tree(state), "")
+        return (None, reason) if reason else (make_tree(state, self._changes_until(step)), "")
+
+    def _changes_until(self, step: int) -> dict[str, Call]:
+        """Return the last call that changed each place, up to a step."""
+        if not self.is_agent:
+            return {}
+        calls: dict[str, Call] = {}
+        for attempt in self.episode.transcript.attempts:
+            if attempt.start.step > step:
+                continue
+            for part, changes in attempt.changes.items():
+                for change in changes:
+                    pointer = to_pointer(change.path)
+                    # Of keys that look alike in JSON, it is not known which one a place is.
+                    if pointer == describe_path(change.path):
+                        place = f"/{part}{pointer}" if part else pointer
+                        calls[place] = max(
+                            (attempt.start.step, attempt.tool), calls.get(place, (-1, ""))
+                        )
+        return calls
 
     @cached_property
     def lanes(self) -> list[Lane]:
