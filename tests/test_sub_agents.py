@@ -116,6 +116,16 @@ def test_agents_side_by_side_are_not_nested(tmp_path: Path) -> None:
     assert {kind for kind, _ in families(tmp_path).values()} == {"rollout"}
 
 
+def test_a_text_that_both_agents_were_told_nests_none(tmp_path: Path) -> None:
+    # Samples of one task, each of which searches for the question as it stands.
+    with trajrec.capture(tmp_path):
+        ask(f"Be brief. {TASK}", calls={"c-1": {"query": TASK}})
+        ask(f"Be brief. {TASK} Now.")
+        ask("Rome", calls={"c-2": {"query": "Rome"}})
+        ask("Rome")
+    assert {kind for kind, _ in families(tmp_path).values()} == {"rollout"}
+
+
 def test_equal_agents_at_once_are_each_their_own(tmp_path: Path) -> None:
     barrier = threading.Barrier(8)
 

@@ -47,6 +47,7 @@ class ExchangeMemory:
         self._failed: dict[tuple[str, bytes], FailedAttempt] = {}
         self._requests: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED_REQUESTS)
         self._answers: deque[Answer] = deque(maxlen=REMEMBERED_ANSWERS)
+        self._first_request: tuple[str, bytes] | None = None
         # The last answer, if no request has followed it: its tool calls may run now.
         self._last_answer: Answer | None = None
         self._parsed: dict[bytes, list[Value]] = {}
@@ -70,6 +71,7 @@ class ExchangeMemory:
     def add_request(self, url: str, body: bytes) -> None:
         """Remember a request."""
         self._requests.append((url, body))
+        self._first_request = self._first_request or (url, body)
         self._last_answer = None
 
     def add_answer(self, answer: Answer) -> None:
@@ -83,6 +85,11 @@ class ExchangeMemory:
         """Return the tool calls that the last answer asked for, if no request has followed it."""
         answer = self._last_answer
         return [] if answer is None else list(_content_of(answer).calls)
+
+    def told_texts(self) -> list[str]:
+        """Return the texts of the first request and the last ones: what the agent itself was told."""
+        requests = {*self._requests} | ({self._first_request} if self._first_request else set())
+        return [text for url, body in requests for text in texts_of(url, body)]
 
     def gave_call(self, call_ids: set[str]) -> bool:
         """Return whether an answer asked for a tool call of one of these ids."""
@@ -120,6 +127,14 @@ class ExchangeMemory:
             self._call_ids |= {call.call_id for call in content.calls if call.call_id}
             if content.response_id:
                 self._response_ids.add(content.response_id)
+
+
+def texts_of(url: str, body: bytes) -> list[str]:
+    """Return the texts of the messages of a request, the system's among them."""
+    dialect = dialect_of(url, body)
+    content = dialect.request(url, body)
+    texts = [dialect.message(message).text for message in content.messages]
+    return [text.strip() for text in [content.system or "", *texts]]
 
 
 def _content_of(answer: Answer) -> AnswerContent:

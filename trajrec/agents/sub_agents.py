@@ -2,7 +2,8 @@
 
 An agent in another process, or in another language, is seen by its requests alone. A tool that runs
 a sub-agent hands it its task, so that a text among the arguments of the tool call stands in the
-first messages of the sub-agent. Agents that run side by side tell nothing of each other this way.
+first messages of the sub-agent. A text that the calling agent was told itself shows nothing: an
+agent that runs beside it on the same task was told the same.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from trajrec.agents.context import EpisodeSession
+from trajrec.agents.exchange_memory import ExchangeMemory, texts_of
 from trajrec.types import Value
 from trajrec.wire.contents import ToolCall
-from trajrec.wire.dialects.choose import dialect_of
 from trajrec.wire.exchange import HttpRequest
 
 MIN_PART = 16
@@ -32,7 +33,7 @@ def caller_of(request: HttpRequest, episodes: Iterable[EpisodeSession]) -> Episo
         is none, or several.
     """
     waiting = [
-        (episode, calls)
+        (episode, memory, calls)
         for episode in episodes
         if not episode.has_ended
         and (memory := episode.exchange_memory) is not None
@@ -40,30 +41,24 @@ def caller_of(request: HttpRequest, episodes: Iterable[EpisodeSession]) -> Episo
     ]
     if not waiting:
         return None
-    messages = _texts_of(request)
-    callers = [
-        episode
-        for episode, calls in waiting
-        if any(_is_task(text, messages) for call in calls for text in _arguments(call))
-    ]
+    messages = texts_of(request.url, request.body)
+    callers = [episode for episode, memory, calls in waiting if _hands_on(calls, memory, messages)]
     return callers[0] if len(callers) == 1 else None
 
 
-def _texts_of(request: HttpRequest) -> list[str]:
-    dialect = dialect_of(request.url, request.body)
-    content = dialect.request(request.url, request.body)
-    texts = [dialect.message(message).text for message in content.messages]
-    return [text.strip() for text in [content.system or "", *texts]]
+def _hands_on(calls: Iterable[ToolCall], memory: ExchangeMemory, messages: list[str]) -> bool:
+    """Return whether calls hand on a text that their own agent made up, and that is in messages."""
+    handed = [
+        text for call in calls for text in _leaves(call.arguments) if _is_task(text, messages)
+    ]
+    told = memory.told_texts() if handed else []
+    return any(not _is_task(text, told) for text in handed)
 
 
 def _is_task(text: str, messages: list[str]) -> bool:
     if len(text) >= MIN_PART:
         return any(text in message for message in messages)
     return bool(text) and text in messages
-
-
-def _arguments(call: ToolCall) -> Iterator[str]:
-    yield from _leaves(call.arguments)
 
 
 def _leaves(value: Value) -> Iterator[str]:
