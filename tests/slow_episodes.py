@@ -261,7 +261,9 @@ class Events:
         """Follow the state of a part, and compare it with its digest."""
         key = (record["episode"], record["part"])
         data = self.resolved(record["data"])
-        if record["step"] == -1 and data is not None:
+        # Before the first step, the agent's own program may change what the reset gave.
+        is_reset = record["step"] == -1 and record.get("actor") != "scaffold"
+        if is_reset and data is not None:
             self.states[key] = data
         elif data is not None and key in self.states:
             self.states[key] = changed(self.states[key], data, self.log.version)

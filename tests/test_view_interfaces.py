@@ -61,7 +61,7 @@ def test_each_interface_is_listed_with_its_unknown_parts(corpus: trajrec.Corpus)
     assert "base" in rows[hostile].unknown
     assert "scaffold" not in rows[hostile].unknown
     assert len(rows["none"].unknown) == 9
-    assert (rows[known].n, rows[known].n_won, rows[known].n_lost) == (3, 2, 1)
+    assert (rows[known].n, rows[known].n_won, rows[known].n_failed) == (3, 2, 1)
 
 
 def test_parts_name_what_is_unknown_and_why(corpus: trajrec.Corpus) -> None:

@@ -68,7 +68,7 @@ class InterfaceRow:
     id: str
     n: int
     n_won: int
-    n_lost: int
+    n_failed: int
     n_tasks: int
     unknown: Sequence[str]
     success: Interval | None
@@ -148,7 +148,7 @@ def read_interfaces(corpus: Corpus) -> list[InterfaceRow]:
             id=NONE if digest is None else digest,
             n=n,
             n_won=n_won,
-            n_lost=n_lost,
+            n_failed=n_failed,
             n_tasks=n_tasks,
             unknown=[
                 name
@@ -157,9 +157,9 @@ def read_interfaces(corpus: Corpus) -> list[InterfaceRow]:
                 )
                 if state in ("unknown", "partial")
             ],
-            success=share(n_won, n_won + n_lost),
+            success=share(n_won, n_won + n_failed),
         )
-        for digest, n, n_won, n_lost, n_tasks in corpus.sql(_ALL).fetchall()
+        for digest, n, n_won, n_failed, n_tasks in corpus.sql(_ALL).fetchall()
     ]
 
 
