@@ -22,6 +22,7 @@ from tiers import examples
 from trajrec.errors import EncodeError
 from trajrec.values.codec import MAX_DEPTH, Opaque, Plain, decode, digest, encode
 from trajrec.values.diff import is_same
+from trajrec.values.json_like import NOT_JSON_LIKE, decode_json_like
 
 leaves = (
     st.none()
@@ -254,3 +255,11 @@ def test_damaged_encoding_raises_nothing_but_value_errors(
 def test_digest_does_not_depend_on_key_order() -> None:
     assert digest({"a": 1, "b": {"c": 2, "d": 3}}) == digest({"b": {"d": 3, "c": 2}, "a": 1})
     assert digest({"a": 1}) != digest({"a": 1.0})
+
+
+@pytest.mark.parametrize("data", ["a1e7", "81a1e701", "92a1e7", "c1", ""])
+def test_bytes_that_are_no_value_have_one_error(data: str) -> None:
+    with pytest.raises(NOT_JSON_LIKE):
+        decode_json_like(bytes.fromhex(data))
+    with pytest.raises(ValueError, match="not an encoded value"):
+        decode(bytes.fromhex(data))

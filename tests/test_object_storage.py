@@ -405,6 +405,9 @@ def test_a_hostile_manifest_is_refused(
     manifest.write_text(json.dumps({"version": 2}))
     with pytest.raises(CorpusError, match="upgrade trajrec"):
         trajrec.open(f"file://{tmp_path}/storage")
+    manifest.write_bytes(b'{"index": "\xe7"}')
+    with pytest.raises(CorpusError, match="no manifest of this version"):
+        trajrec.open(f"file://{tmp_path}/storage")
     manifest.write_text(json.dumps({"logs": {}, "index": "../../index.duckdb"}))
     with pytest.raises(CorpusError, match="can be no index"):
         trajrec.open(f"file://{tmp_path}/storage")

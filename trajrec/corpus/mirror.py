@@ -87,7 +87,7 @@ def read_manifest(url: str) -> Manifest | None:
             return None
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise CorpusError(
             f"{url}/{MANIFEST_NAME}: no manifest of this version of trajrec ({exc}); "
             "a newer one may have written it"
@@ -186,7 +186,7 @@ def _bring_up_to_date(folder: Path, url: str, manifest: Manifest) -> None:
 def _read_state(folder: Path, url: str) -> Mirror:
     try:
         state = msgspec.json.decode((folder / MIRROR_NAME).read_bytes(), type=Mirror)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return Mirror(url=url)
     return state if state.url == url else Mirror(url=url)
 

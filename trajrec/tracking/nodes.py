@@ -331,7 +331,7 @@ def _differing(
     try:
         old = decode(header + before[start:stop])
         new = decode(header + b"".join(parts[first:last]))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         # The bytes at the end were equal, but belong to other items.
         return 0, n_items, decode(before), decode(after)
     return first, last, old, new

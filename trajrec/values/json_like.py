@@ -20,7 +20,8 @@ _Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_inf
 # Values that nest deeper are decoded like all others.
 _MAX_DEPTH = 6
 
-NOT_JSON_LIKE = msgspec.MsgspecError
+# msgspec passes the error on that Python raises for bytes that are no UTF-8.
+NOT_JSON_LIKE = (msgspec.MsgspecError, UnicodeDecodeError)
 """The errors of `decode_json_like`."""
 
 
