@@ -12,10 +12,11 @@ from conftest import only
 
 import trajrec
 from trajrec.cli.main import main
-from trajrec.errors import StateUnknownError
+from trajrec.errors import ReplayError, StateUnknownError
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
 from trajrec.replay.agents.program_changes import FROM_LOG
+from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.differences import first_difference
 
 
@@ -260,3 +261,18 @@ def test_two_episodes_that_differ_between_calls_differ(tmp_path: Path) -> None:
         a, b = corpus.episodes()
         fields = [one.field for one in first_difference(a, b)]
     assert fields == ["state between calls/2/2"]
+
+
+def test_a_secret_that_the_program_wrote_is_no_divergence(tmp_path: Path) -> None:
+    shop = Shop()
+    with trajrec.episode(tmp_path, world=shop) as ep:
+        ep.call("sell", item="lamp")
+        shop.stock["key"] = "sk-proj-" + "aB3dE5gH7jK9mN1pQ3rS5tU7vW9xY1zA"  # type: ignore[assignment]
+        ep.call("sell", item="lamp")
+    close_logs()
+    report = replay_episode(only(tmp_path), world=Shop())
+    assert (report.grade, report.divergence) == ("observed-only", None)
+    assert any("were not made again after step 0" in note for note in report.notes)
+    made = [attempt.key for attempt in only(tmp_path).transcript.recorded_attempts]
+    with pytest.raises(ReplayError, match="nothing is proved"):
+        bring_world(only(tmp_path), Shop(), made)

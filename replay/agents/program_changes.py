@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from trajrec.corpus.transcript import AttemptKey, Transcript
-from trajrec.errors import RestoreError, StateUnknownError
+from trajrec.corpus.episode import Episode
+from trajrec.corpus.transcript import AttemptKey
+from trajrec.errors import ReplayError, RestoreError, StateUnknownError
 from trajrec.replay.agents.world_changes import in_part
-from trajrec.replay.execute.report import Divergence
+from trajrec.replay.execute.report import Divergence, divergence_of
 from trajrec.tracking.parts import Part
 from trajrec.types import Value
 from trajrec.values.diff import Change
-from trajrec.values.json import to_field
 
 FROM_LOG = "changes by the agent's own program between calls were made from the log"
 NOT_MADE = "changes by the agent's own program between calls were not made again"
+
+
+class NotMadeError(ReplayError):
+    """The state that the program left is unknown, so that nothing from there on can be proved."""
 
 
 class MadeChanges(NamedTuple):
@@ -39,11 +43,12 @@ class ProgramChanges:
     that the parts that it changed are put into the recorded state.
 
     Args:
-        transcript: The recording.
+        episode: The recording.
     """
 
-    def __init__(self, transcript: Transcript) -> None:
-        self._transcript = transcript
+    def __init__(self, episode: Episode) -> None:
+        self._episode_id = episode.id
+        self._transcript = episode.transcript
 
     def make(self, parts: Sequence[Part], next_call: AttemptKey | None) -> MadeChanges:
         """Make the changes before a call, or those after the last one.
@@ -51,6 +56,9 @@ class ProgramChanges:
         Args:
             parts: The parts of the world; none if they cannot be compared with the recording.
             next_call: The call; None for the end.
+
+        Raises:
+            NotMadeError: The recorded state after the changes is unknown, e.g. a secret in it.
         """
         changed = [
             change for change in self._transcript.program_changes if change.next_call == next_call
@@ -63,14 +71,15 @@ class ProgramChanges:
         try:
             state = self._transcript.state_at(changed[-1].n_changes, step)
         except StateUnknownError as exc:
-            return MadeChanges(notes=(f"{NOT_MADE}: {exc.what}",))
+            message = f"{NOT_MADE} after step {step}: {exc.what}; from there, nothing is proved"
+            raise NotMadeError(message, episode_id=self._episode_id) from exc
         digests = {change.part: change.digest for change in changed}
         for part in parts:
             if part.name in digests:
                 actual = _put(part, state[part.name], digests[part.name])
                 if actual != digests[part.name]:
                     change = Change((), f"digest {digests[part.name]}", actual)
-                    divergence = _divergence(step, in_part(part.name, change))
+                    divergence = divergence_of(step, in_part(part.name, change))
                     return MadeChanges(notes=(FROM_LOG,), divergence=divergence)
         return MadeChanges(digests=digests, notes=(FROM_LOG,))
 
@@ -86,13 +95,3 @@ def _put(part: Part, value: Value, digest: str) -> str:
         return f"not put into it: {exc}"
     actual = part.tracker.begin()[1]
     return actual if actual == digest else f"digest {actual}"
-
-
-def _divergence(step: int, change: Change) -> Divergence:
-    return Divergence(
-        step=step,
-        field=to_field(change.path),
-        path=change.path,
-        expected=change.before,
-        actual=change.after,
-    )

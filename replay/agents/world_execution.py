@@ -16,7 +16,7 @@ from trajrec.errors import RedactedError, RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.comparison import is_same_redacted, redacted_like
-from trajrec.replay.agents.program_changes import ProgramChanges
+from trajrec.replay.agents.program_changes import NotMadeError, ProgramChanges
 from trajrec.replay.agents.world_changes import (
     UNORDERED,
     differences,
@@ -25,7 +25,7 @@ from trajrec.replay.agents.world_changes import (
     is_outside_world,
     is_reordered,
 )
-from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.execute.report import Divergence, divergence_of
 from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.tracking.parts import Part, find_parts, has_same_values
@@ -45,6 +45,7 @@ class ExecutionResult(NamedTuple):
         notes: Facts that a reader of the report must know.
         ignored: Names of ignored differences.
         differing_steps: The steps that differ by themselves, if states were restored.
+        is_proved: Whether all of it could be compared; if not, nothing is proved from some step on.
         has_same_changes: Whether the first state and all changes are the recorded ones by their
             values, so that the recorded changes lead to the recorded digests as the live ones do.
     """
@@ -54,6 +55,7 @@ class ExecutionResult(NamedTuple):
     notes: tuple[str, ...]
     ignored: frozenset[str]
     differing_steps: tuple[int, ...]
+    is_proved: bool
     has_same_changes: bool
 
 
@@ -81,7 +83,7 @@ class WorldExecution:
     ) -> None:
         self._episode = episode
         self._transcript = episode.transcript
-        self._between = ProgramChanges(episode.transcript)
+        self._between = ProgramChanges(episode)
         self._world = world
         self._checks = checks
         self._tolerance = tolerance
@@ -106,7 +108,14 @@ class WorldExecution:
 
     def run(self) -> ExecutionResult:
         """Execute the episode from its reset to its checks."""
-        divergence = self._run()
+        is_proved = True
+        try:
+            divergence = self._run()
+        except NotMadeError as exc:
+            # A difference from here on would say nothing about the world.
+            divergence = None
+            is_proved = False
+            self._note(exc.what)
         if self._differing:
             divergence = self._differing[0]
         steps = tuple(dict.fromkeys(difference.step for difference in self._differing))
@@ -116,6 +125,7 @@ class WorldExecution:
             notes=tuple(self._notes),
             ignored=frozenset(self._ignored),
             differing_steps=steps,
+            is_proved=is_proved,
             has_same_changes=self._has_same_changes,
         )
 
@@ -354,7 +364,7 @@ class WorldExecution:
             is_strict = part.name not in self._loose
             if is_strict and not changed:
                 digests = Change((), f"digest {expected}", f"digest {digest}")
-                return self._divergence(attempt.start.step, in_part(part.name, digests))
+                return divergence_of(attempt.start.step, in_part(part.name, digests))
             self._digests[part.name] = expected or digest
         return None
 
@@ -385,14 +395,4 @@ class WorldExecution:
         if label is not None:
             self._ignored.add(label)
             return None
-        return self._divergence(step, change)
-
-    def _divergence(self, step: int, change: Change) -> Divergence:
-        return Divergence(
-            step=step,
-            field=to_field(change.path),
-            path=change.path,
-            expected=change.before,
-            actual=change.after,
-            ulps=ulp_distance(change.before, change.after),
-        )
+        return divergence_of(step, change)

@@ -82,6 +82,8 @@ def replay_in_world(
     if episode.redacted_step is not None:
         notes += redaction_notes(episode)
         grade = "observed-only"
+    elif not result.is_proved:
+        grade = "observed-only"
     elif divergence is None:
         history = episode.transcript.history
         # If the changes are the live ones, an error in them stays until the last state.

@@ -28,14 +28,13 @@ from trajrec.replay.execute.column_compare import (
 )
 from trajrec.replay.execute.execution import Execution
 from trajrec.replay.execute.kept_values import encoded, restored
-from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.execute.report import Divergence, divergence_of
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.types import Array, Value
 from trajrec.values import codec
 from trajrec.values.arrays import array_bytes
 from trajrec.values.diff import Change, diff, first_change
 from trajrec.values.digest import show_digest
-from trajrec.values.json import to_field
 
 # Within a step, visible fields come before the state, which explains them.
 FIELD_ORDER = ("observation", "reward", "terminated", "truncated", "info", "state", "failure")
@@ -101,14 +100,8 @@ def compare(episode: Episode, execution: Execution, tolerance: Tolerance) -> Div
 
 def _divergence(episode: Episode, found: FieldChange) -> Divergence:
     row, field, change = found
-    return Divergence(
-        step=int(episode.step_numbers[row - 1]) if row > 0 else episode.first_step - 1,
-        field=to_field((field, *change.path)),
-        path=(field, *change.path),
-        expected=change.before,
-        actual=change.after,
-        ulps=ulp_distance(change.before, change.after),
-    )
+    step = int(episode.step_numbers[row - 1]) if row > 0 else episode.first_step - 1
+    return divergence_of(step, change._replace(path=(field, *change.path)))
 
 
 def _position(divergence: Divergence) -> tuple[int, int]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from trajrec.errors import DivergenceError
 from trajrec.types import Value
+from trajrec.values.diff import Change
 from trajrec.values.html_cards import MAX_ROWS, card, card_method, lines, table
-from trajrec.values.json import describe_field, typed_keys
+from trajrec.values.json import describe_field, to_field, typed_keys
 from trajrec.values.paths import Path
 from trajrec.values.shown import short_pair
 
@@ -211,6 +212,18 @@ class ReplaySummary:
     def __str__(self) -> str:
         counts = ", ".join(f"{n} {grade}" for grade, n in self.grades.most_common())
         return f"{self.n_episodes} episodes, {self.n_steps} steps: {counts or 'nothing to replay'}"
+
+
+def divergence_of(step: int, change: Change) -> Divergence:
+    """Return a difference in a step, from the recorded value to the live one, as a divergence."""
+    return Divergence(
+        step=step,
+        field=to_field(change.path),
+        path=change.path,
+        expected=change.before,
+        actual=change.after,
+        ulps=ulp_distance(change.before, change.after),
+    )
 
 
 def ulp_distance(a: Value, b: Value) -> int | None:

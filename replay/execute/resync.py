@@ -16,7 +16,7 @@ from trajrec.corpus.step import Step
 from trajrec.replay.execute.compare import DIGESTS_ONLY, describe, first_counting_change
 from trajrec.replay.execute.execution import Execution, LiveEnd
 from trajrec.replay.execute.handle import EnvHandle
-from trajrec.replay.execute.report import Divergence, ulp_distance
+from trajrec.replay.execute.report import Divergence, divergence_of
 from trajrec.replay.execute.run import begin, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.replay.execute.verify import as_recorded
@@ -25,7 +25,6 @@ from trajrec.values import codec
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.diff import Change, first_change
 from trajrec.values.digest import show_digest, state_key
-from trajrec.values.json import to_field
 
 FieldAndChange: TypeAlias = tuple[str, Change]
 
@@ -119,14 +118,7 @@ class _ResyncRun:
         field, change = first
         self._differing.append(step)
         if self._divergence is None:
-            self._divergence = Divergence(
-                step=step,
-                field=to_field((field, *change.path)),
-                path=(field, *change.path),
-                expected=change.before,
-                actual=change.after,
-                ulps=ulp_distance(change.before, change.after),
-            )
+            self._divergence = divergence_of(step, change._replace(path=(field, *change.path)))
         return True
 
     def _take_step(self, step: Step, row: int | None) -> Iterator[FieldAndChange]:
