@@ -26,7 +26,7 @@ from trajrec.view.app import make_app
 from trajrec.view.report import make_report
 from trajrec.view.served_corpus import ServedCorpus
 from trajrec.view.svg import bars, marks, step_line
-from trajrec.view.tree import Node, make_tree
+from trajrec.view.tree import Changer, Node, make_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT = 7007
@@ -518,7 +518,8 @@ def test_a_whole_state_says_which_call_changed_each_place(corpus: trajrec.Corpus
     assert after is not None, reason
     refund = next(item for item in view.rows(0) if item.n_changes)
     assert before.changed is None
-    assert after.changed == (refund.step, "refund_order")
+    assert after.changed is not None
+    assert after.changed[1:] == (refund.step, "refund_order")
 
     def leaves(node: Node) -> list[Node]:
         return (
@@ -527,13 +528,31 @@ def test_a_whole_state_says_which_call_changed_each_place(corpus: trajrec.Corpus
 
     changed = [node for node in leaves(after) if node.changed]
     assert 0 < len(changed) < len(leaves(after))
-    assert {node.changed for node in changed} == {(refund.step, "refund_order")}
+    assert {node.changed[1:] for node in changed} == {(refund.step, "refund_order")}
 
 
 def test_a_place_inside_of_a_replaced_one_has_changed() -> None:
     tree = make_tree(
-        {"a": {"b": 1}, "c": 2}, {"/a": (3, "put"), "/c": (1, "get"), "/a/x": (4, "z")}
+        {"a": {"b": 1}, "c": 2},
+        {"/a": Changer(3, 2, "put"), "/c": Changer(1, 1, "get"), "/a/x": Changer(4, 2, "a")},
     )
     a, c = tree.children
-    assert (tree.changed, a.changed, c.changed) == ((4, "z"), (4, "z"), (1, "get"))
-    assert a.children[0].changed == (3, "put")
+    assert (tree.changed, a.changed, c.changed) == ((4, 2, "a"), (4, 2, "a"), (1, 1, "get"))
+    assert a.children[0].changed == (3, 2, "put")
+
+
+def test_a_place_that_the_program_changed_last_names_the_program(tmp_path: Path) -> None:
+    state = {"n": 0, "m": 0, "k": 0}
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        state["k"] = 1
+        ep.tool(lambda: state.update(n=1, m=1), name="z", access="write")()
+        ep.tool(lambda: state.update(n=2), name="a", access="write")()
+        state["m"] = 2
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        view = ServedCorpus(corpus).episode(id_of(corpus, "true"))
+        tree, _ = view.state(view.steps[-1])
+    assert tree is not None
+    told = {node.key: node.changed and node.changed.who for node in tree.children}
+    program = "the agent's own program"
+    assert told == {"n": "a", "m": program, "k": program}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from trajrec.corpus.attempts import Attempt as Attempt
 from trajrec.corpus.attempts import AttemptKey as AttemptKey
@@ -35,6 +35,7 @@ from trajrec.log.schema import EpisodeEnd
 from trajrec.log.source_facts import messages_of
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.types import Value
+from trajrec.values.diff import Change
 
 
 def _is_reported(event: AgentEvent) -> bool:
@@ -261,6 +262,12 @@ class Transcript:
         if StateChange not in self._kinds:
             return []
         return program_changes(self._events, self.history)
+
+    def state_changes(self) -> Iterator[tuple[StateChange, list[Change]]]:
+        """Yield the changes of the state in the order of the log, each with its values."""
+        events = (event for event in self._events if isinstance(event, StateChange))
+        for index, event in enumerate(events):
+            yield event, self.history.changes(index)[0]
 
     @cached_property
     def initial_state(self) -> dict[str, Value]:

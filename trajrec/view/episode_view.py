@@ -9,6 +9,8 @@ from trajrec.corpus.attempts import argument_changes
 from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError
+from trajrec.log.assumptions import suspects
+from trajrec.log.events import PROGRAM
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import Change
 from trajrec.values.json import describe_path, to_json_value, to_pointer
@@ -30,7 +32,7 @@ from trajrec.view.rows import (
 )
 from trajrec.view.svg import Lane, ticks
 from trajrec.view.text import Shown, shown, shown_text
-from trajrec.view.tree import Call, Node, make_tree
+from trajrec.view.tree import Changer, Node, make_tree
 
 _REPLAY = {"same": "as recorded", "failed": "diverged", "lost": "not compared"}
 _CREDIT = {"earned": "earned", "failed": "lost", "unknown": "no clear effect"}
@@ -180,24 +182,28 @@ class EpisodeView:
         state, reason = state_text(self.episode, step + 1)
         return (None, reason) if reason else (make_tree(state, self._changes_until(step)), "")
 
-    def _changes_until(self, step: int) -> dict[str, Call]:
-        """Return the last call that changed each place, up to a step."""
+    def _changes_until(self, step: int) -> dict[str, Changer]:
+        """Return who changed each place last, up to a step."""
         if not self.is_agent:
             return {}
-        calls: dict[str, Call] = {}
-        for attempt in self.episode.transcript.attempts:
-            if attempt.start.step > step:
+        transcript = self.episode.transcript
+        tools = {attempt.key: attempt.tool for attempt in transcript.recorded_attempts}
+        changers: dict[str, Changer] = {}
+        for number, (event, changes) in enumerate(transcript.state_changes()):
+            if event.step > step:
                 continue
-            for part, changes in attempt.changes.items():
-                for change in changes:
-                    pointer = to_pointer(change.path)
-                    # Of keys that look alike in JSON, it is not known which one a place is.
-                    if pointer == describe_path(change.path):
-                        place = f"/{part}{pointer}" if part else pointer
-                        calls[place] = max(
-                            (attempt.start.step, attempt.tool), calls.get(place, (-1, ""))
-                        )
-        return calls
+            who = tools.get((event.step, event.call, event.attempt), "an unknown call")
+            if event.actor == PROGRAM:
+                who = "the agent's own program"
+            elif suspects(event):
+                who = "one of several calls, or the program between them"
+            for change in changes:
+                pointer = to_pointer(change.path)
+                # Of keys that look alike in JSON, it is not known which one a place is.
+                if pointer == describe_path(change.path):
+                    place = f"/{event.part}{pointer}" if event.part else pointer
+                    changers[place] = Changer(number, event.step, who)
+        return changers
 
     @cached_property
     def lanes(self) -> list[Lane]:

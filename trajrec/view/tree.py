@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple
 
 from trajrec.types import Value
 from trajrec.view.text import json_text
@@ -14,8 +14,19 @@ MAX_NODES = 1_500
 MAX_CHILDREN = 500
 _TEXT = 300
 
-Call: TypeAlias = tuple[int, str]
-"""The step of a call, and its tool."""
+
+class Changer(NamedTuple):
+    """Who changed a place of the state. Of two of them the later one is the greater.
+
+    Attributes:
+        number: The number of the change in the episode.
+        step: Its step; -1 before the first.
+        who: The tool that was called, or the agent's own program.
+    """
+
+    number: int
+    step: int
+    who: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +38,22 @@ class Node:
         text: Its value, or the kind and number of its children.
         children: Its children, at most 500 of them.
         n_more: Children that are left out.
-        changed: The last call that changed it or a part of it: its step and tool; None if none did.
+        changed: Who changed it or a part of it last; None if nobody did.
     """
 
     key: str
     text: str
     children: Sequence[Node] = ()
     n_more: int = 0
-    changed: Call | None = None
+    changed: Changer | None = None
 
 
-def make_tree(state: Value, changes: Mapping[str, Call] | None = None) -> Node:
+def make_tree(state: Value, changes: Mapping[str, Changer] | None = None) -> Node:
     """Return JSON values as a tree; what is beyond its bounds is counted.
 
     Args:
         state: The values.
-        changes: JSON Pointer, behind the name of its part -> the last call that changed the place.
+        changes: JSON Pointer, behind the name of its part -> who changed the place last.
 
     >>> tree = make_tree({"stock": {"lamp": 54}})
     >>> tree.children[0].key, tree.children[0].children[0].text
@@ -55,19 +66,19 @@ def make_tree(state: Value, changes: Mapping[str, Call] | None = None) -> Node:
 
 
 class _Builder:
-    def __init__(self, changes: Mapping[str, Call]) -> None:
+    def __init__(self, changes: Mapping[str, Changer]) -> None:
         self._n_left = MAX_NODES
         self._changes = changes
         # A change of a place is one of all places around it.
-        self._inside: dict[str, Call] = {}
-        for pointer, call in changes.items():
+        self._inside: dict[str, Changer] = {}
+        for pointer, changer in changes.items():
             parts = pointer.split("/")
             for length in range(1, len(parts) + 1):
                 around = "/".join(parts[:length])
-                self._inside[around] = max(call, self._inside.get(around, call))
+                self._inside[around] = max(changer, self._inside.get(around, changer))
 
     def node(
-        self, key: str, value: Value, depth: int, place: str = "", outer: Call | None = None
+        self, key: str, value: Value, depth: int, place: str = "", outer: Changer | None = None
     ) -> Node:
         self._n_left -= 1
         whole = _later(outer, self._changes.get(place))
@@ -93,7 +104,7 @@ class _Builder:
         )
 
 
-def _later(a: Call | None, b: Call | None) -> Call | None:
+def _later(a: Changer | None, b: Changer | None) -> Changer | None:
     return max(a, b) if a is not None and b is not None else a or b
 
 
