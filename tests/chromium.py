@@ -10,6 +10,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -262,3 +263,29 @@ class Page:
             elif name == "Page.javascriptDialogOpening":
                 texts.append(f"a dialog: {params['message']}")
         return texts
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """Run `trajrec view` on a folder; yield the address that it prints."""
+    command = [sys.executable, "-m", "trajrec", "view", str(folder), "--no-browser", "--port=0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def opened(folder: Path) -> Iterator[tuple[str, Page]]:
+    """Run `trajrec view` on a folder; yield its address, and a page that is signed in."""
+    command = find_chromium()
+    assert command is not None
+    with contextlib.closing(Chromium(command)) as browser, served(folder) as entry:
+        page = browser.new_page()
+        page.goto(entry)
+        page.wait_until("location.search === '' && document.readyState === 'complete'")
+        yield entry.partition("/?")[0], page

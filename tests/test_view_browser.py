@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from chromium import Chromium, Page, find_chromium
+from chromium import Chromium, Page, find_chromium, served
 from test_view import HOSTILE, record_hostile, record_shop
 
 import trajrec
@@ -83,16 +81,8 @@ def record_large(runs: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(folder: Path) -> Iterator[Site]:
-    command = [sys.executable, "-m", "trajrec", "view", str(folder), "--no-browser", "--port", "0"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
-        assert process.stdout is not None
-        entry = process.stdout.readline().strip()
-        try:
-            yield Site(entry.partition("/?")[0], entry, pages_of(folder))
-        finally:
-            process.terminate()
+    with served(folder) as entry:
+        yield Site(entry.partition("/?")[0], entry, pages_of(folder))
 
 
 def pages_of(folder: Path) -> dict[str, str]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
-import subprocess
-import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from chromium import Chromium, find_chromium
+from chromium import find_chromium, opened
 from starlette.testclient import TestClient
 from test_view import assert_harmless, signed_in
 
@@ -165,48 +162,29 @@ def test_a_report_says_that_it_has_no_pictures(corpus: trajrec.Corpus) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_a_browser_plays_the_film_step_by_step(corpus: trajrec.Corpus) -> None:
-    command = find_chromium()
-    assert command is not None
     episode = pixels_of(corpus)
-    view = [sys.executable, "-m", "trajrec", "view", str(corpus.path), "--no-browser", "--port=0"]
-    browser = Chromium(command)
     pixel = (
         "[...document.querySelector('#film canvas').getContext('2d').getImageData(3, 2, 1, 1).data]"
     )
     step = "Number(document.querySelector('#steps [aria-current]').dataset.step)"
-    with (
-        contextlib.closing(browser),
-        subprocess.Popen(
-            view, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as site,
-    ):
-        try:
-            assert site.stdout is not None
-            entry = site.stdout.readline().strip()
-            page = browser.new_page()
-            page.goto(entry)
-            page.wait_until("location.search === '' && document.readyState === 'complete'")
-            page.goto(f"{entry.partition('/?')[0]}/e/{episode.id}/60")
-            page.wait_until("document.querySelector('#film canvas') !== null")
-            for at in (60, 61, 62):
-                page.wait_until(
-                    f"document.getElementById('frame-step').textContent === 'after step {at}'"
-                )
-                assert page.evaluate(pixel)[:3] == episode.step_at(at).observation[2, 3].tolist()
-                page.press("j")
-            page.press(" ")
-            page.wait_until(f"{step} > 66")
-            page.press(" ")
-            page.wait_until(f"document.querySelector('#pane h2').textContent === 'Step ' + {step}")
-            page.wait_until(f"location.pathname.endsWith('/' + {step})")
-            at = page.evaluate(step)
+    with opened(Path(corpus.path)) as (base, page):
+        page.goto(f"{base}/e/{episode.id}/60")
+        page.wait_until("document.querySelector('#film canvas') !== null")
+        for at in (60, 61, 62):
             page.wait_until(
                 f"document.getElementById('frame-step').textContent === 'after step {at}'"
             )
             assert page.evaluate(pixel)[:3] == episode.step_at(at).observation[2, 3].tolist()
-            assert [words for words in page.errors if "willReadFrequently" not in words] == []
-        finally:
-            site.terminate()
+            page.press("j")
+        page.press(" ")
+        page.wait_until(f"{step} > 66")
+        page.press(" ")
+        page.wait_until(f"document.querySelector('#pane h2').textContent === 'Step ' + {step}")
+        page.wait_until(f"location.pathname.endsWith('/' + {step})")
+        at = page.evaluate(step)
+        page.wait_until(f"document.getElementById('frame-step').textContent === 'after step {at}'")
+        assert page.evaluate(pixel)[:3] == episode.step_at(at).observation[2, 3].tolist()
+        assert [words for words in page.errors if "willReadFrequently" not in words] == []
 
 
 def test_the_scripts_stay_small() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import Chromium, find_chromium
+from chromium import find_chromium, opened
 from starlette.testclient import TestClient
 from test_view import HOSTILE, assert_harmless, signed_in
 
@@ -157,49 +157,31 @@ def test_a_live_address_with_no_number_is_refused(corpus: trajrec.Corpus) -> Non
 @pytest.mark.slow
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_a_browser_sees_steps_while_they_are_recorded(corpus: trajrec.Corpus) -> None:
-    command = find_chromium()
-    assert command is not None
-    view = [sys.executable, "-m", "trajrec", "view", str(corpus.path), "--no-browser", "--port=0"]
-    browser = Chromium(command)
     # `trajrec view` refuses a folder without logs.
     with trajrec.episode(corpus.path, task="earlier", watch={}):
         pass
-    with (
-        contextlib.closing(browser),
-        subprocess.Popen(
-            view, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        ) as site,
-    ):
-        try:
-            assert site.stdout is not None
-            entry = site.stdout.readline().strip()
-            base = entry.partition("/?")[0]
-            page = browser.new_page()
-            page.goto(entry)
-            page.wait_until("location.search === '' && document.readyState === 'complete'")
-            with recording(corpus) as episode:
-                for text in range(60):
-                    episode.call("look", text=str(text))
-                page.wait_until("document.querySelector('tbody')?.innerText.includes('running')")
-                page.goto(f"{base}/e/{id_of(corpus)}/20")
-                page.evaluate("document.getElementById('steps').scrollTop = 330")
-                top = page.evaluate("document.getElementById('steps').scrollTop")
-                episode.call("look", text="60")
-                page.wait_until("document.getElementById('s60') !== null")
-                assert page.evaluate("document.getElementById('steps').scrollTop") == top
-                assert page.evaluate("document.querySelector('#pane h2').textContent") == "Step 20"
-                page.press("f")
-                page.wait_until("location.pathname.endsWith('/60')")
-                episode.call("look", text="61")
-                page.wait_until("document.querySelector('#pane h2').textContent === 'Step 61'")
-                page.press("k")
-                episode.call("look", text="62")
-                page.wait_until("document.getElementById('s62') !== null")
-                assert page.evaluate("location.pathname").endswith("/60")
-            page.wait_until("document.getElementById('live').innerText.includes('has ended')")
-            n_asked = len(page.requests)
-            page.evaluate("new Promise((done) => setTimeout(done, 1500))")
-            assert len(page.requests) == n_asked
-            assert page.errors == []
-        finally:
-            site.terminate()
+    with opened(Path(corpus.path)) as (base, page):
+        with recording(corpus) as episode:
+            for text in range(60):
+                episode.call("look", text=str(text))
+            page.wait_until("document.querySelector('tbody')?.innerText.includes('running')")
+            page.goto(f"{base}/e/{id_of(corpus)}/20")
+            page.evaluate("document.getElementById('steps').scrollTop = 330")
+            top = page.evaluate("document.getElementById('steps').scrollTop")
+            episode.call("look", text="60")
+            page.wait_until("document.getElementById('s60') !== null")
+            assert page.evaluate("document.getElementById('steps').scrollTop") == top
+            assert page.evaluate("document.querySelector('#pane h2').textContent") == "Step 20"
+            page.press("f")
+            page.wait_until("location.pathname.endsWith('/60')")
+            episode.call("look", text="61")
+            page.wait_until("document.querySelector('#pane h2').textContent === 'Step 61'")
+            page.press("k")
+            episode.call("look", text="62")
+            page.wait_until("document.getElementById('s62') !== null")
+            assert page.evaluate("location.pathname").endswith("/60")
+        page.wait_until("document.getElementById('live').innerText.includes('has ended')")
+        n_asked = len(page.requests)
+        page.evaluate("new Promise((done) => setTimeout(done, 1500))")
+        assert len(page.requests) == n_asked
+        assert page.errors == []
