@@ -2,8 +2,8 @@
 
 An agent in another process, or in another language, is seen by its requests alone. A tool that runs
 a sub-agent hands it its task, so that a text among the arguments of the tool call stands in the
-first messages of the sub-agent. A text that the calling agent was told itself shows nothing: an
-agent that runs beside it on the same task was told the same.
+first messages of the sub-agent. A text that also stands in the calling agent's own messages does
+not count: another agent that works on the same task at the same time shares it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def caller_of(request: HttpRequest, episodes: Iterable[EpisodeSession]) -> Episo
 
 
 def _hands_on(calls: Iterable[ToolCall], memory: ExchangeMemory, messages: list[str]) -> bool:
-    """Return whether calls hand on a text that their own agent made up, and that is in messages."""
+    """Return whether a text of the calls is in messages, and not in those of the calling agent."""
     handed = [
         text for call in calls for text in _leaves(call.arguments) if _is_task(text, messages)
     ]
