@@ -276,3 +276,77 @@ def test_a_secret_that_the_program_wrote_is_no_divergence(tmp_path: Path) -> Non
     made = [attempt.key for attempt in only(tmp_path).transcript.recorded_attempts]
     with pytest.raises(ReplayError, match="nothing is proved"):
         bring_world(only(tmp_path), Shop(), made)
+
+
+class Copying(Shop):
+    """A world that gives copies of its state, and takes them back."""
+
+    def get_state(self) -> dict[str, int]:
+        return dict(self.stock)
+
+
+class Closed(Copying):
+    """A world that gives copies of its state, and takes none back."""
+
+    set_state = None  # type: ignore[assignment]
+
+
+def record_shop(folder: Path, shop: Shop) -> None:
+    with trajrec.episode(folder, world=shop) as ep:
+        ep.call("sell", item="lamp")
+        shop.stock["lamp"] = 9
+        ep.call("sell", item="lamp")
+    close_logs()
+
+
+def test_a_world_of_copies_takes_the_programs_changes(tmp_path: Path) -> None:
+    record_shop(tmp_path, Copying())
+    report = replay_episode(only(tmp_path), world=Copying())
+    assert (report.grade, report.notes) == ("exact", (FROM_LOG,))
+
+
+def test_a_world_that_takes_no_state_is_not_accused(tmp_path: Path) -> None:
+    record_shop(tmp_path, Closed())
+    report = replay_episode(only(tmp_path), world=Closed())
+    assert (report.grade, report.divergence) == ("observed-only", None)
+    assert any("watch the state's own objects instead" in note for note in report.notes)
+
+
+def test_a_replaced_part_of_a_watched_dict_is_followed(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"stock": {"lamp": 3}, "log": []}
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        bump = ep.tool(lambda: state.update(log=[*state["log"], "sold"]), name="bump")
+        bump()
+        state["stock"] = {"lamp": 9}
+        bump()
+    close_logs()
+    assert rows(tmp_path, "part, actor, path, before, after") == [
+        ("log", "agent", "/0", None, '"sold"'),
+        ("stock", "scaffold", "/lamp", "3", "9"),
+        ("log", "agent", "/1", None, '"sold"'),
+    ]
+
+
+def solved(world: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize("change", ["comes", "goes"])
+def test_a_key_of_watch_that_changes_makes_the_state_unknown(tmp_path: Path, change: str) -> None:
+    state: dict[str, Any] = {"stock": {"lamp": 3}, "log": []}
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        look = ep.tool(lambda: None, name="look", access="write")
+        look()
+        if change == "comes":
+            state["done"] = {"a": 1}
+        else:
+            del state["log"]
+        look()
+        ep.check(solved)
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        failures = corpus.sql("SELECT DISTINCT phase, message FROM failures").fetchall()
+        assert corpus.sql("SELECT state_digest FROM checks").fetchall() == [(None,)]
+    assert len(failures) == 1
+    assert failures[0][0] == "state"
+    assert "came or went: watch a function that returns the dict" in failures[0][1]

@@ -101,7 +101,7 @@ def test_state_seen_through_a_copy_cannot_be_restored() -> None:
     whole, _ = tracker.begin()
     count[0] = 2
     with pytest.raises(
-        RestoreError, match="n: still differs after it was set, so the watched value is a copy"
+        RestoreError, match="n: still differs after it was set; watch the state's own objects"
     ):
         tracker.restore(whole)
 

@@ -8,11 +8,8 @@ from typing import NamedTuple
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import ReplayError, RestoreError, StateUnknownError
-from trajrec.replay.agents.world_changes import in_part
-from trajrec.replay.execute.report import Divergence, divergence_of
 from trajrec.tracking.parts import Part
 from trajrec.types import Value
-from trajrec.values.diff import Change
 
 FROM_LOG = "changes by the agent's own program between calls were made from the log"
 NOT_MADE = "changes by the agent's own program between calls were not made again"
@@ -28,12 +25,10 @@ class MadeChanges(NamedTuple):
     Attributes:
         digests: The digests of the parts that have the recorded state now.
         notes: Facts that a reader of the report must know.
-        divergence: Set if a part could not be put into the recorded state.
     """
 
     digests: Mapping[str, str] = {}
     notes: tuple[str, ...] = ()
-    divergence: Divergence | None = None
 
 
 class ProgramChanges:
@@ -58,7 +53,8 @@ class ProgramChanges:
             next_call: The call; None for the end.
 
         Raises:
-            NotMadeError: The recorded state after the changes is unknown, e.g. a secret in it.
+            NotMadeError: The recorded state after the changes is unknown, e.g. because of a secret,
+                or the world cannot be put into it.
         """
         changed = [
             change for change in self._transcript.program_changes if change.next_call == next_call
@@ -71,27 +67,27 @@ class ProgramChanges:
         try:
             state = self._transcript.state_at(changed[-1].n_changes, step)
         except StateUnknownError as exc:
-            message = f"{NOT_MADE} after step {step}: {exc.what}; from there, nothing is proved"
-            raise NotMadeError(message, episode_id=self._episode_id) from exc
+            raise self._not_made(step, exc.what) from exc
         digests = {change.part: change.digest for change in changed}
         for part in parts:
             if part.name in digests:
-                actual = _put(part, state[part.name], digests[part.name])
-                if actual != digests[part.name]:
-                    change = Change((), f"digest {digests[part.name]}", actual)
-                    divergence = divergence_of(step, in_part(part.name, change))
-                    return MadeChanges(notes=(FROM_LOG,), divergence=divergence)
+                problem = _put(part, state[part.name], digests[part.name])
+                if problem:
+                    raise self._not_made(step, problem)
         return MadeChanges(digests=digests, notes=(FROM_LOG,))
+
+    def _not_made(self, step: int, reason: str) -> NotMadeError:
+        message = f"{NOT_MADE} after step {step}: {reason}; from there, nothing is proved"
+        return NotMadeError(message, episode_id=self._episode_id)
 
 
 def _put(part: Part, value: Value, digest: str) -> str:
-    """Put a part into a state, unless it is in it; return its digest, or why that is impossible."""
-    actual = part.tracker.update()[1]
-    if actual == digest:
-        return digest
+    """Put a part into a state, unless it is in it; return why that is impossible, else ""."""
+    if part.tracker.update()[1] == digest:
+        return ""
     try:
         part.tracker.restore(value)
     except RestoreError as exc:
-        return f"not put into it: {exc}"
+        return str(exc)
     actual = part.tracker.begin()[1]
-    return actual if actual == digest else f"digest {actual}"
+    return "" if actual == digest else f"the state has digest {actual}, recorded is {digest}"

@@ -138,14 +138,13 @@ class WorldExecution:
             if attempt.key in places:
                 divergence = self.make(attempt)
         next_call = self._transcript.first_call_without(places)
-        return divergence or self._make_program_changes(next_call)
+        if divergence is None:
+            self._make_program_changes(next_call)
+        return divergence
 
     def make(self, attempt: Attempt) -> Divergence | None:
         """Make a recorded call again, and the program's changes before it; return any divergence."""
-        divergence = self._make_program_changes(attempt.key)
-        return self._make(attempt) if divergence is None else divergence
-
-    def _make(self, attempt: Attempt) -> Divergence | None:
+        self._make_program_changes(attempt.key)
         start = attempt.start
         end = attempt.end
         if end is None or end.outcome == "cancelled":
@@ -159,12 +158,11 @@ class WorldExecution:
         divergence = self._execute(attempt)
         return self._compare_state(attempt) if divergence is None else divergence
 
-    def _make_program_changes(self, next_call: AttemptKey | None) -> Divergence | None:
+    def _make_program_changes(self, next_call: AttemptKey | None) -> None:
         """Make the changes that the agent's own program made before a call, or at the end."""
         made = self._between.make(self._parts, next_call)
         self._digests |= made.digests
         self._notes |= dict.fromkeys(made.notes)
-        return made.divergence
 
     def _note(self, text: str) -> None:
         self._notes[text] = None
@@ -194,7 +192,8 @@ class WorldExecution:
             except RestoreError as exc:
                 self._note(f"after step {step} the recorded state could not be restored: {exc}")
                 return divergence
-        return self._make_program_changes(None) or self._run_checks()
+        self._make_program_changes(None)
+        return self._run_checks()
 
     def _reset_failure(self) -> Failure | None:
         return next((one for one in self._episode.failures if one.phase == "reset"), None)

@@ -124,13 +124,15 @@ def find_parts(world: Value, watch: Value) -> list[Part]:
         if callable(world_watch):
             watch = world_watch()
         elif isinstance(world, HasState):
-            return [Part("", Tree(world.get_state))]
+            return [Part("", Tree(world.get_state, getattr(world, "set_state", None)))]
         else:
             return []
     if isinstance(watch, Mapping) and watch and all(isinstance(name, str) for name in watch):
         immutable = {name: value for name, value in watch.items() if is_immutable(value)}
         if not immutable:
-            return [Part(name, _tracker(value)) for name, value in watch.items()]
+            return [
+                Part(name, _tracker(value, Entry(watch, name))) for name, value in watch.items()
+            ]
         if any(_is_stored_elsewhere(value) for value in watch.values()):
             name, value = next(iter(immutable.items()))
             raise TypeError(f"watch[{name!r}] {_refusal(value)}")
@@ -160,7 +162,38 @@ def _refusal(value: Value) -> str:
     )
 
 
-def _tracker(value: Value) -> Tracker:
+class Entry:
+    """Reads a value of a mapping that names the parts; the values may be replaced by others.
+
+    The mapping may be the state itself. A key that comes or goes would be seen by no part, so the
+    state is unknown then.
+
+    Args:
+        mapping: The parts by name.
+        name: The name.
+    """
+
+    def __init__(self, mapping: Mapping[str, Value], name: str) -> None:
+        self._mapping = mapping
+        self._name = name
+        self._names = frozenset(mapping)
+
+    def __call__(self) -> Value:
+        """Return the value as it is now.
+
+        Raises:
+            LookupError: The mapping has other keys than at the beginning.
+        """
+        if self._mapping.keys() != self._names:
+            other = sorted(self._mapping.keys() ^ self._names)
+            raise LookupError(
+                f"each key of watch is a part of its own, and {other} came or went: watch a function "
+                "that returns the dict, so that it is one part"
+            )
+        return self._mapping[self._name]
+
+
+def _tracker(value: Value, entry: Entry | None = None) -> Tracker:
     if is_immutable(value):
         raise TypeError(f"watch {_refusal(value)}")
     if hasattr(value, "begin") and hasattr(value, "update"):
@@ -183,4 +216,4 @@ def _tracker(value: Value) -> Tracker:
     if callable(value) and not is_data:
         read: Callable[[], Any] = value
         return Tree(read)
-    return Tree(lambda: value)
+    return Tree(entry or (lambda: value))

@@ -8,6 +8,7 @@ changed record take 8 ms, of which 6 ms are spent on encoding the data once.
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 from collections.abc import Callable
 
@@ -32,6 +33,8 @@ class Tree:
 
     Args:
         read: Returns the value. It is borrowed: nothing in it is changed or kept.
+        write: Puts the value into a state, where `read` returns a copy of it; None to change it in
+            place.
     """
 
     name = "tree"
@@ -40,8 +43,11 @@ class Tree:
     LARGE_BYTES = 1 << 16
     """To encode so much plain data takes 0.1 ms. The codec takes 20 times as long."""
 
-    def __init__(self, read: Callable[[], Value]) -> None:
+    def __init__(
+        self, read: Callable[[], Value], write: Callable[[Value], object] | None = None
+    ) -> None:
         self._read = read
+        self._write = write
         # One of the two is used: plain msgpack cannot hold every value.
         self._root: Node | None = None
         self._encoded = b""
@@ -102,20 +108,23 @@ class Tree:
             return codec.decode(self._encoded), codec.digest_bytes(self._encoded)
 
     def restore(self, value: Value) -> None:
-        """Change the watched value in place, so that it equals plain data of an earlier time.
+        """Put the watched value into a state, so that it equals plain data of an earlier time.
 
         Raises:
             RestoreError: The value cannot be changed in place, or `read` returns a copy.
         """
-        assign(self._read(), value)
+        if self._write is None:
+            assign(self._read(), value)
+        else:
+            self._write(copy.deepcopy(value))
         after, _ = self.begin()
         change = first_change(value, after)
         if change is not None:
-            raise RestoreError(
-                f"{describe_path(change.path) or 'the state'}: still differs after it was set, so the watched "
-                "value is a copy of the state; watch the state's own objects, or replay without "
-                "resync"
-            )
+            advice = "let set_state restore all that get_state returns"
+            if self._write is None:
+                advice = "watch the state's own objects instead of a copy"
+            place = describe_path(change.path) or "the state"
+            raise RestoreError(f"{place}: still differs after it was set; {advice}")
 
 
 def is_digest_of(digest: str, value: Value) -> bool:
