@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.rollouts import read_check, rollout_rows
@@ -176,9 +177,9 @@ class Bands(Sequence[TaskBand]):
         return iter(self._rows)
 
     def __repr__(self) -> str:
-        counts = {band: len(self.tasks(band)) for band in ("always_fail", "active", "always_pass")}
-        shown = ", ".join(f"{n} {band}" for band, n in counts.items())
-        return f"<Bands of {len(self)} tasks and interfaces: {shown}>"
+        counts = Counter(row.band for row in self._rows)
+        shown = ", ".join(f"{counts[band]} {band}" for band in get_args(Band))
+        return f"<Bands: {len(self)} rows, {shown}>"
 
     def tasks(self, band: str) -> list[str]:
         """Return the tasks of a band, as it was seen, sorted."""

@@ -89,7 +89,8 @@ def _facts(episode: Episode) -> JsonObject:
         "parent_id": None if episode.fork is None else episode.fork.parent_id,
         "fork_step": None if episode.fork is None else episode.fork.step,
         "task": transcript.task,
-        "goal": _goal(episode, task),
+        "goal": _stored(episode, None if task is None else task.goal_data),
+        "metadata": _stored(episode, None if task is None else task.metadata_data),
         "world": transcript.world,
         "seed": f"{start.seed} ({start.seed_origin})" if start is not None and has_seed else None,
         "n_steps": episode.n_steps,
@@ -99,27 +100,20 @@ def _facts(episode: Episode) -> JsonObject:
         "claimed_done": None if end is None else end.claimed_done,
         "outcome": episode.outcome,
         "watched": _watched(task),
-        "interface": _interface(episode, task),
+        "interface": _stored(episode, None if task is None else task.interface_data),
         "caller": _caller(task),
         "log": str(episode.path),
     }
 
 
-def _goal(episode: Episode, task: TaskStart | None) -> Value:
-    if task is None or task.goal_data is None:
-        return None
-    return to_json_value(episode.transcript.value(task.goal_data))
+def _stored(episode: Episode, data: bytes | None) -> Value:
+    """Return a stored value as JSON has it; None if there is none."""
+    return None if data is None else to_json_value(episode.transcript.value(data))
 
 
 def _watched(task: TaskStart | None) -> list[str]:
     parts = [] if task is None else task.parts
     return [f"{part or 'the world'} ({adapter})" for part, adapter, _ in parts]
-
-
-def _interface(episode: Episode, task: TaskStart | None) -> Value:
-    if task is None or task.interface_data is None:
-        return None
-    return to_json_value(episode.transcript.value(task.interface_data))
 
 
 def _caller(task: TaskStart | None) -> str | None:
