@@ -26,6 +26,7 @@ from trajrec.log.compaction import compact
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
+from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.tracking.tree import Tree
@@ -299,11 +300,11 @@ def test_a_world_is_brought_to_states_that_are_known_alone(tmp_path: Path, is_ho
         world = Depot(is_honest=is_honest)
         keys = {attempt.key for attempt in attempts[:n]}
         if is_known(episode, n):
-            bring_world(episode, world, keys)
+            bring_world(episode, world, Answered(attempts=frozenset(keys)))
             assert digest(world) == digest_of_state(episode.state(n))
         else:
             with pytest.raises(ReplayError, match="the recorded state after step"):
-                bring_world(episode, world, keys)
+                bring_world(episode, world, Answered(attempts=frozenset(keys)))
 
 
 def test_a_world_with_another_tool_is_not_taken_for_the_recorded_one(tmp_path: Path) -> None:
@@ -311,7 +312,7 @@ def test_a_world_with_another_tool_is_not_taken_for_the_recorded_one(tmp_path: P
     episode = only(tmp_path)
     keys = {attempt.key for attempt in episode.transcript.attempts[:3]}
     with pytest.raises(DivergenceError, match="step 2"):
-        bring_world(episode, Depot(is_honest=False), keys)
+        bring_world(episode, Depot(is_honest=False), Answered(attempts=frozenset(keys)))
 
 
 def digest_of_state(state: Any) -> str:

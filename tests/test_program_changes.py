@@ -15,6 +15,7 @@ from trajrec.cli.main import main
 from trajrec.errors import ReplayError, StateUnknownError
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
+from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.program_changes import FROM_LOG
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.differences import first_difference
@@ -275,7 +276,7 @@ def test_a_secret_that_the_program_wrote_is_no_divergence(tmp_path: Path) -> Non
     assert any("were not made again after step 0" in note for note in report.notes)
     made = [attempt.key for attempt in only(tmp_path).transcript.recorded_attempts]
     with pytest.raises(ReplayError, match="nothing is proved"):
-        bring_world(only(tmp_path), Shop(), made)
+        bring_world(only(tmp_path), Shop(), Answered(attempts=frozenset(made)))
 
 
 class Copying(Shop):
@@ -350,3 +351,68 @@ def test_a_key_of_watch_that_changes_makes_the_state_unknown(tmp_path: Path, cha
     assert len(failures) == 1
     assert failures[0][0] == "state"
     assert "came or went: watch a function that returns the dict" in failures[0][1]
+
+
+def go_on(*, messages: list[Any]) -> dict[str, Any]:
+    return {"choices": [{"message": {"role": "assistant", "content": "Go on."}}]}
+
+
+def ask(ep: Any, text: str) -> None:
+    ep.model(go_on, messages=[{"role": "user", "content": text}])
+
+
+@pytest.mark.parametrize("is_world", [True, False])
+def test_a_live_rerun_makes_later_changes_of_the_program_once(
+    tmp_path: Path, is_world: bool
+) -> None:
+    def run(ep: Any, shop: Shop, text: str) -> None:
+        sell = lambda: ep.call("sell", item="lamp")  # noqa: E731
+        if not is_world:
+            sell = ep.tool(lambda: shop.call("sell", {"item": "lamp"}), name="sell")
+        shop.stock["chair"] = 1
+        sell()
+        shop.stock["table"] = 1
+        ask(ep, text)
+        shop.stock["chair"] += 1
+        sell()
+
+    shop = Shop()
+    shop.reset()
+    given: Any = {"world": shop} if is_world else {"watch": shop.stock}
+    with trajrec.episode(tmp_path, **given) as ep:
+        run(ep, shop, "first")
+    close_logs()
+    recorded = dict(shop.stock)
+    assert recorded == {"lamp": 3, "chair": 2, "table": 1}
+    shop = Shop()
+    shop.reset()
+    given = {"world": shop} if is_world else {"watch": shop.stock}
+    with trajrec.rerun(only(tmp_path), on_difference="live", **given) as again:
+        run(again, shop, "second")
+    close_logs()
+    assert shop.stock == recorded
+    with trajrec.open(tmp_path) as corpus:
+        (fork,) = corpus.episodes(kind="fork")
+        begun = fork.transcript.initial_state[""]
+        assert begun == {"lamp": 4, "chair": 1, "table": 1}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_late_replay_has_the_programs_changes_in_order(tmp_path: Path, when: str) -> None:
+    shop = Shop()
+    with trajrec.episode(tmp_path, world=shop) as ep:
+        ep.call("sell", item="lamp")
+        if when == "before":
+            shop.stock["lamp"] = 9
+        ask(ep, "next")
+        if when == "after":
+            shop.stock["lamp"] = 9
+        ep.call("sell", item="lamp")
+        shop.stock["lamp"] = 2
+        ask(ep, "last")
+        shop.stock["chair"] = 2
+    close_logs()
+    for first in range(3):
+        report = replay_episode(only(tmp_path), world=Shop(), first=first)
+        assert report.divergence is None, (first, report)
+        assert report.grade == ("partial" if first else "exact"), (first, report)

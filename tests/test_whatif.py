@@ -363,6 +363,9 @@ def test_stub_stands_in_for_an_external_tool(make: Make) -> None:
     assert (result.unchanged.n_won, result.changed.n_won) == (0, 2)
     assert world.agent.n_tools == 0
     assert "note: a stub stood in for refund" in str(result)
+    assert "the last state of the controls was not compared: refund, an external tool" in str(
+        result
+    )
 
 
 @pytest.mark.slow

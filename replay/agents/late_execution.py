@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trajrec.corpus.transcript import Attempt
+from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import StateUnknownError
 from trajrec.replay.agents.world_changes import in_part
 from trajrec.replay.agents.world_execution import WorldExecution
@@ -34,7 +34,7 @@ class LateExecution(WorldExecution):
         if attempt.start.step < self._first:
             super().make(attempt)
             return None
-        return self._begin() or super().make(attempt)
+        return self._begin(attempt.key) or super().make(attempt)
 
     def attach(self) -> Divergence | None:
         """Take over a world that is in the state before `first` already; compare that state.
@@ -42,21 +42,25 @@ class LateExecution(WorldExecution):
         Only calls from there on may be made.
         """
         self._parts = self._comparable_parts()
-        return self._begin()
+        return self._compare_begin()
 
     def _compare_first_state(self) -> Divergence | None:
         divergence = super()._compare_first_state()
         return divergence if self._first <= self._episode.first_step else None
 
-    def _run_checks(self) -> Divergence | None:
+    def _finish(self) -> Divergence | None:
         # No call may follow the first compared step.
         is_late = self._first > self._episode.first_step
-        return (self._begin() if is_late else None) or super()._run_checks()
+        return (self._begin(None) if is_late else None) or super()._finish()
 
-    def _begin(self) -> Divergence | None:
-        """Compare the state before the first compared step."""
+    def _begin(self, next_call: AttemptKey | None) -> Divergence | None:
+        """Compare the state before the first compared step, which the program may have changed."""
         if self._has_begun:
             return None
+        self._make_program_changes(next_call, lambda change: change.step < self._first)
+        return self._compare_begin()
+
+    def _compare_begin(self) -> Divergence | None:
         self._has_begun = True
         # Differences before it say nothing about what follows.
         self._ignored.clear()

@@ -10,11 +10,11 @@ from typing import Any
 from trajrec.agents.counters import ForkOrigin, StepCounter
 from trajrec.agents.episode import AgentEpisode
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import ReplayError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Access, World
 from trajrec.redaction.redactor import Redactor
+from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.watched_state import restore_watched
 from trajrec.replay.agents.world_replay import bring_world
 from trajrec.replay.execute.secrets import redacted_error
@@ -31,23 +31,6 @@ class FunctionTool:
     name: str
     schema: JsonObject | None = None
     access: Access = "unknown"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answered:
-    """The requests of an agent that its recording has answered.
-
-    Attributes:
-        attempts: Keys of the attempts at tool calls. The world is brought to the state after them.
-        n_models: Number of model calls.
-        n_side_effects: Number of side effects.
-        exchanges: Places of the HTTP exchanges among all that the episode has.
-    """
-
-    attempts: frozenset[AttemptKey]
-    n_models: int
-    n_side_effects: int
-    exchanges: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,16 +111,16 @@ def continue_live(
 
     def prepare(fork_world: World | None) -> None:
         if fork_world is not None:
-            bring_world(episode, fork_world, answered.attempts)
+            bring_world(episode, fork_world, answered)
         if options.watch is not None:
-            restore_watched(episode, options.watch, answered.attempts)
+            restore_watched(episode, options.watch, answered)
 
     metadata = {
         **options.about,
         "attempts": sorted(map(list, answered.attempts)),
         "models": answered.n_models,
         "effects": answered.n_side_effects,
-        "exchanges": list(answered.exchanges),
+        "exchanges": list(answered.exchanges or ()),
     }
     fork = Fork(
         episode=0,

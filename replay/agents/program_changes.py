@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.program_changes import ProgramChange
 from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import ReplayError, RestoreError, StateUnknownError
 from trajrec.tracking.parts import Part
@@ -45,19 +46,28 @@ class ProgramChanges:
         self._episode_id = episode.id
         self._transcript = episode.transcript
 
-    def make(self, parts: Sequence[Part], next_call: AttemptKey | None) -> MadeChanges:
+    def make(
+        self,
+        parts: Sequence[Part],
+        next_call: AttemptKey | None,
+        *,
+        is_made: Callable[[ProgramChange], bool] = lambda change: True,
+    ) -> MadeChanges:
         """Make the changes before a call, or those after the last one.
 
         Args:
             parts: The parts of the world; none if they cannot be compared with the recording.
             next_call: The call; None for the end.
+            is_made: Selects the changes, the first of them.
 
         Raises:
             NotMadeError: The recorded state after the changes is unknown, e.g. because of a secret,
                 or the world cannot be put into it.
         """
         changed = [
-            change for change in self._transcript.program_changes if change.next_call == next_call
+            change
+            for change in self._transcript.program_changes
+            if change.next_call == next_call and is_made(change)
         ]
         if not changed:
             return MadeChanges()

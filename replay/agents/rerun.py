@@ -27,8 +27,9 @@ from trajrec.recording.faults import causes_of
 from trajrec.redaction.comparison import differences
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
+from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.continued_episode import ContinuedEpisode
-from trajrec.replay.agents.live_fork import Answered, LiveOptions, continue_live
+from trajrec.replay.agents.live_fork import LiveOptions, continue_live
 from trajrec.replay.agents.recorded_answers import (
     as_stored,
     body_value,

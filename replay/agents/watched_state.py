@@ -7,24 +7,26 @@ from collections.abc import Collection
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import AttemptKey
 from trajrec.errors import DivergenceError, ReplayError, StateUnknownError
+from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.world_replay import check_proved
 from trajrec.tracking.parts import Part, find_parts
 from trajrec.types import Value
 
 
-def restore_watched(episode: Episode, watch: Value, places: Collection[AttemptKey]) -> None:
-    """Put watched parts into the state after some of an episode's calls.
+def restore_watched(episode: Episode, watch: Value, answered: Answered | None) -> None:
+    """Put watched parts into the recorded state to which some requests led.
 
     Args:
         episode: The recorded episode.
         watch: The parts, as `trajrec.episode` takes them.
-        places: (step, call, attempt) of the calls.
+        answered: The requests; None for the state in which the episode began.
 
     Raises:
         DivergenceError: A part does not have the recorded digest after it was restored.
         ReplayError: The recorded state is unknown, or has other parts.
         RestoreError: A part cannot be put into the state.
     """
+    places = frozenset() if answered is None else answered.attempts
     parts = find_parts(None, watch)
     _check_parts(episode, parts)
     transcript = episode.transcript
@@ -34,7 +36,11 @@ def restore_watched(episode: Episode, watch: Value, places: Collection[AttemptKe
     _check_order(episode, places)
     step = made[-1].start.step if made else -1
     next_call = transcript.first_call_without(places)
-    between = [change for change in transcript.program_changes if change.next_call == next_call]
+    between = [
+        change
+        for change in transcript.program_changes
+        if answered is not None and change.next_call == next_call and answered.has_led_to(change)
+    ]
     try:
         if between:
             state = transcript.state_at(between[-1].n_changes, step)

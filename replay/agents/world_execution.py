@@ -6,16 +6,18 @@ import contextlib
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.program_changes import ProgramChange
 from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import RedactedError, RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.comparison import is_same_redacted, redacted_like
+from trajrec.replay.agents.answered import Answered
+from trajrec.replay.agents.execution_result import ExecutionResult
 from trajrec.replay.agents.program_changes import NotMadeError, ProgramChanges
 from trajrec.replay.agents.world_changes import (
     UNORDERED,
@@ -34,29 +36,6 @@ from trajrec.values.diff import Change, diff, is_same
 from trajrec.values.json import to_field
 from trajrec.values.recorded import resolve
 from trajrec.verifiers import identify, run_check
-
-
-class ExecutionResult(NamedTuple):
-    """The result of one execution of an episode.
-
-    Attributes:
-        divergence: The first divergence; None if there is none.
-        n_steps: Number of executed steps.
-        notes: Facts that a reader of the report must know.
-        ignored: Names of ignored differences.
-        differing_steps: The steps that differ by themselves, if states were restored.
-        is_proved: Whether all of it could be compared; if not, nothing is proved from some step on.
-        has_same_changes: Whether the first state and all changes are the recorded ones by their
-            values, so that the recorded changes lead to the recorded digests as the live ones do.
-    """
-
-    divergence: Divergence | None
-    n_steps: int
-    notes: tuple[str, ...]
-    ignored: frozenset[str]
-    differing_steps: tuple[int, ...]
-    is_proved: bool
-    has_same_changes: bool
 
 
 class WorldExecution:
@@ -129,8 +108,9 @@ class WorldExecution:
             has_same_changes=self._has_same_changes,
         )
 
-    def bring(self, places: Collection[AttemptKey]) -> Divergence | None:
-        """Reset the world and make some calls again; return the first divergence."""
+    def bring(self, answered: Answered) -> Divergence | None:
+        """Reset the world and bring it to where some requests led; return the first divergence."""
+        places = answered.attempts
         divergence = self._reset()
         for attempt in self._transcript.recorded_attempts:
             if divergence is not None:
@@ -139,7 +119,7 @@ class WorldExecution:
                 divergence = self.make(attempt)
         next_call = self._transcript.first_call_without(places)
         if divergence is None:
-            self._make_program_changes(next_call)
+            self._make_program_changes(next_call, answered.has_led_to)
         return divergence
 
     def make(self, attempt: Attempt) -> Divergence | None:
@@ -158,9 +138,13 @@ class WorldExecution:
         divergence = self._execute(attempt)
         return self._compare_state(attempt) if divergence is None else divergence
 
-    def _make_program_changes(self, next_call: AttemptKey | None) -> None:
+    def _make_program_changes(
+        self,
+        next_call: AttemptKey | None,
+        is_made: Callable[[ProgramChange], bool] = lambda change: True,
+    ) -> None:
         """Make the changes that the agent's own program made before a call, or at the end."""
-        made = self._between.make(self._parts, next_call)
+        made = self._between.make(self._parts, next_call, is_made=is_made)
         self._digests |= made.digests
         self._notes |= dict.fromkeys(made.notes)
 
@@ -192,6 +176,10 @@ class WorldExecution:
             except RestoreError as exc:
                 self._note(f"after step {step} the recorded state could not be restored: {exc}")
                 return divergence
+        return self._finish()
+
+    def _finish(self) -> Divergence | None:
+        """Make what follows the last call: changes of the program, and checks."""
         self._make_program_changes(None)
         return self._run_checks()
 

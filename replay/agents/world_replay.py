@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.transcript import Attempt, AttemptKey
+from trajrec.corpus.transcript import Attempt
 from trajrec.errors import DivergenceError, ReplayError
 from trajrec.protocols import Verifier, World
+from trajrec.replay.agents.answered import Answered, answered_before_fork
+from trajrec.replay.agents.execution_result import ExecutionResult
 from trajrec.replay.agents.late_execution import LateExecution
-from trajrec.replay.agents.world_execution import ExecutionResult
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
 from trajrec.replay.execute.report import Divergence, Grade, ReplayReport, refusal
 from trajrec.replay.execute.secrets import redacted_error, redaction_notes
@@ -107,13 +107,13 @@ def replay_in_world(
     )
 
 
-def bring_world(episode: Episode, world: World, places: Collection[AttemptKey]) -> None:
-    """Reset a world as recorded and make some of the episode's calls again, verified.
+def bring_world(episode: Episode, world: World, answered: Answered) -> None:
+    """Reset a world as recorded and bring it to where some requests led, verified.
 
     Args:
         episode: The recorded episode.
         world: The world.
-        places: (step, call, attempt) of the calls to make.
+        answered: The requests; their calls are made again.
 
     Raises:
         DivergenceError: A call or state is not the recorded one.
@@ -121,9 +121,13 @@ def bring_world(episode: Episode, world: World, places: Collection[AttemptKey]) 
             is unknown.
     """
     _check_start(episode)
-    made = [attempt for attempt in episode.transcript.recorded_attempts if attempt.key in places]
+    made = [
+        attempt
+        for attempt in episode.transcript.recorded_attempts
+        if attempt.key in answered.attempts
+    ]
     check_proved(episode, made)
-    _raise_if_diverged(_execution(episode, world).bring(places), episode)
+    _raise_if_diverged(_execution(episode, world).bring(answered), episode)
 
 
 def check_proved(episode: Episode, attempts: Sequence[Attempt]) -> None:
@@ -158,7 +162,9 @@ def walk_world(episode: Episode, world: World, tolerance: Tolerance | None = Non
     """
     _check_start(episode)
     execution = _execution(episode, world, tolerance=tolerance)
-    _raise_if_diverged(execution.bring(()), episode)
+    _raise_if_diverged(
+        execution.bring(Answered(attempts=frozenset(), n_models=0, exchanges=())), episode
+    )
     attempts = episode.transcript.recorded_attempts
     for step in range(episode.first_step, episode.end_step):
         if episode.redacted_step is not None and episode.redacted_step < step:
@@ -192,13 +198,6 @@ def continue_world(
     return None
 
 
-def fork_attempts(episode: Episode) -> set[AttemptKey]:
-    """Return the attempts of its parent that lead to an agent's fork."""
-    assert episode.fork is not None
-    data: Any = episode.value(episode.fork.metadata_data) or {}
-    return {tuple(key) for key in data.get("attempts", [])}
-
-
 def _check_start(episode: Episode) -> None:
     if episode.start is None:
         raise ReplayError("the log has lost this episode's reset", episode_id=episode.id)
@@ -218,7 +217,7 @@ def _execution(
         assert episode.parent is not None
         # The execution compares the state at the fork's step itself.
         with contextlib.suppress(DivergenceError):
-            bring_world(episode.parent, world, fork_attempts(episode))
+            bring_world(episode.parent, world, answered_before_fork(episode))
 
     return LateExecution(
         episode,

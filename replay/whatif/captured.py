@@ -72,7 +72,7 @@ class CapturedCommand:
         """Make one run."""
         episode = stand_in.episode
         if self.watch is not None:
-            restore_watched(episode, self.watch, ())
+            restore_watched(episode, self.watch, None)
         error: BaseException | None = None
         status = 0
         with tempfile.TemporaryFile() as output:

@@ -45,6 +45,7 @@ class Control:
         self._recorded = recorded
         self._redactor = redactor
         self._report = report
+        self._has_all_changes = True
 
     def execute(
         self,
@@ -64,6 +65,16 @@ class Control:
         if inspect.isawaitable(result):
             return self._compare_awaited(attempt, result)
         return self._compare(attempt, result)
+
+    def leave_out(self, attempt: Attempt) -> dict[str, None]:
+        """Note a call that is answered from the log; return what a reader of the result must know."""
+        if not attempt.changes:
+            return {}
+        self._has_all_changes = False
+        return {
+            f"the last state of the controls was not compared: {attempt.tool}, an external tool that "
+            "did not run, had changed it": None
+        }
 
     async def _compare_awaited(self, attempt: Attempt, result: Awaitable[Value]) -> Value:
         try:
@@ -104,7 +115,8 @@ class Control:
         """Compare the last state with the recorded one, if both are known."""
         before = self._recorded.transcript.state_digest
         after = self.live.state_digest
-        if before is not None and after is not None and before != after:
+        are_known = before is not None and after is not None and self._has_all_changes
+        if are_known and before != after:
             self._differ(self._recorded.end_step, "state", before, after)
 
     def _differ(self, step: int, kind: RequestKind, recorded: Value, actual: Value) -> None:

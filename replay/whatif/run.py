@@ -21,7 +21,7 @@ from trajrec.errors import AgentDivergedError, ReplayError, RerunStopped, Unrepl
 from trajrec.protocols import Access, Verdict, World
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.agent_difference import AgentDifference
-from trajrec.replay.agents.live_fork import Answered
+from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.recorded_answers import (
     as_stored,
     call_request,
@@ -316,6 +316,7 @@ class WhatIfRun(Rerun):
         assert isinstance(found, Attempt)
         if self._control is not None:
             if found.start.access == "external" and not self.plan.runs_external:
+                self.notes |= self._control.leave_out(found)
                 return call_result(found)
             self._control.steps.rewind(mark)
             return self._control.execute(found, tool, arguments, call_id=call_id, run=run)

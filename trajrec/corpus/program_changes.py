@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 from trajrec.corpus.attempts import AttemptKey
 from trajrec.corpus.state_history import StateHistory
-from trajrec.log.events import PROGRAM, AgentEvent, CallStart, StateChange
+from trajrec.log.events import (
+    PROGRAM,
+    AgentEvent,
+    CallStart,
+    ExchangeStart,
+    ModelStart,
+    StateChange,
+)
 from trajrec.values.diff import Change
 from trajrec.values.paths import path_id
 
@@ -23,6 +30,8 @@ class ProgramChange(NamedTuple):
         digest: The digest of the part afterwards, "" if it could not be captured.
         n_changes: The number of recorded changes that lead to the state after it.
         next_call: The next call that began; None if none did.
+        n_models: The number of model calls by a client that had begun.
+        n_exchanges: The number of HTTP exchanges that had begun.
     """
 
     step: int
@@ -32,17 +41,22 @@ class ProgramChange(NamedTuple):
     digest: str
     n_changes: int
     next_call: AttemptKey | None
+    n_models: int
+    n_exchanges: int
 
 
 def program_changes(events: Sequence[AgentEvent], history: StateHistory) -> list[ProgramChange]:
     """Return the changes between the calls of an episode, in order."""
     starts = [event for event in events if type(event) is CallStart]
-    n_started = 0
-    n_changes = 0
+    n_started = n_changes = n_models = n_exchanges = 0
     found: list[ProgramChange] = []
     for event in events:
         if type(event) is CallStart:
             n_started += 1
+        elif type(event) is ModelStart:
+            n_models += 1
+        elif type(event) is ExchangeStart:
+            n_exchanges += 1
         elif type(event) is StateChange:
             n_changes += 1
             if event.actor != PROGRAM:
@@ -57,6 +71,8 @@ def program_changes(events: Sequence[AgentEvent], history: StateHistory) -> list
                 digest=event.digest,
                 n_changes=n_changes,
                 next_call=None if start is None else (start.step, start.call, start.attempt),
+                n_models=n_models,
+                n_exchanges=n_exchanges,
             )
             found.append(change)
     return found
