@@ -93,17 +93,24 @@ def test_a_task_that_a_tool_call_hands_on_tells_a_sub_agent(tmp_path: Path) -> N
     with trajrec.capture(tmp_path):
         ask("Order it.", calls={"c-1": {"agent": "finder", "task": TASK}})
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(ask, f"You are a finder. {TASK}").result()
+            pool.submit(ask, TASK).result()
         ask("Order it.", calls={"c-2": {"town": "Rome"}}, results="c-1")
         ask("Rome")
         ask("Order it.", results="c-2")
-        ask(f"Too late: {TASK}")
-    assert families(tmp_path) == {
-        "Order it.": ("rollout", None),
-        f"You are a finder. {TASK}": ("nested", 0),
-        "Rome": ("nested", 1),
-        f"Too late: {TASK}": ("rollout", None),
-    }
+        ask(TASK)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        told = corpus.sql(
+            "SELECT e.kind, caller_step, text FROM all_episodes e JOIN messages USING (episode_id) "
+            "WHERE number = 0 AND model_call = 0 ORDER BY ALL"
+        ).fetchall()
+    assert told == [
+        ("nested", 0, TASK),
+        # A town may be in the messages of any agent, and the last one came when the call was over.
+        ("rollout", None, TASK),
+        ("rollout", None, "Order it."),
+        ("rollout", None, "Rome"),
+    ]
 
 
 def test_agents_side_by_side_are_not_nested(tmp_path: Path) -> None:
@@ -113,6 +120,38 @@ def test_agents_side_by_side_are_not_nested(tmp_path: Path) -> None:
         # Which of two agents with the same task it works for, nothing tells.
         ask("Order it, too.", calls={"c-2": {"task": TASK}})
         ask(TASK)
+    assert {kind for kind, _ in families(tmp_path).values()} == {"rollout"}
+
+
+def test_an_agent_that_is_shown_an_answer_is_no_sub_agent(tmp_path: Path) -> None:
+    # The first one ended on the call: no request tells that it is over.
+    with trajrec.capture(tmp_path):
+        ask("Write a poem.", calls={"c-1": {"answer": "Roses grow on seven hills."}})
+        ask("Write a poem. An earlier try: Roses grow on seven hills. Do better.")
+        ask("Judge this: Roses grow on seven hills.")
+    assert {kind for kind, _ in families(tmp_path).values()} == {"rollout"}
+
+
+def test_a_task_that_outlives_its_tool_call_nests_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        queue: asyncio.Queue[str] = asyncio.Queue()
+
+        async def work() -> None:
+            while (text := await queue.get()) != "end":
+                ask(text)
+
+        async def inner() -> None:
+            tasks.append(asyncio.create_task(work()))
+
+        tasks: list[asyncio.Task[None]] = []
+        await call_async("run", {}, "c-1", inner)
+        for text in ("Another matter.", "A third one.", "end"):
+            queue.put_nowait(text)
+        await asyncio.gather(*tasks)
+
+    with trajrec.capture(tmp_path):
+        ask("Order it.", calls={"c-1": {}})
+        asyncio.run(main())
     assert {kind for kind, _ in families(tmp_path).values()} == {"rollout"}
 
 

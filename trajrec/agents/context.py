@@ -128,9 +128,23 @@ EpisodeToken: TypeAlias = "Token[CurrentEpisode]"
 
 _CURRENT: ContextVar[CurrentEpisode] = ContextVar("trajrec_episode", default=None)
 
-# The episode whose tool call runs here. A conversation of a capture has no block that would make it
-# the current one.
-_CALLING: ContextVar[CurrentEpisode] = ContextVar("trajrec_calling_episode", default=None)
+
+class _RunningCall:
+    """A tool call that runs. A task that it starts keeps its context, also when the call is over.
+
+    Attributes:
+        episode: Its episode.
+        is_over: Whether it has ended.
+    """
+
+    def __init__(self, episode: EpisodeSession) -> None:
+        self.episode = weakref.ref(episode)
+        self.is_over = False
+
+
+# The tool call that runs here. A conversation of a capture has no block that would make it the
+# current episode.
+_CALLING: ContextVar[_RunningCall | None] = ContextVar("trajrec_running_call", default=None)
 
 # For requests from threads without a context.
 _OPEN: weakref.WeakSet[EpisodeSession] = weakref.WeakSet()
@@ -157,24 +171,26 @@ def calling_episode() -> EpisodeSession | None:
     It is the current one, or the one that runs a tool call here.
     """
     episode = current_episode()
-    reference = _CALLING.get()
-    if episode is None and reference is not None:
-        episode = reference()
+    running = _CALLING.get()
+    if episode is None and running is not None and not running.is_over:
+        episode = running.episode()
     return None if episode is None or episode.has_ended else episode
 
 
 def enter_tool_call(episode: EpisodeSession) -> None:
     """Note that all that follows in this context is made in a tool call of an episode."""
-    _CALLING.set(weakref.ref(episode))
+    _CALLING.set(_RunningCall(episode))
 
 
 @contextlib.contextmanager
 def in_tool_call(episode: EpisodeSession) -> Iterator[None]:
     """Note that a tool call of an episode runs in a block: an agent in it is a sub-agent."""
-    token = _CALLING.set(weakref.ref(episode))
+    running = _RunningCall(episode)
+    token = _CALLING.set(running)
     try:
         yield
     finally:
+        running.is_over = True
         # An async generator may be closed in another context.
         with contextlib.suppress(ValueError):
             _CALLING.reset(token)

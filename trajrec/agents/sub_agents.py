@@ -1,8 +1,8 @@
 """Finds the agent that a new conversation works for, if no context tells it.
 
 An agent in another process, or in another language, is seen by its requests alone. A tool that runs
-a sub-agent hands it its task, so that a text among the arguments of the tool call stands in the
-first messages of the sub-agent. A text that also stands in the calling agent's own messages does
+a sub-agent hands it its task, so that a text among the arguments of the tool call is one of
+the first messages of the sub-agent. A text that also stands in the calling agent's own messages does
 not count: another agent that works on the same task at the same time shares it.
 """
 
@@ -16,9 +16,9 @@ from trajrec.types import Value
 from trajrec.wire.contents import ToolCall
 from trajrec.wire.exchange import HttpRequest
 
-MIN_PART = 16
-"""Characters of an argument that tells a sub-agent by standing within a message. A shorter one, say
-the name of a town, must be the whole message."""
+MIN_TASK = 16
+"""Characters of an argument that may be a task. A shorter one, say the name of a town, is in the
+messages of many agents."""
 
 
 def caller_of(request: HttpRequest, episodes: Iterable[EpisodeSession]) -> EpisodeSession | None:
@@ -52,13 +52,12 @@ def _hands_on(calls: Iterable[ToolCall], memory: ExchangeMemory, messages: list[
         text for call in calls for text in _leaves(call.arguments) if _is_task(text, messages)
     ]
     told = memory.told_texts() if handed else []
-    return any(not _is_task(text, told) for text in handed)
+    return any(not any(text in message for message in told) for text in handed)
 
 
 def _is_task(text: str, messages: list[str]) -> bool:
-    if len(text) >= MIN_PART:
-        return any(text in message for message in messages)
-    return bool(text) and text in messages
+    """Return whether a text is a whole message: one that quotes it may be a judge's, or a retry."""
+    return len(text) >= MIN_TASK and text in messages
 
 
 def _leaves(value: Value) -> Iterator[str]:
