@@ -102,7 +102,7 @@ def test_a_task_that_a_tool_call_hands_on_tells_a_sub_agent(tmp_path: Path) -> N
     with trajrec.open(tmp_path) as corpus:
         told = corpus.sql(
             "SELECT e.kind, caller_step, text FROM all_episodes e JOIN messages USING (episode_id) "
-            "WHERE number = 0 AND model_call = 0 ORDER BY ALL"
+            "WHERE messages.number = 0 AND model_call = 0 ORDER BY ALL"
         ).fetchall()
     assert told == [
         ("nested", 0, TASK),
