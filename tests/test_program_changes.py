@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import shutil
 import sqlite3
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from conftest import only
 
 import trajrec
+from trajrec.agents.state_recorder import CHANGED
 from trajrec.cli.main import main
 from trajrec.errors import ReplayError, StateUnknownError
 from trajrec.recording.event_log import close_logs
@@ -416,3 +421,94 @@ def test_a_late_replay_has_the_programs_changes_in_order(tmp_path: Path, when: s
         report = replay_episode(only(tmp_path), world=Shop(), first=first)
         assert report.divergence is None, (first, report)
         assert report.grade == ("partial" if first else "exact"), (first, report)
+
+
+def joined(folder: Path) -> list[Any]:
+    """Return each change with the tool of its call."""
+    with trajrec.open(folder) as corpus:
+        return corpus.sql(
+            "SELECT tool, path, before, after FROM state_changes "
+            "JOIN attempts USING (episode_id, step, call, attempt) ORDER BY ALL"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_change_belongs_to_the_innermost_call_that_made_it(
+    tmp_path: Path, is_async: bool
+) -> None:
+    state = {"a": 0, "b": 0, "c": 0}
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        if is_async:
+
+            @ep.tool(access="write")
+            async def c() -> None:
+                state["c"] = 1
+
+            @ep.tool(access="write")
+            async def b() -> None:
+                state["b"] = 1
+                await asyncio.create_task(c())
+
+            @ep.tool(access="write")
+            async def a() -> None:
+                state["a"] = 1
+                await b()
+
+            asyncio.run(a())
+        else:
+            inner = ep.tool(lambda: state.update(c=1), name="c", access="write")
+            middle = ep.tool(lambda: (state.update(b=1), inner()), name="b", access="write")
+            ep.tool(lambda: (state.update(a=1), middle()), name="a", access="write")()
+    close_logs()
+    assert joined(tmp_path) == [
+        ("a", "/a", "0", "1"),
+        ("b", "/b", "0", "1"),
+        ("c", "/c", "0", "1"),
+    ]
+    assert only(tmp_path).state(2)[""] == {"a": 1, "b": 1, "c": 0}
+
+
+def test_a_read_call_that_calls_a_tool_keeps_its_own_change(tmp_path: Path) -> None:
+    state = {"a": 0}
+    with trajrec.episode(tmp_path, watch=state) as ep:
+        inner = ep.tool(lambda: 1, name="inner", access="write")
+        ep.tool(lambda: (state.update(a=1), inner()), name="outer", access="read")()
+    close_logs()
+    assert joined(tmp_path) == [("outer", "/a", "0", "1")]
+    with trajrec.open(tmp_path) as corpus:
+        blamed = corpus.sql("SELECT tool, finding FROM attempts WHERE finding IS NOT NULL")
+        assert blamed.fetchall() == [("outer", CHANGED)]
+        assert corpus.sql("SELECT origin, message FROM failures").fetchall() == [("tool", CHANGED)]
+
+
+def test_a_check_has_the_digest_of_the_state_that_it_judged(tmp_path: Path) -> None:
+    reading = threading.Event()
+
+    class Slow(Copying):
+        is_slow = False
+
+        def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+            self.is_slow = True
+            return "seen"
+
+        def get_state(self) -> dict[str, int]:
+            state = dict(self.stock)
+            if self.is_slow:
+                self.is_slow = False
+                reading.set()
+                time.sleep(0.3)
+            return state
+
+    shop = Slow()
+    with trajrec.episode(tmp_path, world=shop) as ep:
+        run = contextvars.copy_context().run
+        thread = threading.Thread(target=run, args=(ep.call, "look"))
+        thread.start()
+        assert reading.wait(10)
+        shop.stock["lamp"] = 99
+        ep.check(solved)
+        thread.join()
+    close_logs()
+    episode = only(tmp_path)
+    assert episode.state(1)[""] == {"lamp": 99}
+    assert episode.checks[0].state_digest == episode.transcript.state_digest

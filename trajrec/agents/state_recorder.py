@@ -17,12 +17,14 @@ between them, and the record says so.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from trajrec.agents.counters import CallPosition, StepCounter
 from trajrec.agents.journal import EVENT_BYTES, Journal
+from trajrec.agents.running_calls import RunningCalls, is_read
 from trajrec.log.assumptions import suspects_data
 from trajrec.log.events import PROGRAM, Actor, StateChange
 from trajrec.log.schema import Failure
@@ -70,6 +72,7 @@ class StateRecorder:
     Attributes:
         parts: The watched parts of the state.
         digests: Digest of each part after its last change; "" if it could not be captured.
+        running: The calls that run.
     """
 
     def __init__(self, journal: Journal, steps: StepCounter) -> None:
@@ -83,16 +86,14 @@ class StateRecorder:
         # Calls whose failure is to be recorded, and its message.
         self._blamed: dict[CallPosition, ReadCall] = {}
         self._blame_message = CHANGED
-        # The calls that run. Of those in `_writing` the tool is not declared `read`, so that the
-        # state may change at any moment.
-        self._running: set[CallPosition] = set()
-        self._writing: set[CallPosition] = set()
+        self.running = RunningCalls()
         # Parts whose changes were read and perhaps not recorded, because an exception came between.
         self._unfinished: set[str] = set()
         # The call whose end is recorded, and whose comparison has not ended.
         self._ending: tuple[CallPosition, Tool | None] | None = None
         # Not a flag: the code of a tracker may call a tool, whose end is compared meanwhile.
         self._n_comparing = 0
+        self._comparing_thread = 0
         self._has_ended = False
 
     def prepare_call(self, tool: Tool | None) -> None:
@@ -101,7 +102,7 @@ class StateRecorder:
         If the tool is declared `read`, large parts are not compared.
         """
         if self.parts:
-            self._find_earlier_changes(with_large=not _is_read(tool))
+            self._find_earlier_changes(with_large=not is_read(tool))
 
     def prepare_model_call(self) -> None:
         """Compare the state before a model call, but for the parts that are assumed to be the same."""
@@ -112,17 +113,17 @@ class StateRecorder:
         """Note that a call begins to run."""
         if self.parts:
             with self._lock:
-                self._running.add(position)
-                if not _is_read(tool):
-                    self._writing.add(position)
+                self.running.begin(position, tool)
 
     def assume(self, position: CallPosition, tool: Tool | None) -> Collection[str]:
         """Return the names of the parts that will not be compared after a call that ends."""
         self._ending = (position, tool)
-        if tool is None or not _is_read(tool) or len(self._assuming) + 1 >= MAX_ASSUMED:
+        if tool is None or not is_read(tool) or len(self._assuming) + 1 >= MAX_ASSUMED:
             return ()
         # While another call may be writing, its half-done changes would be taken for this one's.
-        assumed = [part.name for part in self.parts if self._writing or is_large(part.tracker)]
+        assumed = [
+            part.name for part in self.parts if self.running.is_writing or is_large(part.tracker)
+        ]
         if assumed:
             # Before the end of the call is recorded, since an exception may come between.
             self._assuming.append(ReadCall(position, tool.name, frozenset(assumed)))
@@ -131,12 +132,12 @@ class StateRecorder:
     def end_call(self, position: CallPosition, tool: Tool | None, assumed: Collection[str]) -> None:
         """Compare the parts after a call whose end was recorded, but for those that it assumes."""
         caller = None
-        if tool is not None and _is_read(tool):
+        if tool is not None and is_read(tool):
             caller = ReadCall(position, tool.name)
         self._n_comparing += 1
+        self._comparing_thread = threading.get_ident()
         try:
-            self._running.discard(position)
-            self._writing.discard(position)
+            self.running.end(position)
             for part in self.parts:
                 if part.name not in assumed:
                     self._compare(part, position, caller, is_read=caller is not None)
@@ -172,11 +173,12 @@ class StateRecorder:
                 database that the program has closed, has the state of the last comparison.
         """
         # Trackers run code of the world, which may call a tool.
-        if self._has_ended or self._n_comparing:
+        if self._has_ended or self._is_comparing_here():
             return
         self._finish_last()
         with self._lock:
             self._n_comparing += 1
+            self._comparing_thread = threading.get_ident()
             try:
                 assumed = {name for call in self._assuming for name in call.assumed}
                 if assumed and with_assumed and with_large:
@@ -198,21 +200,35 @@ class StateRecorder:
         """Record changes of the other parts as those of the program, or of the one call that runs."""
         position = CallPosition(self._steps.step, 0)
         actor: Actor = PROGRAM
-        if self._running:
-            if len(self._running) > 1 or not self._writing:
+        suspects: list[ReadCall] = []
+        if self.running:
+            call = self.running.innermost()
+            if call is None:
                 # It cannot be told which of the calls made a change, or if the program did.
                 return
-            (position,) = self._writing
+            position = call.position
             actor = "agent"
+            if call.is_read:
+                suspects = [ReadCall(position, call.tool)]
         for part in self.parts:
             # A part that could not be captured is tried again after the next call.
             is_known = bool(self.digests.get(part.name))
             if is_known and part.name not in assumed and (with_large or not is_large(part.tracker)):
-                self._has_changed(part, position, actor=actor, is_last=is_last)
+                note = CHANGED if suspects else ""
+                if self._has_changed(
+                    part, position, note=note, suspects=suspects, actor=actor, is_last=is_last
+                ):
+                    self._blamed |= {call.position: call for call in suspects}
+        if self._blamed:
+            self._blame(position)
+
+    def _is_comparing_here(self) -> bool:
+        """Return whether this thread compares: a tracker's code called a tool. Others wait."""
+        return self._n_comparing > 0 and self._comparing_thread == threading.get_ident()
 
     def _finish_last(self) -> None:
         """Compare the state after a call again, if an exception ended that comparison."""
-        if self._ending is not None and not self._n_comparing:
+        if self._ending is not None and not self._is_comparing_here():
             with self._lock:
                 # Not if another thread had the lock, and has compared the state.
                 if self._ending is not None:
@@ -237,7 +253,7 @@ class StateRecorder:
         suspects = list(calls)
         if caller is not None:
             suspects.append(caller)
-        if not is_read or self._writing:
+        if not is_read or self.running.is_writing:
             suspects = []
         message = f"{CHANGED}: {_one_of(suspects)}, {OR_PROGRAM}" if calls else CHANGED
         if self._has_changed(part, position, suspects=suspects, note=message if suspects else ""):
@@ -366,10 +382,6 @@ class StateRecorder:
         # The tracker may have seen changes that were not recorded.
         value, digest = part.tracker.begin()
         return [Change((), MISSING, value)], digest
-
-
-def _is_read(tool: Tool | None) -> bool:
-    return tool is not None and tool.access == "read"
 
 
 def _one_of(calls: Sequence[ReadCall]) -> str:

@@ -81,12 +81,14 @@ class ToolCallRecorder:
         position, tool, time_ns, is_valid = self._begin(name, arguments, call_id, invalid)
         try:
             self.states.enter_call(position, tool)
+            self.states.running.enter(position)
             with self._freeze(time_ns, position):
                 result = run()
         except BaseException as exc:
             self._add_exception(position, tool, exc, origin="tool" if is_valid else "agent")
             raise
         if inspect.isawaitable(result):
+            self.states.running.leave(position)
             return self._await(position, tool, time_ns, result)
         self._add_result(position, tool, result)
         return result
@@ -166,6 +168,7 @@ class ToolCallRecorder:
     async def _await(
         self, position: CallPosition, tool: Tool | None, time_ns: int, result: Awaitable[Value]
     ) -> Value:
+        self.states.running.enter(position)
         try:
             with self._freeze(time_ns, position):
                 value = await result
