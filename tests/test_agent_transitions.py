@@ -201,6 +201,7 @@ def test_a_step_that_raised_ends_no_transition(tmp_path: Path) -> None:
     # The step after it started from a change that was half done.
     assert b.step.tolist() == [0, 3]
     assert b.action.tolist() == [2, 2]
+    assert b.n_dropped == 1
 
 
 def test_other_environments_are_refused_by_name(cartpole: trajrec.Corpus) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
 
 import trajrec
 from trajrec.corpus.recheck import recheck
 from trajrec.recording.event_log import close_logs
+from trajrec.replay.credit import group_advantages
+from trajrec.view.corpus_view import read_corpus
+from trajrec.view.interface_view import read_interfaces
 
 
 @trajrec.verifier(id="reached", version="2")
@@ -52,6 +57,9 @@ def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
         "recovery": corpus.recovery(),
         "support": corpus.support(),
         "split": comparison.cross_grade(),
+        "corpus page": read_corpus(corpus, []).success,
+        "interfaces page": [(row.n, row.n_won, row.success) for row in read_interfaces(corpus)],
+        "groups": group_advantages(corpus, measure="outcome"),
     }
 
 
@@ -64,8 +72,34 @@ def test_no_rate_counts_a_probe(tmp_path: Path) -> None:
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(29,)]
         after = numbers(corpus)
     assert before["compare"]["claim"] == "attributable"
+    assert before["corpus page"] is not None
+    assert before["interfaces page"]
     for name, value in before.items():
         assert after[name] == value, name
+
+
+@pytest.mark.parametrize("method", ["grpo", "gigpo"])
+def test_no_group_of_rollouts_has_a_probe(tmp_path: Path, method: Any) -> None:
+    def record(seeds: range, metadata: dict[str, Any]) -> None:
+        made = gym.make("FrozenLake-v1", is_slippery=False)
+        env = trajrec.record(made, tmp_path, task="lake", metadata=metadata)
+        for seed in seeds:
+            env.reset(seed=seed)
+            env.action_space.seed(seed)
+            is_over = False
+            while not is_over:
+                _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+                is_over = terminated or truncated
+        env.close()
+
+    record(range(6), {})
+    with trajrec.open(tmp_path) as corpus:
+        before = group_advantages(corpus, method)
+        record(range(10, 13), {"probe": "gold"})
+        after = group_advantages(corpus, method)
+    assert len(before) == 6
+    values = [[[e.value for e in table] for table in tables] for tables in (before, after)]
+    assert np.array_equal(np.concatenate(values[0]), np.concatenate(values[1]), equal_nan=True)
 
 
 @pytest.mark.slow

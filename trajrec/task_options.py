@@ -17,6 +17,9 @@ PROBES = ("gold", "no-op", "attack")
 """Kinds of episodes that probe the checks and tell nothing of an agent: "gold" solves the task, "no-op"
 does nothing, and "attack" games the check."""
 
+IS_OF_AGENT = "json_extract_string(metadata, '$.probe') IS NULL"
+"""SQL for the episodes that rates count: a probe of the checks tells nothing of an agent."""
+
 
 def check_metadata(metadata: Mapping[str, Value] | None) -> None:
     """Check the reserved keys of metadata.

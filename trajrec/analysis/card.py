@@ -18,11 +18,11 @@ from trajrec.analysis.fidelity import read_fidelity
 from trajrec.analysis.overlap import read_overlap
 from trajrec.analysis.pass_k import read_pass_k
 from trajrec.analysis.recovery import read_recovery
-from trajrec.analysis.rollouts import IS_OF_AGENT
 from trajrec.analysis.source import Source, fetch, quoted
 from trajrec.analysis.support import is_known, read_support
 from trajrec.analysis.verifier_health import read_health
 from trajrec.run_interface import FIELDS
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.version import __version__
 
 CARD_VERSION = 1

@@ -14,8 +14,8 @@ import numpy as np
 
 from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
-from trajrec.analysis.rollouts import IS_OF_AGENT
 from trajrec.analysis.source import Source, fetch, quoted
+from trajrec.task_options import IS_OF_AGENT
 
 FEWEST_TASKS = 3
 

@@ -18,8 +18,9 @@ from trajrec.analysis.interface_difference import (
     compare_interfaces,
     with_observed,
 )
-from trajrec.analysis.rollouts import IS_OF_AGENT, Group
+from trajrec.analysis.rollouts import Group
 from trajrec.analysis.source import Source, fetch
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
 # Arguments of a request that differ between equal settings.

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from trajrec.analysis.estimate import Estimate, as_estimate
-from trajrec.analysis.rollouts import IS_OF_AGENT, Reading, read_check
+from trajrec.analysis.rollouts import Reading, read_check
 from trajrec.analysis.source import Source, fetch
 from trajrec.statistics.intervals import wilson
 from trajrec.statistics.pass_k import mean_over_tasks
+from trajrec.task_options import IS_OF_AGENT
 
 LEAST_CHANCE = 0.01
 """A run without a failure is suspect if the other runs give it a smaller chance of that."""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from trajrec.analysis.source import Source, fetch, metadata_column, quoted
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
 
@@ -149,9 +150,6 @@ def graded_rows(check: CheckName, *, has_doubles: bool) -> str:
                     ELSE epoch_us(checked_at) END NULLS LAST, version, log) = 1
         )"""
 
-
-IS_OF_AGENT = "json_extract_string(metadata, '$.probe') IS NULL"
-"""SQL for the episodes that rates count: a probe of the checks tells nothing of an agent."""
 
 _CHECK_COLUMNS = "episode_id, check_id, version, code_digest, status, verdict, score, state_digest"
 

@@ -104,20 +104,26 @@ def agent_transitions(episode: Episode) -> list[AgentTransitions]:
         raise CorpusError(
             f"episode {episode.id}: of no PettingZoo environment; corpus.transitions reads it"
         )
-    add = _add_turn if api == "aec" else _add_joint
+    decide, close = (_decide_turn, _end_turn) if api == "aec" else (_decide_joint, _end_joint)
     players: dict[Value, _Player] = {}
     before: Value = episode.observation_at(0) if episode.has_reset else None
     number = episode.first_step
     for step in episode.steps():
-        if step.step != number or step.failure is not None:
-            # What happened in between is unknown, or half done.
+        if step.step != number:
+            # What happened in between is unknown.
             before = None
             _drop_all(players)
         number = step.step + 1
-        if step.failure is None:
-            if before is not None:
-                add(players, before, step)
-            before = step.observation
+        if before is not None:
+            decide(players, before, step)
+        if step.failure is not None:
+            # Half done: no next observation follows from it.
+            before = None
+            _drop_all(players)
+            continue
+        if before is not None:
+            close(players, step)
+        before = step.observation
     _drop_all(players)
     return [
         _columns(episode.id, agent, player)
@@ -131,16 +137,20 @@ def _drop_all(players: dict[Value, _Player]) -> None:
         player.drop()
 
 
-def _add_joint(players: dict[Value, _Player], before: Value, step: Step) -> None:
-    """Add a step of a parallel environment: a transition of each player that acted."""
+def _decide_joint(players: dict[Value, _Player], before: Value, step: Step) -> None:
+    """Note the decisions of a step of a parallel environment: of each player that acted."""
     for agent, action in step.action.items():
         player = players.setdefault(agent, _Player())
-        if agent not in before:
-            continue
-        player.decide(_Decision(step.step, before[agent], action))
+        if agent in before:
+            player.decide(_Decision(step.step, before[agent], action))
+
+
+def _end_joint(players: dict[Value, _Player], step: Step) -> None:
+    """End the decisions of a step of a parallel environment."""
+    for agent in step.action:
         # An environment may tell a player that it has removed nothing.
         if agent in step.observation and agent in step.reward:
-            player.close(
+            players[agent].close(
                 reward=step.reward[agent],
                 next_obs=step.observation[agent],
                 terminated=step.info["terminations"].get(agent, False),
@@ -148,13 +158,16 @@ def _add_joint(players: dict[Value, _Player], before: Value, step: Step) -> None
             )
 
 
-def _add_turn(players: dict[Value, _Player], before: Value, step: Step) -> None:
-    """Add a step of an AEC environment: the turn of one player, and what the next one sees."""
-    agent = before["agent"]
-    player = players.setdefault(agent, _Player())
+def _decide_turn(players: dict[Value, _Player], before: Value, step: Step) -> None:
+    """Note the decision of a turn of an AEC environment."""
+    player = players.setdefault(before["agent"], _Player())
     # A player that is done has to take the action None: that is no decision.
     if not before["terminated"] and not before["truncated"]:
         player.decide(_Decision(step.step, before["observation"], step.action))
+
+
+def _end_turn(players: dict[Value, _Player], step: Step) -> None:
+    """End the earlier decision of the player whose turn is next, who sees its result now."""
     after = step.observation
     if after is not None:
         players.setdefault(after["agent"], _Player()).close(

@@ -13,6 +13,7 @@ from trajrec.analysis.forest_plot import shown_tasks
 from trajrec.analysis.interface_difference import Factor
 from trajrec.corpus.corpus import Corpus
 from trajrec.errors import QueryError
+from trajrec.task_options import IS_OF_AGENT
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -32,7 +33,7 @@ SELECT run, interface_id, n, n_won, n_judged FROM (
     SELECT metadata->>'$.run' AS run,
         CASE WHEN metadata->>'$.run' IS NULL THEN interface_id END AS interface_id,
         count(*) AS n, count(*) FILTER (outcome = 'success') AS n_won, count(outcome) AS n_judged
-    FROM episodes GROUP BY 1, 2
+    FROM episodes WHERE {IS_OF_AGENT} GROUP BY 1, 2
 ) WHERE (run IS NOT NULL AND length(run) <= 100) OR interface_id IS NOT NULL
 ORDER BY run NULLS LAST, interface_id LIMIT {MAX_RUNS}
 """

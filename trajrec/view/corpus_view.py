@@ -13,6 +13,7 @@ import numpy as np
 
 from trajrec.corpus.corpus import Corpus, Problem
 from trajrec.statistics.intervals import Interval, wilson
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.facets import EPISODES, Facet, Histogram, read_facets, read_histograms
@@ -59,7 +60,9 @@ ORDER BY {sort} {dir} NULLS LAST, page.episode_id
 
 _COUNTS = """
 SELECT count(*), coalesce(sum(n_steps), 0), count(*) FILTER (outcome = 'success'),
-    count(*) FILTER (outcome = 'failure'), coalesce(sum(n_failures), 0)
+    count(*) FILTER (outcome = 'failure'), coalesce(sum(n_failures), 0),
+    count(*) FILTER (outcome = 'success' AND {of_agent}),
+    count(*) FILTER (outcome = 'failure' AND {of_agent})
 FROM {source} WHERE {where}
 """
 
@@ -187,7 +190,7 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
     params: dict[str, Value] = {}
     where = query.where(params)
     sort, is_descending = query.sort
-    counts_query = _COUNTS.format(source=_source(query), where=where)
+    counts_query = _COUNTS.format(source=_source(query), where=where, of_agent=IS_OF_AGENT)
     (counts,) = corpus.sql(counts_query, params=params or None).fetchall()
     rows_query = _ROWS.format(
         source=_source(query),
@@ -205,7 +208,7 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
         n_succeeded=counts[2],
         n_failed=counts[3],
         n_failures=int(counts[4]),
-        success=share(counts[2], counts[2] + counts[3]),
+        success=share(counts[5], counts[5] + counts[6]),
         query=query,
         problems=[problem for problem in corpus.problems() if not problem.is_tail],
         corpus=corpus,

@@ -12,6 +12,7 @@ from trajrec.corpus.corpus import Corpus
 from trajrec.errors import CorpusError
 from trajrec.run_interface import FIELDS
 from trajrec.statistics.intervals import Interval
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import JsonObject, Value
 from trajrec.view.compare_view import PARTS
 from trajrec.view.corpus_query import NULL
@@ -27,10 +28,10 @@ MAX_VALUES = 200
 NONE = "none"
 """Stands in an address for episodes without an interface: none was given to their recorder."""
 
-_ALL = """
+_ALL = f"""
 SELECT interface_id, count(*), count(*) FILTER (outcome = 'success'),
     count(*) FILTER (outcome = 'failure'), count(DISTINCT task)
-FROM episodes GROUP BY 1 ORDER BY count(*) DESC, interface_id NULLS LAST
+FROM episodes WHERE {IS_OF_AGENT} GROUP BY 1 ORDER BY count(*) DESC, interface_id NULLS LAST
 """
 
 _VALUES = f"""
@@ -38,11 +39,11 @@ SELECT interface_id, [{", ".join(FIELDS)}]::VARCHAR[], [{", ".join(f"{f}_state" 
 FROM interfaces
 """
 
-_TASKS = """
+_TASKS = f"""
 SELECT count(*), count(*) FILTER (won = n), count(*) FILTER (won = 0) FROM (
     SELECT count(*) FILTER (outcome = 'success') AS won, count(*) FILTER (outcome IN
         ('success', 'failure')) AS n
-    FROM episodes WHERE task IS NOT NULL AND interface_id IS NOT DISTINCT FROM ?
+    FROM episodes WHERE {IS_OF_AGENT} AND task IS NOT NULL AND interface_id IS NOT DISTINCT FROM ?
     GROUP BY task
 ) WHERE n > 0
 """

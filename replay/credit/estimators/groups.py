@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 from trajrec.options import check_options
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import CreditTable
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Action
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ WITH returns AS (
     CAST({measure} AS DOUBLE) AS total
   FROM episodes
   WHERE ending NOT IN ('running', 'interrupted')
-    AND {measure} IS NOT NULL AND ({where})
+    AND {measure} IS NOT NULL AND ({where}) AND {of_agent}
 ), statistics AS (
   SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std
   FROM returns GROUP BY group_id
@@ -189,7 +190,8 @@ def group_advantages(
               difference is 0 if no other episode visited the state.
             - "rtmc": Q - V: the mean return from the state on with the same action, less the mean
               with any action.
-        where: Selects episodes: a SQL condition on the table `episodes`.
+        where: Selects episodes: a SQL condition on the table `episodes`. Probes of checks are left
+            out: they are nobody's attempts.
 
     Returns:
         A table for each episode, in the order of logs. A step without an estimate has the value
@@ -239,7 +241,9 @@ def _visits(where: str, options: GroupOptions) -> str:
     # An outcome is known at the end only, so it is the same from every step on.
     to_go = _RETURN_TO_GO.format(gamma=float(gamma)) if measure == "return" else "r.total"
     by = options.get("by", _SAME_START)
-    return _COMMON.format(by=by, where=where, measure=MEASURES[measure], to_go=to_go)
+    return _COMMON.format(
+        by=by, where=where, of_agent=IS_OF_AGENT, measure=MEASURES[measure], to_go=to_go
+    )
 
 
 def _check_keys(corpus: Corpus, where: str, method: Method) -> None:
