@@ -261,12 +261,13 @@ def read_runs(source: Source, wheres: Sequence[str], reading: Reading) -> list[l
         squares = "coalesce(sum(y), 0) AS squares, NULL AS lowest, NULL AS highest"
         if reading.is_score:
             squares = "coalesce(sum(y * y), 0) AS squares, min(y) AS lowest, max(y) AS highest"
+        # In order: it decides which task an error names, and how sums of floats round.
         query = f"""
             SELECT run, unit, is_derived, family, interface_id, reason,
                 {facets_sql}, count(*) AS n, coalesce(sum(y), 0) AS total,
                 {squares}, count(*) FILTER (ending = 'truncated') AS n_truncated,
                 min(started_at) AS first_at, max(started_at) AS last_at
-            FROM ({rows}) GROUP BY ALL"""
+            FROM ({rows}) GROUP BY ALL ORDER BY ALL"""
         return fetch(source, query, is_ours=is_ours)
 
     found = read(has_doubles=False)
