@@ -182,9 +182,14 @@ def _compare_states(comparison: Comparison, reader: LogReader, slow: Struct) -> 
     values = {part["event"]: part["value"] for part in slow["parts"]}
     episodes: dict[int, Episode] = {}
     n_changes: Counter[int] = Counter()
+    uncaptured: dict[int, set[str]] = {}
     for number, (_, event) in enumerate(slow["events"]):
         if event["tag"] != "state":
             continue
+        parts = uncaptured.setdefault(event["episode"], set())
+        parts.discard(event["part"])
+        if event["data"] is None and not event["digest"]:
+            parts.add(event["part"])
         episode = episodes.setdefault(event["episode"], Episode(reader, event["episode"]))
         n_changes[event["episode"]] += 1
         if number in values:
@@ -192,9 +197,13 @@ def _compare_states(comparison: Comparison, reader: LogReader, slow: Struct) -> 
             try:
                 state = history.state(n_changes[event["episode"]], event["step"])
             except StateUnknownError:
-                # Of another part, whose changes were lost.
-                comparison.same("failed checks", bool(slow["failed"] or slow["damage"]), True)
+                # Another part could not be captured, or changes of it were lost.
+                is_damaged = bool(slow["failed"] or slow["damage"])
+                comparison.same(
+                    f"state after event {number} is known", False, not (is_damaged or parts)
+                )
                 continue
+            comparison.same(f"parts unknown after event {number}", set(), parts)
             # The order of keys is no part of a state.
             ours = pack(typed(state[event["part"]]))
             comparison.same(f"state after event {number}", ours, pack(values[number]))
