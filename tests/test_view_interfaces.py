@@ -64,6 +64,14 @@ def test_each_interface_is_listed_with_its_unknown_parts(corpus: trajrec.Corpus)
     assert (rows[known].n, rows[known].n_won, rows[known].n_failed) == (3, 2, 1)
 
 
+def test_each_success_rate_names_its_assumption(corpus: trajrec.Corpus, client: TestClient) -> None:
+    first, second = ids(corpus)
+    for address in ("/interfaces", f"/i/{first}", f"/i/{first}/vs/{second}"):
+        page = client.get(address).text
+        assert "95 % interval" in page
+        assert "episodes taken as independent" in page
+
+
 def test_parts_name_what_is_unknown_and_why(corpus: trajrec.Corpus) -> None:
     parts = {part.name: part for part in read_interface(corpus, ids(corpus)[1]).parts}
     assert parts["base"].state == "partial"
