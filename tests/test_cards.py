@@ -267,3 +267,27 @@ def test_the_tools_of_others_load_every_table(
         )
         assert len(rows) == n
     assert sum(1 for _ in described.records("claims")) == 4
+
+
+@pytest.mark.slow
+def test_each_source_of_a_check_has_its_own_flakes(tmp_path: Path) -> None:
+    @trajrec.verifier(id="reached", version="1")
+    def changes_its_mind(state: dict[str, Any]) -> bool:
+        return next(verdicts)
+
+    @trajrec.verifier(id="reached", version="1")
+    def is_sure(state: dict[str, Any]) -> bool:
+        return True
+
+    verdicts = iter([True, False] * 3)
+    for check in (changes_its_mind, is_sure):
+        for _ in range(4):
+            record_one(tmp_path / "runs", True, task="t", checks=[check], interface=interface())
+    close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        card = corpus.card(tmp_path / "out", name="n").card
+        rates = {flake.check[-9:-1]: flake.rate.value for flake in corpus.disagreement().flakes}
+    assert len(card["checks"]) == 2
+    for check in card["checks"]:
+        assert check["flake"]["rate"]["value"] == rates[check["code_digest"][:8]]
+    assert sorted(rates.values())[0] == 0.0 < sorted(rates.values())[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,14 @@ import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
 
 import trajrec
+from trajrec.analysis.card import About, make_card
 from trajrec.corpus.recheck import recheck
 from trajrec.recording.event_log import close_logs
 from trajrec.replay.credit import group_advantages
+from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.corpus_view import read_corpus
+from trajrec.view.facets import read_facets, read_histograms
+from trajrec.view.failures import read_failures
 from trajrec.view.interface_view import read_interfaces
 
 
@@ -57,10 +62,31 @@ def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
         "recovery": corpus.recovery(),
         "support": corpus.support(),
         "split": comparison.cross_grade(),
-        "corpus page": read_corpus(corpus, []).success,
+        "corpus page": [read_corpus(corpus, []).success, read_corpus(corpus, []).n_failed],
+        "filters": [
+            (facet.name, value.text, value.n, value.n_won, value.n_lost)
+            for facet in read_facets(corpus, CorpusQuery())
+            for value in facet.values
+        ],
+        "histograms": read_histograms(corpus, CorpusQuery()),
+        "failures page": read_failures(corpus, phase=None, tool=None),
+        "notebook": corpus._repr_html_().split("<table")[1],
+        "card": numbers_of_card(corpus),
         "interfaces page": [(row.n, row.n_won, row.success) for row in read_interfaces(corpus)],
         "groups": group_advantages(corpus, measure="outcome"),
     }
+
+
+def numbers_of_card(corpus: trajrec.Corpus) -> dict[str, Any]:
+    card = make_card(corpus, About(name="n", published=datetime.date(2026, 1, 1)))
+    assert card["counts"].pop("probes") == read_corpus(corpus, []).n_probes
+    for name in ("logs", "bytes"):
+        del card["counts"][name]
+    # The health of a check is about its probes, and its flakes about all states.
+    for check in card["checks"]:
+        del check["health"], check["flake"]
+    del card["missing"]
+    return card
 
 
 @pytest.mark.slow
@@ -126,7 +152,7 @@ def test_the_health_of_a_check_counts_its_probes(tmp_path: Path) -> None:
         card = corpus.card(tmp_path.parent / "release").card
     text = (tmp_path.parent / "release" / "README.md").read_text()
     assert "2 of 3 gold judged rightly, 1 of 2 no-op judged rightly" in text
-    assert "5 are probes of the checks, which no rate counts" in text
+    assert "5 probes of the checks, which no number of this page counts as rollouts" in text
     missing = [line for line in card["missing"] if line.startswith("probes of reached@")]
     assert [line[-8:] for line in missing] == [": attack", ": attack"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
@@ -187,3 +189,47 @@ def test_the_table_of_an_unchanged_corpus_is_kept(corpus: trajrec.Corpus) -> Non
     first = served.table([("outcome", "failure")])
     assert served.table([("outcome", "failure")]) is first
     assert served.table([]) is not first
+
+
+def test_no_success_rate_is_of_chosen_results(corpus: trajrec.Corpus) -> None:
+    usual = read_corpus(corpus, [])
+    for chosen in (("outcome", "success"), ("total_reward_min", "1")):
+        assert read_corpus(corpus, [chosen]).success is None
+    assert read_corpus(corpus, [("total_reward_min", "abc")]).success == usual.success
+
+
+def test_no_success_rate_counts_forks_and_nested_episodes(tmp_path: Path) -> None:
+    @trajrec.verifier(id="won", version="1")
+    def won(state: Any) -> bool:
+        return bool(state["won"])
+
+    outer = trajrec.episode(tmp_path, watch={"won": False}, checks=[won])
+    inner = trajrec.episode(tmp_path, watch={"won": True}, checks=[won])
+    with outer, inner:
+        pass
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        with_nested = read_corpus(opened, [("forks", "1")])
+        assert (with_nested.n_succeeded, with_nested.n_failed) == (1, 1)
+        assert with_nested.success is not None
+        assert with_nested.success.value == 0.0
+
+
+def test_probes_are_shown_on_demand_and_named(tmp_path: Path) -> None:
+    for probe in (None, "gold", "gold"):
+        metadata = {} if probe is None else {"probe": probe}
+        with trajrec.episode(tmp_path, metadata=metadata) as ep:
+            ep.tool(lambda: 1, name="look", access="read")
+            ep.call("look")
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        browser = stranger(opened)
+        browser.get(f"/?token={TOKEN}")
+        page = browser.get("/").text
+        assert "<b>1</b> episodes" in page
+        assert "show 2 probes of the checks" in page
+        assert "(gold probe)" not in page
+        page = browser.get("/?probes=1").text
+        assert "<b>3</b> episodes" in page
+        assert "hide 2 probes of the checks" in page
+        assert page.count("(gold probe)") == 2

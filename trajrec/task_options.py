@@ -17,7 +17,10 @@ PROBES = ("gold", "no-op", "attack")
 """Kinds of episodes that probe the checks and tell nothing of an agent: "gold" solves the task, "no-op"
 does nothing, and "attack" games the check."""
 
-IS_OF_AGENT = "json_extract_string(metadata, '$.probe') IS NULL"
+PROBE = "json_extract_string(metadata, '$.probe')"
+"""SQL for the kind of probe that an episode is; NULL for a rollout of an agent."""
+
+IS_OF_AGENT = f"{PROBE} IS NULL"
 """SQL for the episodes that rates count: a probe of the checks tells nothing of an agent."""
 
 

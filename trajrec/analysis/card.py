@@ -13,7 +13,7 @@ from typing import Any
 
 from trajrec.analysis.bands import read_bands
 from trajrec.analysis.comparison import Comparison
-from trajrec.analysis.disagreement import read_disagreement
+from trajrec.analysis.disagreement import name_with_code, read_disagreement
 from trajrec.analysis.fidelity import read_fidelity
 from trajrec.analysis.overlap import read_overlap
 from trajrec.analysis.pass_k import read_pass_k
@@ -29,6 +29,10 @@ CARD_VERSION = 1
 """Version of the form of card.json."""
 
 MOST_INTERFACES = 20
+
+_ROLLOUTS = f"(SELECT * FROM episodes WHERE {IS_OF_AGENT})"
+
+_IDS_OF_PROBES = f"(SELECT episode_id FROM episodes WHERE NOT {IS_OF_AGENT})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,10 +124,11 @@ def _counts(source: Source) -> dict[str, Any]:
     (row,) = fetch(
         source,
         f"""
-        SELECT (SELECT count(*) FROM episodes) AS episodes, (SELECT count(*) FROM forks) AS forks,
+        SELECT (SELECT count(*) FROM {_ROLLOUTS}) AS episodes, (SELECT count(*) FROM forks) AS forks,
             (SELECT count(*) FROM all_episodes WHERE kind = 'nested') AS nested,
             (SELECT count(*) FROM episodes WHERE NOT {IS_OF_AGENT}) AS probes,
-            (SELECT count(*) FROM steps WHERE kind = 'rollout') AS steps,
+            (SELECT count(*) FROM steps WHERE kind = 'rollout'
+                AND episode_id NOT IN {_IDS_OF_PROBES}) AS steps,
             (SELECT count(*) FROM logs WHERE is_original AND problem IS NULL) AS logs,
             (SELECT coalesce(sum(size_bytes), 0)::BIGINT FROM logs
                 WHERE is_original AND problem IS NULL) AS bytes,
@@ -133,15 +138,16 @@ def _counts(source: Source) -> dict[str, Any]:
             (SELECT min(started_at)::DATE::VARCHAR FROM episodes) AS first_day,
             (SELECT max(started_at)::DATE::VARCHAR FROM episodes) AS last_day""",
     )
-    endings = fetch(source, "SELECT ending, count(*) AS n FROM episodes GROUP BY 1 ORDER BY 1")
+    endings = fetch(source, f"SELECT ending, count(*) AS n FROM {_ROLLOUTS} GROUP BY 1 ORDER BY 1")
     outcomes = fetch(
         source,
-        "SELECT coalesce(outcome, 'no verdict') AS outcome, count(*) AS n FROM episodes "
+        f"SELECT coalesce(outcome, 'no verdict') AS outcome, count(*) AS n FROM {_ROLLOUTS} "
         "GROUP BY 1 ORDER BY 1",
     )
     faults = fetch(
         source,
-        "SELECT fault, count(*) AS n FROM episodes WHERE fault IS NOT NULL GROUP BY 1 ORDER BY 1",
+        f"SELECT fault, count(*) AS n FROM {_ROLLOUTS} WHERE fault IS NOT NULL "
+        "GROUP BY 1 ORDER BY 1",
     )
     row["endings"] = {item["ending"]: item["n"] for item in endings}
     row["outcomes"] = {item["outcome"]: item["n"] for item in outcomes}
@@ -153,7 +159,7 @@ def _interfaces(source: Source) -> list[dict[str, Any]]:
     """Return the interfaces that most rollouts ran under, each with its nine factors."""
     rows = fetch(
         source,
-        "SELECT interface_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY n DESC, 1",
+        f"SELECT interface_id, count(*) AS n FROM {_ROLLOUTS} GROUP BY 1 ORDER BY n DESC, 1",
     )
     texts = dict(
         source.sql(
@@ -200,41 +206,48 @@ def _unknown_below(value: Any, path: tuple[str, ...] = ()) -> list[str]:
 def _tasks(source: Source) -> dict[str, Any]:
     (row,) = fetch(
         source,
-        """
+        f"""
         SELECT count(DISTINCT task) AS tasks, count(*) FILTER (task IS NULL) AS episodes_without_task,
             count(DISTINCT task_revision) AS revisions,
             count(*) FILTER (task IS NOT NULL AND task_revision IS NULL)
                 AS episodes_without_revision
-        FROM episodes""",
+        FROM {_ROLLOUTS}""",
     )
     splits = fetch(
         source,
         "SELECT json_extract_string(metadata, '$.split') AS split, count(*) AS n, "
-        "count(DISTINCT task) AS tasks FROM episodes GROUP BY 1 ORDER BY 1",
+        f"count(DISTINCT task) AS tasks FROM {_ROLLOUTS} GROUP BY 1 ORDER BY 1",
     )
-    envs = fetch(source, "SELECT env_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY n DESC, 1")
+    envs = fetch(
+        source, f"SELECT env_id, count(*) AS n FROM {_ROLLOUTS} GROUP BY 1 ORDER BY n DESC, 1"
+    )
     return {**row, "splits": splits, "environments": envs}
 
 
 def _checks(source: Source) -> list[dict[str, Any]]:
-    """Return each version of each check with its verdicts, its health and its flakes."""
+    """Return each version of each check with its verdicts, its health and its flakes.
+
+    Probes count in the health alone: there it is known which verdict is right.
+    """
     rows = fetch(
         source,
-        """
+        f"""
         SELECT check_id, version, code_digest, any_value(family) AS family,
-            bool_or(is_primary) AS is_primary, count(*) AS verdicts,
-            count(*) FILTER (verdict) AS passed, count(*) FILTER (NOT verdict) AS failed,
-            count(*) FILTER (status = 'error') AS errors,
-            count(*) FILTER (state_digest IS NULL) AS without_state
-        FROM checks WHERE kind = 'rollout' GROUP BY ALL ORDER BY check_id, version, code_digest""",
+            bool_or(is_primary) AS is_primary, count(*) FILTER (is_of_agent) AS verdicts,
+            count(*) FILTER (is_of_agent AND verdict) AS passed,
+            count(*) FILTER (is_of_agent AND NOT verdict) AS failed,
+            count(*) FILTER (is_of_agent AND status = 'error') AS errors,
+            count(*) FILTER (is_of_agent AND state_digest IS NULL) AS without_state
+        FROM (SELECT *, episode_id NOT IN {_IDS_OF_PROBES} AS is_of_agent FROM checks)
+        WHERE kind = 'rollout' GROUP BY ALL ORDER BY check_id, version, code_digest""",
     )
     agreement = read_disagreement(source)
     health = {(item.check_id, item.version, item.code_digest): item for item in read_health(source)}
-    flakes = {flake.check.split(" (")[0]: _plain(flake) for flake in agreement.flakes}
+    flakes = {flake.check: _plain(flake) for flake in agreement.flakes}
     for row in rows:
         key = (row["check_id"], row["version"], row["code_digest"])
         row["health"] = _plain(health[key]) | {"untested": list(health[key].untested)}
-        row["flake"] = flakes.get(f"{row['check_id']}@{row['version']}")
+        row["flake"] = flakes.get(name_with_code(*key))
     return rows
 
 
@@ -242,7 +255,7 @@ def _success(source: Source) -> list[dict[str, Any]]:
     """Return the success of each interface over its tasks, by the primary check."""
     rows = fetch(
         source,
-        "SELECT interface_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY n DESC, 1 "
+        f"SELECT interface_id, count(*) AS n FROM {_ROLLOUTS} GROUP BY 1 ORDER BY n DESC, 1 "
         f"LIMIT {MOST_INTERFACES}",
     )
     found = []
@@ -284,7 +297,8 @@ def _failures(source: Source) -> dict[str, Any]:
     others = fetch(
         source,
         "SELECT phase, origin, count(*) AS n, count(DISTINCT episode_id) AS episodes "
-        "FROM failures WHERE kind = 'rollout' AND phase <> 'call' GROUP BY ALL ORDER BY ALL",
+        f"FROM failures WHERE kind = 'rollout' AND phase <> 'call' "
+        f"AND episode_id NOT IN {_IDS_OF_PROBES} GROUP BY ALL ORDER BY ALL",
     )
     return {
         "others": others,

@@ -156,7 +156,7 @@ def _overview(card: Card) -> str:
 def _besides(counts: Mapping[str, Any]) -> str:
     text = f"{counts['forks']} forks, {counts['nested']} nested episodes"
     if n := counts["probes"]:
-        text += f"; of the episodes {n} are probes of the checks, which no rate counts"
+        text += f", {n} probes of the checks, which no number of this page counts as rollouts"
     return text
 
 

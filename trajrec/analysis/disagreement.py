@@ -99,6 +99,13 @@ class Disagreement:
 
 _NAME = "check_id || '@' || version || coalesce(' (' || left(code_digest, 8) || ')', '')"
 
+
+def name_with_code(check_id: str, version: str, code_digest: str | None) -> str:
+    """Return the name of a check as `Flake` and `Pair` have it."""
+    code = "" if code_digest is None else f" ({code_digest[:8]})"
+    return f"{check_id}@{version}{code}"
+
+
 _STATES = f"""
     SELECT state_digest, {_NAME} AS name, count(*) AS m, count(*) FILTER (verdict) AS s
     FROM checks

@@ -9,6 +9,7 @@ import numpy as np
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.source import Source, fetch
 from trajrec.statistics.intervals import wilson
+from trajrec.task_options import IS_OF_AGENT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,14 @@ def read_fidelity(source: Source) -> list[Fidelity]:
     """Return how far the fresh rollouts of each environment replay."""
     rows = fetch(
         source,
-        """
+        f"""
         SELECT env_id, against, grade, cause, count(*) AS n
-        FROM episodes LEFT JOIN latest_replay USING (episode_id) GROUP BY ALL ORDER BY ALL""",
+        FROM episodes LEFT JOIN latest_replay USING (episode_id) WHERE {IS_OF_AGENT} GROUP BY ALL ORDER BY ALL""",
     )
-    totals = fetch(source, "SELECT env_id, count(*) AS n FROM episodes GROUP BY 1 ORDER BY 1")
+    totals = fetch(
+        source,
+        f"SELECT env_id, count(*) AS n FROM episodes WHERE {IS_OF_AGENT} GROUP BY 1 ORDER BY 1",
+    )
     found = []
     for total in totals:
         own = [row for row in rows if row["env_id"] == total["env_id"]]

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 
 from trajrec.analysis.lineage import Edge, Leak, find_leaks, read_edges
 from trajrec.analysis.source import Source, fetch
+from trajrec.task_options import IS_OF_AGENT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,10 @@ def read_overlap(
             GROUP BY 1 HAVING count(DISTINCT {_SPLIT}) > 1 ORDER BY 1""",
         )
     ]
+    # Probes of the checks take one path on purpose; a task of theirs may still be a held-out one.
     paths = fetch(
         source,
-        """
+        f"""
         SELECT digest, any_value(n_actions) AS n_actions, count(*) AS n,
             list_sort(list(DISTINCT task) FILTER (task IS NOT NULL)) AS tasks
         FROM (
@@ -106,10 +108,12 @@ def read_overlap(
                 count(*) AS n_actions
             FROM steps WHERE kind = 'rollout'
             GROUP BY 1 HAVING bool_and(action IS NOT NULL)
-        ) JOIN episodes USING (episode_id)
+        ) JOIN episodes USING (episode_id) WHERE {IS_OF_AGENT}
         GROUP BY 1 HAVING count(*) > 1 ORDER BY n DESC, 1""",
     )
-    ((n_without,),) = source.sql(f"SELECT count(*) FROM episodes WHERE {_SPLIT} IS NULL").fetchall()
+    ((n_without,),) = source.sql(
+        f"SELECT count(*) FROM episodes WHERE {_SPLIT} IS NULL AND {IS_OF_AGENT}"
+    ).fetchall()
     all_edges = [*read_edges(source), *(Edge(*edge) for edge in edges)]
     splits = (
         {

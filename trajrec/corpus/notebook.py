@@ -10,6 +10,7 @@ from typing import Protocol
 from trajrec.analysis.source import Rows
 from trajrec.corpus.transcript import Transcript
 from trajrec.log.schema import Failure
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 from trajrec.values.html_cards import (
     card,
@@ -20,21 +21,23 @@ from trajrec.values.html_cards import (
     table,
 )
 
-_COUNTS = """
+_COUNTS = f"""
 SELECT count(*), coalesce(sum(n_steps), 0)::BIGINT, count(*) FILTER (outcome = 'success'),
-    count(*) FILTER (outcome = 'failure') FROM episodes
+    count(*) FILTER (outcome = 'failure'),
+    (SELECT count(*) FROM episodes WHERE NOT {IS_OF_AGENT})
+FROM episodes WHERE {IS_OF_AGENT}
 """
 
-_ENVS = """
+_ENVS = f"""
 SELECT coalesce(env_id, 'none'), count(*), count(*) FILTER (outcome = 'success'),
     count(*) FILTER (outcome = 'failure'), count(*) OVER ()
-FROM episodes GROUP BY env_id ORDER BY 2 DESC, 1 LIMIT 8
+FROM episodes WHERE {IS_OF_AGENT} GROUP BY env_id ORDER BY 2 DESC, 1 LIMIT 8
 """
 
-_FAILURES = """
+_FAILURES = f"""
 SELECT f.episode_id, f.step, coalesce(f.action->>'tool', f.phase), f.error_type, f.message[:200],
     f.recovered_at
-FROM failures f JOIN episodes e USING (episode_id)
+FROM failures f JOIN episodes e USING (episode_id) WHERE {IS_OF_AGENT}
 ORDER BY e.started_at DESC NULLS LAST, f.episode_id, f.step DESC, f.call, f.attempt LIMIT 5
 """
 
@@ -75,7 +78,7 @@ class CorpusCard:
 
     @card_method
     def _repr_html_(self: _CardCorpus) -> str:
-        ((n, n_steps, n_won, n_lost),) = self.sql(_COUNTS).fetchall()
+        ((n, n_steps, n_won, n_lost, n_probes),) = self.sql(_COUNTS).fetchall()
         envs = self.sql(_ENVS).fetchall()
         failures = self.sql(_FAILURES).fetchall()
         rows: list[Sequence[Value]] = [
@@ -102,6 +105,7 @@ class CorpusCard:
                 ("succeeded", f"{n_won:,}"),
                 ("failed", f"{n_lost:,}"),
                 ("without a verdict", f"{n - n_won - n_lost:,}"),
+                ("probes of the checks, besides", f"{n_probes:,}" if n_probes else None),
             ],
             table(heads, rows, n_rows=envs[0][4] if envs else 0),
             lines(["Latest failures"] * bool(latest)),

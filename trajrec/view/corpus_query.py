@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
 COLUMNS = ("env_id", "outcome", "ending", "task", "interface_id", "stop_reason")
@@ -26,7 +27,7 @@ NULL = "none"
 """Parameter that names facets without a value: `none=outcome` selects episodes without one."""
 
 _LIMITS = tuple(f"{name}_{end}" for name in NUMBERS for end in ("min", "max"))
-_OTHERS = ("q", "forks", "all", "sort", "dir", "offset")
+_OTHERS = ("q", "forks", "probes", "all", "sort", "dir", "offset")
 
 # Facets that an episode may have several values of: the table that has them, and their column.
 _INNER = {"error_type": ("failures", "error_type"), "tool": ("attempts", "tool")}
@@ -136,9 +137,14 @@ class CorpusQuery:
         return CorpusQuery(tuple(item for item in self.items if item[0] not in ends))
 
     @property
+    def is_recorded(self) -> str:
+        """The condition for the kinds of episodes that are shown, probes or not."""
+        return "kind <> 'copy'" if self.one("forks") else "kind = 'rollout'"
+
+    @property
     def kinds(self) -> str:
         """The condition for the kinds of episodes that are shown."""
-        return "kind <> 'copy'" if self.one("forks") else "kind = 'rollout'"
+        return self.is_recorded if self.one("probes") else f"{self.is_recorded} AND {IS_OF_AGENT}"
 
     def where(self, params: dict[str, Value]) -> str:
         """Return the condition, for the columns of `all_episodes` and `replay`.
@@ -146,17 +152,21 @@ class CorpusQuery:
         Args:
             params: Gets the values that the condition names.
         """
-        return " AND ".join(self._conditions(lambda value: _named(params, value)))
+        return f"{self.kinds} AND {self.within_kinds(params)}"
+
+    def within_kinds(self, params: dict[str, Value]) -> str:
+        """Return the condition without that of the kinds."""
+        return " AND ".join(self._conditions(lambda value: _named(params, value))) or "true"
 
     @property
     def where_text(self) -> str:
         """The same condition with its values written out, for people to read and change."""
-        return "\n    AND ".join(self._conditions(_literal))
+        kinds = self.kinds.replace(" AND ", "\n    AND ")
+        return "\n    AND ".join([kinds, *self._conditions(_literal)])
 
     def _conditions(self, put: Callable[[Value], str]) -> list[str]:
-        """Return all conditions; `put` returns the SQL that stands for a value."""
-        conditions = [self.kinds]
-        conditions += [self._facet(facet, put) for facet in self.limited]
+        """Return the conditions within the kinds; `put` returns the SQL that stands for a value."""
+        conditions = [self._facet(facet, put) for facet in self.limited]
         for name in NUMBERS:
             for end, sign in (("min", ">="), ("max", "<=")):
                 limit = self.limit(f"{name}_{end}")
@@ -169,6 +179,12 @@ class CorpusQuery:
                 f"(starts_with(episode_id, {start}) OR contains(coalesce(task, ''), {part}))"
             )
         return conditions
+
+    @property
+    def selects_results(self) -> bool:
+        """Whether a filter selects by results, so that a share of successes would be its own."""
+        limits = (f"total_reward_{end}" for end in ("min", "max"))
+        return "outcome" in self.limited or any(self.limit(name) is not None for name in limits)
 
     @property
     def limited(self) -> list[str]:

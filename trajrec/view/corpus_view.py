@@ -6,14 +6,14 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 import numpy as np
 
 from trajrec.corpus.corpus import Corpus, Problem
 from trajrec.statistics.intervals import Interval, wilson
-from trajrec.task_options import IS_OF_AGENT
+from trajrec.task_options import IS_OF_AGENT, PROBE
 from trajrec.types import Value
 from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.facets import EPISODES, Facet, Histogram, read_facets, read_histograms
@@ -37,7 +37,7 @@ TITLES = {
 _ROWS = """
 WITH page AS (
     SELECT episode_id, kind, env_id, task, n_steps, total_reward, outcome, ending, n_failures,
-        parent_id, fork_step, started_at
+        parent_id, fork_step, started_at, {probe} AS probe
     FROM {source} WHERE {where} ORDER BY {sort} {dir} NULLS LAST, episode_id
     LIMIT {limit} OFFSET {offset}
 ), verdicts AS (
@@ -59,11 +59,10 @@ ORDER BY {sort} {dir} NULLS LAST, page.episode_id
 """
 
 _COUNTS = """
-SELECT count(*), coalesce(sum(n_steps), 0), count(*) FILTER (outcome = 'success'),
-    count(*) FILTER (outcome = 'failure'), coalesce(sum(n_failures), 0),
-    count(*) FILTER (outcome = 'success' AND {of_agent}),
-    count(*) FILTER (outcome = 'failure' AND {of_agent})
-FROM {source} WHERE {where}
+SELECT {of_agent}, kind = 'rollout', count(*), coalesce(sum(n_steps), 0)::BIGINT,
+    count(*) FILTER (outcome = 'success'), count(*) FILTER (outcome = 'failure'),
+    coalesce(sum(n_failures), 0)::BIGINT
+FROM {source} WHERE {is_recorded} AND {where} GROUP BY 1, 2
 """
 
 _TEXT = """
@@ -79,6 +78,7 @@ class CorpusRow:
     """A line of the table.
 
     Attributes:
+        probe: The kind of probe of the checks that it is; None for a rollout of an agent.
         n_credited: Steps that an estimate of credit tells of.
     """
 
@@ -91,6 +91,7 @@ class CorpusRow:
     outcome: str | None
     ending: str
     n_failures: int
+    probe: str | None
     parent_id: str | None
     fork_step: int | None
     started_at: str
@@ -111,7 +112,9 @@ class CorpusView:
 
     Attributes:
         query: The filters and the order, as the address has them.
-        success: Share of the judged episodes that succeeded; None if none was judged.
+        n_probes: Probes of the checks among the selected episodes, shown or not.
+        success: Share of the judged rollouts that succeeded, without forks and probes; None if
+            none was judged, or if the filters select by results.
     """
 
     rows: Sequence[CorpusRow]
@@ -120,6 +123,7 @@ class CorpusView:
     n_succeeded: int
     n_failed: int
     n_failures: int
+    n_probes: int
     success: Interval | None
     query: CorpusQuery
     problems: Sequence[Problem]
@@ -189,12 +193,12 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
     query = CorpusQuery.of(items)
     params: dict[str, Value] = {}
     where = query.where(params)
+    counts = _read_counts(corpus, query)
     sort, is_descending = query.sort
-    counts_query = _COUNTS.format(source=_source(query), where=where, of_agent=IS_OF_AGENT)
-    (counts,) = corpus.sql(counts_query, params=params or None).fetchall()
     rows_query = _ROWS.format(
         source=_source(query),
         where=where,
+        probe=PROBE,
         sort=sort,
         dir="DESC" if is_descending else "ASC",
         limit=PAGE_ROWS,
@@ -203,16 +207,36 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
     rows = [_row(row) for row in corpus.sql(rows_query, params=params or None).fetchall()]
     return CorpusView(
         rows=rows,
-        n_episodes=counts[0],
-        n_steps=int(counts[1]),
-        n_succeeded=counts[2],
-        n_failed=counts[3],
-        n_failures=int(counts[4]),
-        success=share(counts[5], counts[5] + counts[6]),
+        **counts,
         query=query,
         problems=[problem for problem in corpus.problems() if not problem.is_tail],
         corpus=corpus,
     )
+
+
+def _read_counts(corpus: Corpus, query: CorpusQuery) -> dict[str, Any]:
+    """Return the numbers of the line above the table."""
+    params: dict[str, Value] = {}
+    counts_query = _COUNTS.format(
+        source=_source(query),
+        is_recorded=query.is_recorded,
+        where=query.within_kinds(params),
+        of_agent=IS_OF_AGENT,
+    )
+    groups = corpus.sql(counts_query, params=params or None).fetchall()
+    shown = [group for group in groups if group[0] or query.one("probes")]
+    judged = [group for group in groups if group[0] and group[1]]
+    n_won = sum(group[4] for group in judged)
+    n_lost = sum(group[5] for group in judged)
+    return {
+        "n_episodes": sum(group[2] for group in shown),
+        "n_steps": sum(group[3] for group in shown),
+        "n_succeeded": sum(group[4] for group in shown),
+        "n_failed": sum(group[5] for group in shown),
+        "n_failures": sum(group[6] for group in shown),
+        "n_probes": sum(group[2] for group in groups if not group[0]),
+        "success": None if query.selects_results else share(n_won, n_won + n_lost),
+    }
 
 
 def _source(query: CorpusQuery) -> str:
@@ -234,8 +258,8 @@ def share(n_won: int, n_judged: int) -> Interval | None:
 
 def _row(row: Sequence[Value]) -> CorpusRow:
     reward = row[5]
-    grade = row[12] or ""
-    words = f"diverged at {row[13]}" if grade == "diverged" and row[13] is not None else grade
+    grade = row[13] or ""
+    words = f"diverged at {row[14]}" if grade == "diverged" and row[14] is not None else grade
     statuses = {"": "", "exact": "ok", "state": "ok", "diverged": "failed"}
     return CorpusRow(
         id=row[0],
@@ -250,8 +274,9 @@ def _row(row: Sequence[Value]) -> CorpusRow:
         parent_id=row[9],
         fork_step=row[10],
         started_at="" if row[11] is None else f"{row[11]:%Y-%m-%d %H:%M:%S}",
+        probe=row[12],
         replay=words,
         replay_status=statuses.get(grade, "unknown"),
-        n_forks=row[14],
-        n_credited=row[15],
+        n_forks=row[15],
+        n_credited=row[16],
     )

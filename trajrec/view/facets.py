@@ -36,7 +36,8 @@ EPISODES = """(
 # Read once for all facets: the views behind it take longer to plan than to scan.
 _SHOWN = f"""
 WITH shown AS MATERIALIZED (
-    SELECT episode_id, kind, {", ".join((*COLUMNS, *NUMBERS))}, replay FROM {EPISODES}
+    SELECT episode_id, {", ".join((*COLUMNS, *NUMBERS))}, replay FROM {EPISODES}
+    WHERE {{kinds}}
 )
 """
 
@@ -168,7 +169,9 @@ def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
     """Return the facets that some episode has a value of."""
     params: dict[str, Value] = {}
     parts = [f"({_values_sql(corpus, facet, query, params)})" for facet in FACETS]
-    rows = corpus.sql(_SHOWN + " UNION ALL ".join(parts), params=params or None).fetchall()
+    rows = corpus.sql(
+        _SHOWN.format(kinds=query.kinds) + " UNION ALL ".join(parts), params=params or None
+    ).fetchall()
     by_facet: dict[str, list[tuple[Value, ...]]] = {}
     for row in rows:
         by_facet.setdefault(row[0], []).append(row[1:])
@@ -182,7 +185,7 @@ def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
 
 def _values_sql(corpus: Corpus, facet: str, query: CorpusQuery, params: dict[str, Value]) -> str:
     # Of its own values, each is counted as if it were the only one selected.
-    where = query.without(facet).where(params)
+    where = query.without(facet).within_kinds(params)
     source = "shown e"
     limit = MAX_ALL_VALUES if query.one("all") == facet else MAX_VALUES
     value = f"e.{facet}" if facet in (*COLUMNS, "replay") else f"inside.{facet}"
@@ -250,11 +253,13 @@ def read_histograms(corpus: Corpus, query: CorpusQuery) -> list[Histogram]:
     params: dict[str, Value] = {}
     parts = []
     for name in NUMBERS:
-        where = query.without_limits(name).where(params)
+        where = query.without_limits(name).within_kinds(params)
         # Whole numbers: the last bar is as wide as the others.
         gap = int(name in WHOLE)
         parts.append(_BARS.format(name=name, source="shown", where=where, gap=gap, bars=N_BARS))
-    rows = corpus.sql(_SHOWN + " UNION ALL ".join(parts), params=params or None).fetchall()
+    rows = corpus.sql(
+        _SHOWN.format(kinds=query.kinds) + " UNION ALL ".join(parts), params=params or None
+    ).fetchall()
     found = [
         _histogram(name, [row[1:] for row in rows if row[0] == name], query) for name in NUMBERS
     ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from trajrec.corpus.corpus import Corpus
+from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 from trajrec.view.svg import share_path
 
@@ -28,16 +29,22 @@ _PLACES = {
     "loop": "the agent's own code",
 }
 
+# The probes of the checks are few: to leave them out takes less time than to join all episodes.
+_OF_AGENT = f"""
+    kind = 'rollout'
+    AND episode_id NOT IN (SELECT episode_id FROM episodes WHERE NOT {IS_OF_AGENT})
+"""
+
 # Fresh rollouts alone, as in the table of episodes. A failed attempt is overcome with the same
 # arguments if the attempt that succeeded had them.
-_FAILURES = """
+_FAILURES = f"""
 WITH found AS (
     SELECT f.episode_id, f.step, f.call, f.attempt, f.phase, f.recovered_at,
         CASE WHEN f.phase = 'call' THEN coalesce(f.action->>'tool', '') ELSE '' END AS tool,
         coalesce(f.error_type, '') AS error,
         regexp_replace(split_part(coalesce(f.message, ''), chr(10), 1)[:200], '[0-9]+', '#', 'g')
             AS message
-    FROM failures f WHERE f.kind = 'rollout' AND ({where})
+    FROM failures f WHERE {_OF_AGENT} AND ({{where}})
 ), repeats AS (
     SELECT f.episode_id, f.step, f.call, f.attempt,
         bool_or(won.arguments::VARCHAR = lost.arguments::VARCHAR) AS is_same
@@ -72,9 +79,9 @@ FROM of_episodes GROUP BY phase, tool, error, message
 ORDER BY n DESC, phase, tool, error, message LIMIT {MAX_GROUPS}
 """
 
-_ATTEMPTS = """
+_ATTEMPTS = f"""
 SELECT tool, count(*), count(*) FILTER (outcome IN ('open', 'unknown')) FROM attempts
-WHERE kind = 'rollout' GROUP BY 1
+WHERE {_OF_AGENT} GROUP BY 1
 """
 
 
