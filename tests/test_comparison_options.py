@@ -15,6 +15,7 @@ from trajrec.analysis.intervals import UNIT_RANGE
 from trajrec.analysis.planned import apply_plan
 from trajrec.analysis.rollouts import Cell
 from trajrec.cli.main import main
+from trajrec.corpus.recheck import recheck
 from trajrec.recording import provenance
 from trajrec.recording.event_log import close_logs
 from trajrec.run_interface import missing
@@ -247,3 +248,57 @@ def test_recorded_models_and_prompts_correct_the_interface(tmp_path: Path) -> No
     assert found["warm"].claim == "attributable"
     (prompt,) = found["prompt"].factors["scaffold"].differences
     assert (prompt.path, prompt.is_declared) == ("scaffold.system_digest", False)
+
+
+@trajrec.verifier(id="reached", version="2")
+def passes_all(state: dict[str, Any]) -> bool:
+    return True
+
+
+@pytest.mark.slow
+def test_a_gate_is_not_passed_by_an_easier_check(tmp_path: Path) -> None:
+    lost = {f"t{k}": [False] * 4 for k in range(10)}
+    record_run(tmp_path, "a", lost)
+    easier = interface(verifier={"id": "reached", "version": "2"})
+    record_run(tmp_path, "b", lost, of=easier, checks=[passes_all])
+    sides = ["--a", of_run("a"), "--b", of_run("b")]
+    with trajrec.open(tmp_path) as corpus:
+        comparison = corpus.compare(a=of_run("a"), b=of_run("b"))
+        assert comparison.is_gain_shown
+        assert comparison.claim == "verifier"
+        assert "verifier.version 1 -> 2" in comparison.changed_measure
+        for gate in ("gain", "no-loss"):
+            assert not comparison.holds(gate, margin=0.05)
+        assert main(["compare", str(tmp_path), *sides, "--require", "gain"]) == 1
+        # Graded by one check after all, the declared versions do not matter.
+        list(recheck(corpus, passes_all))
+        again = corpus.compare(a=of_run("a"), b=of_run("b"), check="reached@2")
+        assert again.changed_measure == ""
+        assert again.holds("no-loss", margin=0.5)
+
+
+@pytest.mark.parametrize("margin", [-0.1, float("nan"), float("inf")])
+def test_a_margin_is_a_finite_number(corpus: trajrec.Corpus, margin: float) -> None:
+    with pytest.raises(ValueError, match="margin must be at least 0 and finite"):
+        compare(corpus, "plain", "plain again").holds("no-loss", margin=margin)
+
+
+def without_source() -> Callable[..., Any]:
+    """Return the same check, made of a text that is in no file."""
+    scope: dict[str, Any] = {}
+    exec("def check(state): return state['count'] >= 3", scope)
+    made: Callable[..., Any] = trajrec.verifier(id="reached", version="1")(scope["check"])
+    return made
+
+
+@pytest.mark.slow
+def test_a_check_of_unknown_source_equals_none(tmp_path: Path) -> None:
+    """One task of run b was graded by a check whose source nobody knows."""
+    results = counts(**TASKS)
+    record_run(tmp_path, "a", results)
+    record_run(tmp_path, "b", {task: results[task] for task in ("t1", "t2", "t3")})
+    record_run(tmp_path, "b", {"t0": results["t0"]}, checks=[without_source()])
+    with trajrec.open(tmp_path) as corpus:
+        comparison = compare(corpus, "a", "b")
+    assert comparison.reasons == ("verifier is unknown (verifier.check_code)",)
+    assert "unknown" in comparison.changed_measure

@@ -34,7 +34,7 @@ from trajrec.analysis.rollouts import (
     read_check,
     read_first_results,
 )
-from trajrec.analysis.run_factors import compare_factors
+from trajrec.analysis.run_factors import changed_measure, compare_factors
 from trajrec.analysis.sides import Options, ReadSide, Side, period_of, read_sides
 from trajrec.analysis.training_runs import measure_training_runs
 
@@ -92,6 +92,7 @@ def compare_sides(a: Side, b: Side, options: Options) -> Comparison:
         dropped=_dropped(cells, pairs),
         tasks=_task_differences(pairs, options),
         spread=measured.spread,
+        changed_measure=changed_measure(reads, shared, factors),
         grade_both=_cross_grader((a, b), reads, reason="; ".join(plan_notes)),
     )
 

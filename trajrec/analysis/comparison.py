@@ -55,6 +55,8 @@ class Comparison:
         dropped: Tasks that one of the arms has no graded rollouts of.
         tasks: The shared tasks, the largest loss first.
         spread: Standard deviation of the differences over tasks; None if it is not known.
+        changed_measure: Why the results of the two runs are not of one measure; "" if they are. A
+            check that became easier would pass for a gain, and hide a loss.
         grade_both: Reads the split of `cross_grade`; None if it cannot be made.
     """
 
@@ -76,6 +78,7 @@ class Comparison:
     dropped: tuple[str, ...]
     tasks: tuple[TaskDifference, ...]
     spread: float | None = None
+    changed_measure: str = ""
     grade_both: Callable[[], CrossGrading] | None = dataclasses.field(
         default=None, repr=False, compare=False
     )
@@ -116,8 +119,9 @@ class Comparison:
         Args:
             requirement: "gain": the interval lies above `margin`. "no-loss": it lies above
                 `-margin`. "no-shown-loss": it does not lie below `-margin`. The first two fail if
-                the difference itself cannot be trusted: see `problems`.
-            margin: A difference that does not matter, >= 0.
+                the difference itself cannot be trusted: see `problems`, and
+                `changed_measure`.
+            margin: A difference that does not matter, >= 0 and finite.
 
         Raises:
             ValueError: There is no difference to judge, or the requirement is unknown.
@@ -126,13 +130,13 @@ class Comparison:
             raise ValueError(
                 f"requirement must be gain, no-loss or no-shown-loss, got {requirement!r}"
             )
-        if not margin >= 0:
-            raise ValueError(f"margin must be at least 0, got {margin!r}")
+        if not 0 <= margin < math.inf:
+            raise ValueError(f"margin must be at least 0 and finite, got {margin!r}")
         if self.difference is None:
             raise ValueError(f"nothing was compared: {'; '.join(self.reasons)}")
         if requirement == "no-shown-loss":
             return not self.difference.ci_high < -margin
-        if self.problems:
+        if self.problems or self.changed_measure:
             return False
         limit = margin if requirement == "gain" else -margin
         return self.difference.ci_low > limit
@@ -249,6 +253,7 @@ class Comparison:
             "reasons": list(self.reasons),
             "problems": list(self.problems),
             "notes": list(self.notes),
+            "changed_measure": self.changed_measure,
             "difference": _plain(self.difference),
             "method": self.method,
             "over": self.over,

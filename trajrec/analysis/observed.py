@@ -160,7 +160,7 @@ def add_facets(
             mixed = (*factors[name].mixed, f"{name}.{facet}")
             factors[name] = dataclasses.replace(factors[name], status="mixed", mixed=mixed)
             continue
-        if facet == "check_code" and bool(of_a) != bool(of_b):
+        if facet == "check_code" and _is_known_in_part(groups_a, groups_b, units):
             unknown[name] = [f"{name}.{facet}"]
             continue
         pair = differing(of_a, of_b, units)
@@ -168,6 +168,19 @@ def add_facets(
             observed.setdefault(name, []).append(PathDifference(f"{name}.{facet}", *pair, False))
     for name in observed.keys() | unknown.keys():
         factors[name] = with_observed(factors[name], observed.get(name, []), unknown.get(name, []))
+
+
+def _is_known_in_part(
+    groups_a: Sequence[Group], groups_b: Sequence[Group], units: Sequence[str]
+) -> bool:
+    """Return whether the source of the check is known of some verdicts on the tasks alone."""
+    shared = set(units)
+    codes = {
+        group.facets["check_code"] is not None
+        for group in (*groups_a, *groups_b)
+        if group.n_graded and group.unit in shared
+    }
+    return len(codes) > 1
 
 
 def add_packages(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from trajrec.analysis.interface_difference import Factor
 from trajrec.analysis.observed import add_facets, add_models, add_packages, pair_interfaces
+from trajrec.analysis.rollouts import Group
 from trajrec.analysis.sides import ReadSide, period_of
+
+_OBSERVED = ("check_id", "version", "check_code")
+
+_NAMES_OF_CHECK = frozenset(("verifier", "verifier.id", "verifier.version"))
+"""Declared parts of a verifier that the recorded verdicts have too."""
 
 
 def compare_factors(
@@ -27,3 +33,44 @@ def compare_factors(
     periods = (period_of(a.groups), period_of(b.groups))
     add_models(factors, a.models, b.models, units, bases=bases, periods=periods)
     return factors
+
+
+def changed_measure(
+    reads: tuple[ReadSide, ReadSide], units: Sequence[str], factors: Mapping[str, Factor]
+) -> str:
+    """Return why the results of two runs are not of one measure, "" if they are.
+
+    The verdicts say which check gave them. What else is declared of it, such as a judge, they do
+    not say.
+    """
+    parts = []
+    for facet in _OBSERVED:
+        a, b = (_checks_by_unit(read.groups, facet) for read in reads)
+        for unit in units:
+            values = (a.get(unit, frozenset()), b.get(unit, frozenset()))
+            if values[0] != values[1] or len(values[0]) > 1:
+                texts = [
+                    ", ".join(sorted(str(value or "unknown") for value in of)) for of in values
+                ]
+                parts.append(f"verifier.{facet} {texts[0]} -> {texts[1]}")
+                break
+    parts += _declared(factors["verifier"])
+    return f"the check is not the same in both runs: {'; '.join(parts)}" if parts else ""
+
+
+def _checks_by_unit(groups: Sequence[Group], facet: str) -> dict[str, frozenset[str | None]]:
+    """Return the values of a part of the check that graded each task; None if it is unknown."""
+    values: dict[str, set[str | None]] = {}
+    for group in groups:
+        if group.unit is not None and group.n_graded:
+            values.setdefault(group.unit, set()).add(group.facets[facet])
+    return {unit: frozenset(of_unit) for unit, of_unit in values.items()}
+
+
+def _declared(verifier: Factor) -> Iterator[str]:
+    for difference in verifier.differences:
+        if difference.is_declared and difference.path not in _NAMES_OF_CHECK:
+            yield str(difference)
+    for path in verifier.mixed:
+        if path not in _NAMES_OF_CHECK and path.removeprefix("verifier.") not in _OBSERVED:
+            yield f"{path} varies within a run"

@@ -213,8 +213,10 @@ def _compare(arguments: argparse.Namespace, corpus: Corpus, other: Corpus | None
 
 def _why_not(comparison: Comparison, arguments: argparse.Namespace) -> str:
     """Return why a gate does not hold, and how many tasks would do."""
-    if comparison.problems and arguments.require != "no-shown-loss":
-        return "; ".join(comparison.problems)
+    if arguments.require != "no-shown-loss":
+        reasons = [*comparison.problems, *filter(None, [comparison.changed_measure])]
+        if reasons:
+            return "; ".join(reasons)
     difference = comparison.difference
     assert difference is not None
     margin = arguments.margin
