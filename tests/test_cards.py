@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 import hashlib
 import json
 import re
@@ -17,7 +19,8 @@ from question_corpus import make_corpus
 from tiers import deep
 
 import trajrec
-from trajrec.analysis.card_text import escape
+from trajrec.analysis.card import About, make_card
+from trajrec.analysis.card_text import code, escape
 from trajrec.analysis.croissant import REQUIRED
 from trajrec.analysis.release import TABLES
 from trajrec.cli.main import main
@@ -291,3 +294,46 @@ def test_each_source_of_a_check_has_its_own_flakes(tmp_path: Path) -> None:
     for check in card["checks"]:
         assert check["flake"]["rate"]["value"] == rates[check["code_digest"][:8]]
     assert sorted(rates.values())[0] == 0.0 < sorted(rates.values())[1]
+
+
+def test_a_task_in_two_splits_contradicts_the_coverage(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        record_one(
+            tmp_path,
+            True,
+            task="both",
+            metadata={"split": split},
+            interface=interface(
+                lineage=dict.fromkeys(("generator", "teacher", "filter", "decontamination"), "none")
+            ),
+        )
+    close_logs()
+    about = About(name="n", published=datetime.date(2026, 1, 1))
+    with trajrec.open(tmp_path) as corpus:
+        card = make_card(corpus, about)
+        named = make_card(corpus, dataclasses.replace(about, held_out=("validation",)))
+    verdict = card["claims"]["coverage"]["verdict"]
+    assert verdict.startswith("contradicted (2 tasks, goals or first states are in several splits")
+    assert "held-out split: no episode is in test; name yours (--held-out)" in card["missing"]
+    assert "are held out and not" in named["claims"]["coverage"]["verdict"]
+    assert not any(line.startswith("held-out split") for line in named["missing"])
+
+
+@pytest.mark.parametrize("split", ["", "x" * 101])
+def test_a_split_that_names_no_file_is_refused(tmp_path: Path, split: str) -> None:
+    record_one(tmp_path / "runs", True, metadata={"split": split})
+    close_logs()
+    with (
+        trajrec.open(tmp_path / "runs") as corpus,
+        pytest.raises(ValueError, match="the name of a split must have 1 to 100 characters"),
+    ):
+        corpus.card(tmp_path / "out")
+
+
+def test_texts_of_a_card_are_visible_and_short() -> None:
+    for text in ("a\x1b[31mb\u202ec", "x" * 1_000_000):
+        for shown in (escape(text), code(text)):
+            assert "\x1b" not in shown
+            assert "\u202e" not in shown
+            assert len(shown) < 2_200
+    assert "more characters in card.json" in code("x" * 1_000_000)

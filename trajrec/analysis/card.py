@@ -93,7 +93,9 @@ def _contradict(card: Card) -> None:
     """Withdraw the claims that the analyses contradict, though their fields are recorded."""
     leaks = len(card["overlap"]["leaks"])
     held_out = set(card["about"]["held_out"])
-    shared = [item for item in card["overlap"]["shared"] if held_out & set(item["splits"])]
+    several = card["overlap"]["shared"]
+    shared = [item for item in several if held_out & set(item["splits"])]
+    splits = _named_splits(card)
     cleaned = [
         run["run"] or "without a name" for run in card["failures"]["runs"] if run["looks_cleaned"]
     ]
@@ -105,6 +107,14 @@ def _contradict(card: Card) -> None:
                 if shared
                 else []
             ),
+            *(
+                [
+                    f"{len(several)} tasks, goals or first states are in several splits, of which "
+                    "none is named as held out"
+                ]
+                if several and not held_out & splits
+                else []
+            ),
         ],
         "trace": [f"run {name} looks cleaned" for name in cleaned],
     }
@@ -112,6 +122,11 @@ def _contradict(card: Card) -> None:
         card["claims"][claim]["contradicted"] = reasons
         if reasons:
             card["claims"][claim]["verdict"] = f"contradicted ({'; '.join(reasons)})"
+
+
+def _named_splits(card: Card) -> set[str]:
+    """Return the splits that episodes are in."""
+    return {row["split"] for row in card["tasks"]["splits"] if row["split"] is not None}
 
 
 def _plain(record: Any) -> dict[str, Any]:
@@ -358,6 +373,12 @@ def _missing(card: Card) -> list[str]:
             missing.append(f"{field}, in {episodes(n)}")
     if n := card["counts"]["outcomes"].get("no verdict", 0):
         missing.append(f"verdict of a primary check, in {episodes(n)}")
+    splits = _named_splits(card)
+    held_out = card["about"]["held_out"]
+    if splits and not splits & set(held_out):
+        missing.append(
+            f"held-out split: no episode is in {', '.join(held_out)}; name yours (--held-out)"
+        )
     never = sum(item["n_episodes"] - item["n_replayed"] for item in card["fidelity"])
     if never > 0:
         missing.append(f"replay, of {episodes(never)}")

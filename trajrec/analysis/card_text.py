@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from trajrec.analysis.card import Card, episodes
 from trajrec.types import Value
+from trajrec.values.shown import counted
+from trajrec.values.visible import visible
 
 SIZES = (
     (1_000, "n<1K"),
@@ -19,6 +21,9 @@ SIZES = (
 )
 
 MOST_ROWS = 20
+
+MOST_CHARACTERS = 2_000
+"""Characters of one text: a prompt may have a million."""
 
 
 class TableFile(NamedTuple):
@@ -95,15 +100,26 @@ def front_matter(card: Card, tables: Sequence[TableFile]) -> str:
     return "\n".join(["---", *lines, "---"])
 
 
+def _cut(text: str) -> str:
+    if len(text) <= MOST_CHARACTERS:
+        return text
+    return (
+        f"{text[:MOST_CHARACTERS]} ... ({len(text) - MOST_CHARACTERS} more characters in card.json)"
+    )
+
+
 def escape(text: Value) -> str:
-    """Return a text in which no character means anything to Markdown or HTML, on one line."""
-    plain = " ".join(str(text).split())
+    """Return a text in which no character means anything to Markdown or HTML, on one line.
+
+    Controls and marks of direction are shown by their escapes, and a long text is cut.
+    """
+    plain = _cut(visible(" ".join(str(text).split())))
     return re.sub(r"([\\`*_\[\]<>|#&$!~])", r"\\\1", plain)
 
 
-def _code(value: Value) -> str:
+def code(value: Value) -> str:
     """Return a value as code that no backtick inside of it ends."""
-    text = " ".join(str(value).split()).replace("|", "\\|")
+    text = _cut(visible(" ".join(str(value).split()))).replace("|", "\\|")
     fence = "``" if "`" in text else "`"
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}" if text else ""
@@ -143,8 +159,8 @@ def _overview(card: Card) -> str:
         ("recorded", _days(card)),
         ("outcomes", counts_text(counts["outcomes"])),
         ("faults", counts_text(counts["faults"]) or "none"),
-        ("logs", f"{counts['logs']} files, {counts['bytes']} bytes"),
-        ("licence", _code(about["license"]) if about["license"] else "**not given**"),
+        ("logs", f"{counted(counts['logs'], 'file')}, {counted(counts['bytes'], 'byte')}"),
+        ("licence", code(about["license"]) if about["license"] else "**not given**"),
         ("creator", escape(about["creator"]) if about["creator"] else "**not given**"),
         ("address", escape(about["url"]) if about["url"] else "**not given**"),
         ("published", about["published"]),
@@ -156,7 +172,7 @@ def _overview(card: Card) -> str:
 def _besides(counts: Mapping[str, Any]) -> str:
     text = f"{counts['forks']} forks, {counts['nested']} nested episodes"
     if n := counts["probes"]:
-        text += f", {n} probes of the checks, which no number of this page counts as rollouts"
+        text += f", {counted(n, 'probe')} of the checks, which no number of this page counts as rollouts"
     return text
 
 
@@ -183,7 +199,7 @@ def _interfaces(card: Card) -> list[str]:
     blocks = []
     for interface in shown:
         key = interface["interface_id"]
-        title = _code(key) if key else "**not recorded**"
+        title = code(key) if key else "**not recorded**"
         rows = [(name, _factor(value)) for name, value in interface["factors"].items()]
         heading = f"Interface {title}, {episodes(interface['episodes'])}:"
         blocks += [heading, table(("factor", "value"), rows)] if key else [heading[:-1] + "."]
@@ -198,7 +214,7 @@ def _factor(value: Value) -> str:
     if isinstance(value, dict) and set(value) == {"missing"}:
         reason = str(value["missing"]).replace("_", " ")
         return reason if reason == "not applicable" else f"**{reason}**"
-    return _code(json.dumps(value, ensure_ascii=False))
+    return code(json.dumps(value, ensure_ascii=False))
 
 
 def _tasks(card: Card) -> list[str]:
@@ -212,7 +228,7 @@ def _tasks(card: Card) -> list[str]:
         for row in tasks["splits"]
     ]
     envs = [
-        (_code(row["env_id"]) if row["env_id"] else "**unknown**", str(row["n"]))
+        (code(row["env_id"]) if row["env_id"] else "**unknown**", str(row["n"]))
         for row in tasks["environments"][:MOST_ROWS]
     ]
     return [
@@ -226,12 +242,12 @@ def _checks(card: Card) -> str:
     rows = []
     for check in card["checks"]:
         flake = check["flake"]
-        code = check["code_digest"]
+        digest = check["code_digest"]
         name = f"{check['check_id']}@{check['version']}"
         rows.append(
             (
-                _code(name) + (" (primary)" if check["is_primary"] else ""),
-                _code(code[:8]) if code else "**unknown**",
+                code(name) + (" (primary)" if check["is_primary"] else ""),
+                code(digest[:8]) if digest else "**unknown**",
                 str(check["verdicts"]),
                 str(check["passed"]),
                 str(check["failed"]),
@@ -276,7 +292,7 @@ def interval(estimate: Mapping[str, float] | None) -> str:
 def _success(card: Card) -> list[str]:
     rows = [
         (
-            _code(row["interface_id"][:8]) if row["interface_id"] else "**unknown**",
+            code(row["interface_id"][:8]) if row["interface_id"] else "**unknown**",
             str(row["tasks"]),
             str(row["rollouts"]),
             interval(row["rate"]) or f"refused: {escape(row['reason'])}",
@@ -295,7 +311,7 @@ def _success(card: Card) -> list[str]:
 def _failures(card: Card) -> str:
     rows = [
         (
-            _code(kind["tool"]) if kind["tool"] else "",
+            code(kind["tool"]) if kind["tool"] else "",
             escape(kind["origin"]),
             escape(kind["failure_kind"]),
             str(kind["n"]),
@@ -322,7 +338,7 @@ def _failures(card: Card) -> str:
 def _fidelity(card: Card) -> str:
     rows = [
         (
-            _code(row["env_id"]) if row["env_id"] else "**unknown**",
+            code(row["env_id"]) if row["env_id"] else "**unknown**",
             str(row["n_episodes"]),
             str(row["n_replayed"]),
             counts_text(row["grades"]),

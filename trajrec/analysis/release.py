@@ -53,6 +53,9 @@ OF_EPISODES = frozenset(TABLES) - {
 UNSPLIT = "unsplit"
 """Name of the split of rows that belong to none."""
 
+LONGEST_SPLIT = 100
+"""Characters of the name of a split, which is that of a file."""
+
 
 class Parquet(Protocol):
     """Rows that can be written as Parquet: a relation of DuckDB."""
@@ -153,12 +156,17 @@ def _splits(source: Source) -> dict[str | None, str]:
     """Return the split of episodes -> its name for Hugging Face, which takes no dash.
 
     Raises:
-        ValueError: Two splits would have one name.
+        ValueError: Two splits would have one name, or one is no name of a file.
     """
     rows = source.sql(
         "SELECT DISTINCT json_extract_string(metadata, '$.split') AS s FROM all_episodes ORDER BY 1"
     ).fetchall()
     names = {row[0]: UNSPLIT if row[0] is None else re.sub(r"\W", "_", row[0]) for row in rows}
+    for split in names:
+        if split is not None and not 0 < len(split) <= LONGEST_SPLIT:
+            raise ValueError(
+                f"the name of a split must have 1 to {LONGEST_SPLIT} characters, got {split[:99]!r}"
+            )
     if len(set(names.values())) < len(names):
         raise ValueError(f"splits would share a name: {', '.join(map(repr, names))}")
     return names
