@@ -196,13 +196,22 @@ class Page:
     def wait_until(self, expression: str) -> None:
         """Wait until an expression of JavaScript holds."""
         end = time.monotonic() + TIMEOUT_S
-        while not self.evaluate(expression):
+        while not self._holds(expression):
             if time.monotonic() > end:
                 raise TimeoutError(
                     f"it did not come true in {TIMEOUT_S:g} s: {expression}, at "
                     f"{self.evaluate('location.href + document.readyState')}"
                 )
             time.sleep(0.02)
+
+    def _holds(self, expression: str) -> bool:
+        try:
+            return bool(self.evaluate(expression))
+        except RuntimeError as exc:
+            # The page was left while it was asked.
+            if "navigated or closed" not in str(exc) and "context was destroyed" not in str(exc):
+                raise
+            return False
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression of JavaScript."""
