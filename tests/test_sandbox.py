@@ -66,6 +66,7 @@ CHANGES = [
     "COPY steps TO '{folder}/copied.csv'",
     "EXPORT DATABASE '{folder}/exported'",
     "EXPLAIN ANALYZE DELETE FROM delta.running",
+    "UPDATE EXTENSIONS",
     "",
 ]
 
@@ -89,7 +90,6 @@ REACHING = [
     "SELECT * FROM glob('/*')",
     "SELECT * FROM sniff_csv('{folder}/secret.txt')",
     "SELECT * FROM parquet_metadata('{folder}/secret.txt')",
-    "SELECT * FROM duckdb_secrets()",
     "SELECT getenv('HOME')",
     "SELECT * FROM frame",
     "SELECT * FROM read_csv('https://example.com/x.csv')",
@@ -113,6 +113,22 @@ def test_queries_of_somebody_else_reach_nothing(
     with pytest.raises(QueryError):
         corpus.sql(query.format(folder=runs), sandbox=True)
     assert len(frame) == 1
+
+
+@pytest.mark.parametrize("name", [".tmp/secret.txt", "runs/.trajrec/index.duckdb"])
+def test_files_of_duckdb_itself_are_closed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "runs")
+    assert main(["index", "runs"]) == 0
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "secret.txt").write_text("a secret file")
+    with trajrec.open("runs") as corpus:
+        for path in (name, tmp_path / name):
+            with pytest.raises(QueryError, match="Permission Error"):
+                corpus.sql(f"SELECT * FROM read_blob('{path}')", sandbox=True)
+        assert corpus.sql("SELECT count(*) FROM steps", sandbox=True).fetchall() == [(N_STEPS,)]
 
 
 @pytest.mark.slow

@@ -121,7 +121,9 @@ def step_labels(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[S
     """
     runs = _latest_runs(corpus, where)
     unchecked_labels: set[bool] = set()
-    with_credit = f"({where}) AND kind <> 'copy' AND episode_id IN (SELECT episode_id FROM credit)"
+    with_credit = (
+        f"({where}\n) AND kind <> 'copy' AND episode_id IN (SELECT episode_id FROM credit)"
+    )
     for episode in corpus.episodes(with_credit, kind="all", order_by="episode_id"):
         run = runs.get(episode.id)
         shares = None if run is None else _shares_after_steps(episode, run)
@@ -205,7 +207,7 @@ def counterfactual_pairs(corpus: Corpus, where: str) -> Iterator[PreferencePair]
     for episode_id, *effect in corpus.sql(query, sandbox=True).fetchall():
         effects.setdefault(episode_id, []).append(tuple(effect))
     with_effect = (
-        f"({where}) AND kind <> 'copy' "
+        f"({where}\n) AND kind <> 'copy' "
         f"AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
     )
     for episode in corpus.episodes(with_effect, kind="all", order_by="episode_id"):
@@ -325,4 +327,4 @@ def step_advantages(
 
 def _is_asked(where: str, table: str) -> str:
     """Return the condition that a row of a table belongs to an episode that was asked for."""
-    return f"{table}.episode_id IN (SELECT episode_id FROM all_episodes WHERE {where})"
+    return f"{table}.episode_id IN (SELECT episode_id FROM all_episodes WHERE ({where}\n))"

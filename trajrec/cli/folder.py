@@ -91,7 +91,7 @@ def require_selection(corpus: Corpus, where: str) -> None:
     Raises:
         ValueError: The condition selects nothing.
     """
-    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE {where}\n LIMIT 1").fetchall():
+    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE ({where}\n) LIMIT 1").fetchall():
         raise ValueError(f"--where selects no episode: {where}")
 
 

@@ -219,7 +219,7 @@ def _choose(corpus: Corpus, arguments: argparse.Namespace) -> tuple[Iterator[Epi
     if arguments.episodes:
         named = [corpus.episode(name) for name in arguments.episodes]
         return iter(named), len(named)
-    where = f"{kind_condition(arguments.forks)} AND ({arguments.where or ENDED})"
+    where = f"{kind_condition(arguments.forks)} AND ({arguments.where or ENDED}\n)"
     is_long = f"end_step >= {arguments.first}"
     counts = f"SELECT count(*) FILTER ({is_long}), count(*) FROM all_episodes WHERE {where}"
     total, n_all = corpus.sql(counts).fetchall()[0]

@@ -196,7 +196,7 @@ class Labelling:
             label_line(row)
             for row in self._query(
                 "SELECT episode_id, step, name, value, given_by, author, rationale, "
-                f"epoch_ns(labelled_at) FROM labels WHERE {where}\n "
+                f"epoch_ns(labelled_at) FROM labels WHERE ({where}\n) "
                 "ORDER BY labelled_at, episode_id, step, name",
                 is_ours=where == "true",
             )

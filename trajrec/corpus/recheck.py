@@ -68,7 +68,7 @@ def recheck(
     """
     identity = identify(verifier)
     if kind == "all":
-        where = f"kind <> 'copy' AND ({where})"
+        where = f"kind <> 'copy' AND ({where}\n)"
     if not with_faulted:
         where = f"({where}\n) AND (fault IS NULL OR fault = 'verifier')"
     episodes = list(corpus.episodes(where, kind=kind))

@@ -109,7 +109,7 @@ def delete_derived(folder: Path) -> None:
 def _plan(corpus: Corpus, where: str, *, only_forks: bool) -> RemovalPlan:
     kind = "kind = 'fork'" if only_forks else "kind <> 'copy'"
     query = f"SELECT episode_id FROM all_episodes WHERE {kind} AND ({where}\n) ORDER BY log, number"
-    episodes = [row[0] for row in corpus.sql(query).fetchall()]
+    episodes = [row[0] for row in corpus.sql(query, sandbox=True).fetchall()]
     if not episodes:
         raise CorpusError(f"{corpus.path}: no {'fork' if only_forks else 'episode'} is {where!r}")
     dependents = _dependents(corpus, episodes)

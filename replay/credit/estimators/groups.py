@@ -71,7 +71,8 @@ WITH returns AS (
     CAST({measure} AS DOUBLE) AS total
   FROM episodes
   WHERE ending NOT IN ('running', 'interrupted')
-    AND {measure} IS NOT NULL AND ({where}) AND {of_agent}
+    AND {measure} IS NOT NULL AND ({where}
+  ) AND {of_agent}
 ), statistics AS (
   SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std
   FROM returns GROUP BY group_id
@@ -88,7 +89,8 @@ WITH returns AS (
 _CHECKED = """
 SELECT count(DISTINCT episode_id), any_value(episode_id)
 FROM episodes JOIN steps USING (episode_id)
-WHERE state_check IS NOT NULL AND ending NOT IN ('running', 'interrupted') AND ({where})
+WHERE state_check IS NOT NULL AND ending NOT IN ('running', 'interrupted') AND ({where}
+  )
 """
 
 _RETURN_TO_GO = (
