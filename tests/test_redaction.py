@@ -214,6 +214,10 @@ def test_a_value_beside_a_name_is_found_in_each_syntax(syntax: str) -> None:
 
 
 HARMLESS = [
+    {"AWS::ApiGateway::ApiKey": "b899a0d240b53d9d"},
+    '"AWS::SecretsManager::Secret": "f6b785ff8e74d121", "AWS::MSK::BatchScramSecret": "b68c9a1a87"',
+    "encoded_credentials = base64.b64encode(b'test:password')",
+    "in their original positions--pass `strict=False`. To produce it",
     {"token": "understanding", "logprob": -0.25},
     [{"token": "sha256sum", "bytes": [1], "logprob": -0.1}],
     {"type": "object", "properties": {"password": {"type": "string", "description": "Your own."}}},
@@ -320,6 +324,20 @@ def test_secrets_in_a_column_with_the_name_are_found(table: str, name: str) -> N
     assert value not in cleaned
     assert cleaned.count("[redacted ") == 2
     assert cleaned.count("\n") == text.count("\n")
+
+
+@pytest.mark.parametrize("name", ["DB_PASSWORD", "PrivateKey", "clientSecret", "API_TOKEN"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\t"])
+def test_an_escape_before_a_name_is_no_letter_of_it(name: str, end: str) -> None:
+    secret = "WaYVMCrTjK/5yzztiFym59eRP7Td5vL2bJosaJO6Wfj="
+    text = f"# settings{end}{name} = {secret}{end}"
+    for written in (json.dumps({"stdout": text}), repr({"stdout": text}), f"b{text!r}"):
+        assert secret not in REDACTOR.text(f"the output was {written}")
+
+
+def test_a_token_with_an_encoded_beginning_is_found() -> None:
+    token = "1%2F%2F0cr0IreXe1vT69_1DPS82pdcy5rQP0kRIXjpjjjsjy-3SWFVyykNIe0"
+    assert token not in REDACTOR.text(f"https://x.io/?next={token}&a=1")
 
 
 def test_percent_encoded_secrets_are_found() -> None:
@@ -666,7 +684,16 @@ def package_texts(size: int) -> Iterator[tuple[Path, str]]:
             return
 
 
-JUDGED = ("url credential", "token", "bearer token", "password", "jwt", "private key")
+JUDGED = (
+    "aws key",
+    "accesskeyid",
+    "url credential",
+    "token",
+    "bearer token",
+    "password",
+    "jwt",
+    "private key",
+)
 """Kinds that examples in documentation have, and are secrets as far as a program can see."""
 
 

@@ -43,7 +43,7 @@ _QUOTED = re.compile(
 _BARE = re.compile(rb"""[^\s"'`<>,;&|\\(){}\[\]]+""")
 _LINE = re.compile(rb"""[^\s"'`<>\\]+""")
 _LINE_START = re.compile(rb"(?:^|[\n\r;])[ \t]*(?:export |set |ENV |ARG |\$env:|-e )?[ \t]*\Z")
-_FLAG = re.compile(rb"--([\w.-]+)[ \t]+(?=[^\s|<>&-])")
+_FLAG = re.compile(rb"(?<![A-Za-z0-9])--([\w.-]+)[ \t]+(?=[^\s|<>&-])")
 _TAG_GAP = re.compile(rb"(?:\s[^<>]{0,80})?>\s*")
 _TAG_VALUE = re.compile(rb"[^<>\s]+(?=\s*</)")
 _ATTRIBUTE_GAP = re.compile(
@@ -59,6 +59,8 @@ _BLOCK = re.compile(rb"[|>][-+]?[ \t]*\r?\n[ \t]+")
 _NAME_LINE = re.compile(rb"\b(?:name|key)[\"']?[ \t]*[:=][ \t]*[\"']?\Z")
 _VALUE_LINE = re.compile(rb"[\"']?,?[ \t]*\r?\n[ \t]*[\"']?value[\"']?[ \t]*[:=][ \t]*")
 _WORD_BEFORE = re.compile(rb"(?<![\w.-])([A-Za-z]{2,20}) \Z")
+_ESCAPED = re.compile(rb"\\[nrtfvb]\Z")
+_TYPE_PATH = re.compile(rb"(?<![\w:])(?:[A-Za-z0-9]+::)+\Z")
 _SAID_GAP = re.compile(rb"[ \t]+(?:is|was)[ \t]*:?[ \t]+|[ \t]+(?=[\"'`])")
 
 
@@ -128,8 +130,14 @@ def name_at(data: bytes, position: int, end: int, strength_of: StrengthOf) -> Na
     """
     before = data[max(0, position - MAX_NAME_BYTES) : position]
     start = position - len(before) + len(before.rstrip(_NAME_BYTES))
+    if _ESCAPED.search(data, max(0, start - 1), min(start + 1, end - 1)):
+        # JSON and reprs write a line that begins with DB_PASSWORD as `\nDB_PASSWORD`.
+        start += 1
     name = data[start:end].decode("ascii")
     strength = strength_of(name)
+    path = _TYPE_PATH.search(data, max(0, start - MAX_NAME_BYTES), start)
+    if path is not None and not strength_of(path[0].decode("ascii") + name):
+        return None
     if strength in ("", "weak") and name.lower() in _LAST_WORDS:
         # "API key" in a sentence.
         word = _WORD_BEFORE.search(data, max(0, start - MAX_NAME_BYTES), start)
@@ -190,7 +198,7 @@ def _find_value(data: bytes, start: int, end: int, strength: Strength) -> tuple[
         return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _BARE, strength)
     gap = _SAID_GAP.match(data, end)
     # "Pass" is a verb, too.
-    if gap is not None and data[start:end].lower() != b"pass":
+    if gap is not None and data[start:end].lower().rpartition(b"--")[2] != b"pass":
         return _quoted(data, gap.end(), strength) or _bare(data, gap.end(), _BARE, strength)
     return None
 

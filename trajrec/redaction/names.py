@@ -129,6 +129,8 @@ _SHORT_NAME = re.compile(
 )
 # A document, a sentence or a mark is no name, whatever it ends with.
 _NO_NAME = re.compile(r"[{}<>;,\n]|\[redacted ")
+# The name of a type, such as AWS::ApiGateway::ApiKey.
+_TYPE_NAME = re.compile(r"(?:[A-Z][A-Za-z0-9]*::)+[A-Z][A-Za-z0-9]*[a-z][A-Za-z0-9]*")
 _WORD = re.compile(r"[A-Z]+(?=[A-Z][a-z])|[A-Z]?[a-z]+|[A-Z]+|[0-9]+")
 
 PARTS = (b"ken", b"key", b"uth", b"pass", b"pw", b"cret", b"cred", b"cook", b"jwt")
@@ -173,6 +175,8 @@ def strength_of(name: str) -> Strength:
     while words and words[-1].isdigit():
         words.pop()
     if not words or len(name) > MAX_NAME_CHARS or _NO_NAME.search(name):
+        return ""
+    if "::" in name and _TYPE_NAME.fullmatch(name):
         return ""
     if words[-1] in _SHORT_NAMES and not _SHORT_NAME.fullmatch(name):
         return ""

@@ -45,6 +45,8 @@ _CAMEL_CASE = re.compile(r"[A-Z]{0,6}[0-9]{0,4}(?:[A-Z][a-z]{2,}[0-9]{0,5})+")
 # The words that stand for the seed of a wallet.
 _MNEMONIC = re.compile(r"[a-z]{3,8}(?: [a-z]{3,8}){11,23}")
 _CLASS_NAME = re.compile(r"(?:[a-z][a-z_]*\.)*" + _CAMEL_CASE.pattern)
+# A call such as `base64.b64encode(b"...")`, as far as its quote.
+_CALL = re.compile(r"[A-Za-z_$][\w$]*(?:(?:\.|::|->)[A-Za-z_$][\w$]*)+\(\w*\Z")
 _DIGIT_BORDER = re.compile(r"[A-Za-z](?=[0-9])|[0-9](?=[A-Za-z])")
 _DIGIT = re.compile(r"[0-9]")
 # Signs of programs and of regular expressions, which a token does not have.
@@ -112,7 +114,7 @@ def is_secret_value(value: str, strength: Strength, *, is_quoted: bool) -> bool:
         # "pass: 20240101" is a date, but in quotes it is a text.
         is_number = value.isdigit() and len(value) >= 8 and len(set(value)) > 3
         return strength == "password" and is_quoted and is_number
-    if is_placeholder(value):
+    if is_placeholder(value) or (not is_quoted and _CALL.match(value)):
         return False
     if any(sign.isspace() for sign in value):
         return strength != "weak" and _MNEMONIC.fullmatch(value) is not None

@@ -32,7 +32,7 @@ https://docs.cloud.google.com/docs/authentication/api-keys
 google key | AIza | [\w-]{30,}
 google key | AQ. | (?=[\w-]{0,40}[0-9])[\w-]{40,}
 google token | ya29. | [\w.-]{20,}
-google token | 1//0 | [\w-]{30,}
+google token | 1//0 1%2F%2F0 | [\w-]{30,}
 google client secret | GOCSPX- | [\w-]{20,}
 https://docs.slack.dev/authentication/tokens
 slack token | xoxa- xoxb- xoxe- xoxo- xoxp- xoxr- xoxs- xoxc- xoxd- | [A-Za-z0-9%/+=-]{10,}
@@ -227,6 +227,10 @@ https://www.mongodb.com/docs/atlas/api/service-accounts-overview/
 mongodb atlas secret | mdb_sa_sk_ | [\w-]{30,}
 https://launchdarkly.com/docs/home/account/api
 launchdarkly key | sdk- api- mob- | [0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![A-Za-z0-9])
+https://modal.com/docs/guide/service-users
+modal token secret | as- | (?=[A-Za-z]{0,21}[0-9])(?=[a-z0-9]{0,21}[A-Z])[A-Za-z0-9]{22}(?![A-Za-z0-9_-])
+https://infisical.com/docs/documentation/platform/token
+infisical token | st. | [0-9a-f]{24}\.[0-9a-f]{24}\.[0-9a-f]{32}(?![0-9a-f])
 https://posthog.com/docs/api
 posthog key | phx_ | [A-Za-z0-9]{30,}
 https://docs.honeycomb.io/configure/environments/manage-api-keys/
