@@ -108,6 +108,12 @@ def only(folder: Path) -> Episode:
     return episode
 
 
+def rows(folder: Path, query: str) -> list[Any]:
+    """Return the rows of a query of a corpus."""
+    with trajrec.open(folder) as corpus:
+        return corpus.sql(query).fetchall()
+
+
 class Witness(gym.Wrapper[Any, Any, Any, Any]):
     """Keeps a deep copy of all actions and of all results, episode by episode."""
 

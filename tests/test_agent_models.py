@@ -1,0 +1,154 @@
+"""Model calls of agents: conversations, streams, and calls that are made again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pydantic
+import pytest
+import zstandard
+from conftest import only, rows
+
+import trajrec
+from trajrec.recording.event_log import close_logs
+
+
+class Message(pydantic.BaseModel):
+    role: str
+    content: str
+
+
+@pytest.mark.slow
+def test_a_conversation_stores_each_message_once(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    messages = [{"role": "system", "content": "You are a shop assistant. " * 100}]
+    with trajrec.episode(tmp_path) as ep:
+        for turn in range(1000):
+            messages.append(
+                {"role": "user", "content": f"{turn} " + "".join(draw.choices("abcdefgh ", k=200))}
+            )
+            ep.model(lambda **_: {"ok": True}, model="m", messages=messages, temperature=0.5)
+    close_logs()
+    size = sum(path.stat().st_size for path in tmp_path.glob("*.trj"))
+    history = len(zstandard.ZstdCompressor(3).compress(msgspec.msgpack.encode(messages)))
+    assert size < 3 * history
+    transcript = only(tmp_path).transcript
+    for turn in (0, 1, 500, 999):
+        assert transcript.model_calls[turn].messages == messages[: turn + 2]
+    assert transcript.model_calls[7].request == {"model": "m", "temperature": 0.5}
+
+
+def test_an_odd_message_leaves_its_neighbours_right(tmp_path: Path) -> None:
+    odd = {"role": "user", "content": 2**70}
+    requests = [[{"role": "user", "content": ((1,), (2,), text)}, odd] for text in "abb"]
+    with trajrec.episode(tmp_path, wire=False) as ep:
+        for messages in requests:
+            ep.model(lambda **_: "ok", messages=messages)
+    calls = only(tmp_path).transcript.model_calls
+    assert [call.messages for call in calls] == requests
+    assert [call.start.kept for call in calls] == [0, 0, 2]
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("depth", [100, 900, 100_000])
+def test_a_deeply_nested_message_never_ends_the_agent(tmp_path: Path, depth: int) -> None:
+    deep: Any = "end"
+    for _ in range(depth):
+        deep = [deep]
+    messages = [{"role": "user", "content": "one"}, {"role": "user", "content": deep}]
+
+    def ask_deep_in_the_stack(n_frames: int) -> Any:
+        if n_frames:
+            return ask_deep_in_the_stack(n_frames - 1)
+        return ep.model(lambda **_: "ok", messages=messages)
+
+    with trajrec.episode(tmp_path, wire=False) as ep:
+        assert [ask_deep_in_the_stack(n) for n in (0, 300)] == ["ok", "ok"]
+    calls = only(tmp_path).transcript.model_calls
+    assert [len(call.messages) for call in calls] == [2, 2]
+    assert [call.messages[0] for call in calls] == messages[:1] * 2
+
+
+def test_interleaved_conversations_come_back_whole(tmp_path: Path) -> None:
+    def said(*texts: str) -> list[Any]:
+        return [{"role": "user", "content": text} for text in texts]
+
+    asked = [
+        said("a"),
+        said("x"),
+        said("a", "b"),
+        said("x", "y"),
+        said("a", "c"),
+        said(),
+        said("x", "y", "z"),
+        said("a", "b", "d"),
+    ]
+    asked.append([Message(role="user", content="an object")])
+    with trajrec.episode(tmp_path) as ep:
+        for messages in asked:
+            ep.model(lambda **_: None, messages=messages)
+    result = [call.messages for call in only(tmp_path).transcript.model_calls]
+    assert result[:-1] == asked[:-1]
+    assert result[-1][0].fields == {"role": "user", "content": "an object"}
+
+
+def test_streamed_answers_are_recorded_whole(tmp_path: Path) -> None:
+    async def pieces() -> Any:
+        for text in "xyz":
+            yield {"delta": text}
+
+    async def ask(**_: Any) -> Any:
+        return pieces()
+
+    async def main() -> None:
+        async with trajrec.episode(tmp_path) as ep:
+            stream = ep.model(lambda **_: iter(["a", "b", "c"]), messages=[])
+            assert next(stream) == "a"
+            assert list(stream) == ["b", "c"]
+            assert [piece["delta"] async for piece in await ep.model(ask, messages=[])] == [
+                "x",
+                "y",
+                "z",
+            ]
+            next(ep.model(lambda **_: iter([1, 2]), messages=[]))  # given up after the first piece
+
+    asyncio.run(main())
+    result = only(tmp_path).transcript.model_calls
+    assert [call.answer for call in result] == [
+        ["a", "b", "c"],
+        [{"delta": "x"}, {"delta": "y"}, {"delta": "z"}],
+        [1],
+    ]
+    assert rows(tmp_path, "SELECT DISTINCT outcome, is_streamed FROM model_calls") == [("ok", True)]
+
+
+@pytest.mark.slow
+def test_a_retried_model_call_is_one_step(tmp_path: Path) -> None:
+    answers = iter(
+        [
+            ConnectionError("reset"),
+            {"model": "m-1", "usage": {"prompt_tokens": 5, "completion_tokens": 2}},
+        ]
+    )
+
+    def ask(**_: Any) -> Any:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with trajrec.episode(tmp_path) as ep:
+        for attempt in ep.attempts(2):
+            with attempt:
+                ep.model(ask, messages=[])
+    result = rows(
+        tmp_path,
+        "SELECT step, outcome, retry_by, model, input_tokens, output_tokens FROM "
+        "model_calls ORDER BY number",
+    )
+    assert result == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
+    assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("model", "infra")]
