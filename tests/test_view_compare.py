@@ -12,6 +12,8 @@ from starlette.testclient import TestClient
 from test_view import HOSTILE, assert_harmless, signed_in
 
 import trajrec
+from trajrec.corpus.sandbox import Sandbox
+from trajrec.view import served_corpus
 from trajrec.view.compare_view import read_comparison
 
 RUNS = {"it's base": "A", "prompt": "B", HOSTILE[:60]: "B"}
@@ -116,3 +118,14 @@ def test_hostile_runs_and_conditions_are_harmless(browser: TestClient) -> None:
         assert_harmless(page)
         assert "&lt;script&gt;" in page
         assert len(page) < 40_000
+
+
+def test_a_condition_that_takes_too_long_is_stopped(
+    corpus: trajrec.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(served_corpus, "SANDBOX", Sandbox(seconds=0.2, memory="1 GiB"))
+    tables = ", ".join(f"all_episodes e{k}" for k in range(9))
+    given = {"a": f"1 <= (SELECT count(*) FROM {tables})", "b": of_run("prompt")}
+    answer = signed_in(corpus).get("/compare", params=given)
+    assert answer.status_code == 400
+    assert "the query took longer than 0.2 s and was stopped" in answer.text

@@ -100,8 +100,10 @@ class ServedCorpus:
 
     def comparison(self, *, a: str, b: str, check: str) -> CompareView:
         """Return the comparison of two runs."""
-        # Without the lock: a condition that takes its time must not stop all other pages.
-        return read_comparison(self._corpus, a=a, b=b, check=check)
+        # Without the lock: a condition that takes its time must not stop all other pages. With the
+        # limits of a query that an address holds: an hour of work must not follow from a link.
+        corpus = self._sandbox() if a and b else self._corpus
+        return read_comparison(corpus, a=a, b=b, check=check)
 
     def interfaces(self) -> list[InterfaceRow]:
         """Return the interfaces that episodes ran under."""
