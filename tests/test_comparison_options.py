@@ -302,3 +302,14 @@ def test_a_check_of_unknown_source_equals_none(tmp_path: Path) -> None:
         comparison = compare(corpus, "a", "b")
     assert comparison.reasons == ("verifier is unknown (verifier.check_code)",)
     assert "unknown" in comparison.changed_measure
+
+
+@pytest.mark.slow
+def test_a_task_in_several_families_allows_no_claim(tmp_path: Path) -> None:
+    results = counts(**TASKS)
+    record_run(tmp_path, "a", results, families=FAMILIES)
+    record_run(tmp_path, "b", results, families={**FAMILIES, "t0": "right"})
+    with trajrec.open(tmp_path) as corpus:
+        comparison = compare(corpus, "a", "b", cluster="family")
+    assert comparison.claim == "unlicensed"
+    assert "1 tasks are in several families: a task belongs to one" in comparison.problems

@@ -29,6 +29,7 @@ from trajrec.analysis.planning import visible_difference
 from trajrec.analysis.rollouts import (
     Cell,
     CheckName,
+    Group,
     count_excluded,
     make_cells,
     read_check,
@@ -236,6 +237,8 @@ def _problems(
     if n_homeless:
         problems.append(f"{n_homeless} rollouts have no task: name it with record(task=...)")
     groups = (reads[0].groups, reads[1].groups)
+    if n_divided := _divided(groups, shared):
+        problems.append(f"{n_divided} tasks are in several families: a task belongs to one")
     for facet, name in (("task_revision", "revision"), ("goal_digest", "goal")):
         of_a = facet_sets(groups[0], facet)
         of_b = facet_sets(groups[1], facet)
@@ -249,6 +252,15 @@ def _problems(
         interval = (measured.difference.ci_low, measured.difference.ci_high)
         problems += exclusion_problems(interval, bounds, n_excluded=n_lost)
     return problems
+
+
+def _divided(groups: tuple[list[Group], list[Group]], units: set[str]) -> int:
+    """Return how many tasks are in several families."""
+    families: dict[str, set[str]] = {}
+    for group in (*groups[0], *groups[1]):
+        if group.unit in units and group.family is not None:
+            families.setdefault(group.unit, set()).add(group.family)
+    return sum(len(of_unit) > 1 for of_unit in families.values())
 
 
 def _check_text(check: CheckName, reads: tuple[ReadSide, ReadSide]) -> str:
