@@ -388,9 +388,13 @@ def test_an_episode_becomes_a_test(tmp_path: Path, kind: str) -> None:
     words = ["rerun", runs, only(runs).id, "--save-test", file, "--", *command]
     assert trajrec_command(*words).returncode == 0
     assert trajrec_command(*words).returncode == 2
-    pytest_words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(file)]
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    run = {"env": {**os.environ, "PYTHONPATH": path}, "cwd": tmp_path, "check": False}
+    pytest_words = [sys.executable, "-m", "pytest", "-q", "-p", "trajrec.pytest_plugin", str(file)]
+    settings = {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+        # The plugins of other packages take seconds to import.
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    run = {"env": {**os.environ, **settings}, "cwd": tmp_path, "check": False}
     assert subprocess.run(pytest_words, **run).returncode == 0
     agent = tmp_path / "my_agent.py"
     agent.write_text(agent.read_text().replace("'question'", "'another question'"))
