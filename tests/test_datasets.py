@@ -381,6 +381,18 @@ def test_episodes_of_two_environments_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_logs_of_agents_have_no_transitions(tmp_path: Path) -> None:
+    """Nor have they segments to link."""
+    with trajrec.episode(tmp_path, task="say", world=trajrec.envs.Shop(seed=1)) as ep:
+        ep.call("get_order", order="O1001")
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        with pytest.raises(CorpusError, match="no steps of an environment"):
+            corpus.transitions()
+        record(Scripted(numbers), tmp_path)
+        assert len(corpus.transitions()) > 0
+
+
 def test_arguments_out_of_range_are_refused(cartpole: trajrec.Corpus) -> None:
     for options in ({"batch_size": 0}, {"pool": 0}, {"kind": "x"}, {"columns": ("state",)}):
         with pytest.raises(ValueError, match="must be"):

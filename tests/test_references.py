@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import random
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,6 +45,17 @@ def test_a_pickled_episode_is_small_and_the_same(tmp_path: Path) -> None:
             assert len(data) < 1000
             copy = pickle.loads(data)
             assert (copy.id, total(copy)) == (episode.id, total(episode))
+
+
+def test_an_episode_pickles_where_nothing_else_is_imported(tmp_path: Path) -> None:
+    fill(tmp_path)
+    code = (
+        "import copy, pickle, sys, trajrec\n"
+        "episode = next(trajrec.open(sys.argv[1]).episodes())\n"
+        "for other in (pickle.loads(pickle.dumps(episode)), copy.deepcopy(episode)):\n"
+        "    assert other.id == episode.id and len(list(other.steps())) == 5\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def test_a_pickled_fork_finds_its_parent(tmp_path: Path) -> None:

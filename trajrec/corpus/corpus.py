@@ -21,6 +21,7 @@ from trajrec.corpus.labels import Labelling
 from trajrec.corpus.location import locate
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
+from trajrec.corpus.refs import pickle_by_reference
 from trajrec.corpus.sandbox import Sandbox
 from trajrec.corpus.training import AnyKind, TrainingReads, kind_condition
 from trajrec.errors import CorpusError, LogError, QueryError
@@ -28,6 +29,9 @@ from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id as make_episode_id
 from trajrec.types import Value
+
+# Here, since every program that has an episode has imported this module.
+pickle_by_reference()
 
 # Logs that stay open at once: a reader holds a file descriptor, and processes have few of those.
 MAX_READERS = 64

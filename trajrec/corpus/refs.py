@@ -105,4 +105,6 @@ def _reduce(episode: Episode) -> tuple[Callable[..., Episode], tuple[Any, ...]]:
     return load_episode, (refs_with_ancestors(episode),)
 
 
-copyreg.pickle(Episode, _reduce)
+def pickle_by_reference() -> None:
+    """Have episodes pickle as references, which are small, and open their logs anew."""
+    copyreg.pickle(Episode, _reduce)

@@ -310,7 +310,7 @@ def _link(
     # Most episodes lie in one chunk; only the others are looked at one by one.
     keep = np.ones(n, np.bool_)
     starts = np.flatnonzero(is_first)
-    ends = np.append(starts[1:], n)
+    ends = np.append(starts, n)[1:]
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         if not is_plain[start]:
             _link_episode(log, table, order[start:end], int(numbers[start]), links, keep)
