@@ -22,6 +22,8 @@ from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.request_bodies import BodyRedactor
 from trajrec.redaction.response_bodies import LineRedactor
+from trajrec.taps.raw_answers import head_of
+from trajrec.wire import encodings
 from trajrec.wire.deltas import REMEMBERED, BodyDeltas
 from trajrec.wire.exchange import HttpRequest, is_model_call, plain_url
 
@@ -149,6 +151,67 @@ def test_a_coded_body_is_decoded_or_said_to_be_coded(tmp_path: Path, coding: str
 
 
 @pytest.mark.slow
+class Brotli:
+    """Stands for the package of this name, which a client that asks for br has."""
+
+    error = RuntimeError
+
+    class Decompressor:
+        def process(self, data: bytes) -> bytes:
+            if data == b"broken":
+                raise Brotli.error
+            return data[::-1]
+
+
+def test_a_body_in_br_is_decoded_by_the_clients_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encodings, "_brotli", lambda: Brotli)
+    with trajrec.episode(tmp_path) as ep:
+        for pieces in ([b'":b{', b'}"'], [b"broken"]):
+            send(ep, b"{}", pieces, headers=[*JSON, ("content-encoding", "br")])
+    decoded, broken = recorded(tmp_path)
+    assert (decoded.chunks, decoded.notes.coding) == ([b'{b:"', b'"}'], "")
+    assert (broken.chunks, broken.notes.coding) == ([b"broken"], "br")
+
+
+def test_a_rerun_gives_an_undecoded_body_with_its_coding(tmp_path: Path) -> None:
+    asked = request_body(1)
+    headers = [*JSON, ("content-encoding", "br, other")]
+    with trajrec.episode(tmp_path) as ep:
+        send(ep, asked, [b"\x0b\x02", b"\x80{"], headers=headers)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql("SELECT outcome, is_complete, answer FROM model_calls").fetchall()
+        # Nothing is known of its contents.
+        assert rows == [("ok", None, None)]
+        with trajrec.rerun(next(corpus.episodes())) as again:
+            exchange = again.begin_exchange(HttpRequest("POST", URL, JSON, asked))
+    assert exchange is not None and exchange.answer is not None
+    assert exchange.answer.chunks == [b"\x0b\x02", b"\x80{"]
+    assert exchange.answer.headers == headers
+    assert b"content-encoding: br, other" in head_of(exchange.answer)
+
+
+@pytest.mark.parametrize(
+    ("location", "kept"),
+    [
+        ("https://u:pw@b.example/v1/chat/completions?key=AIzaSecret#x", None),
+        ("completions/?key=AIzaSecret", "completions/"),
+        ("http://[::1", ""),
+    ],
+)
+def test_the_place_of_a_redirection_is_kept_without_keys(
+    tmp_path: Path, location: str, kept: str | None
+) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        send(ep, b"{}", [], status=307, headers=[("location", location)])
+    (exchange,) = recorded(tmp_path)
+    plain = "https://b.example/v1/chat/completions" if kept is None else kept
+    assert exchange.end is not None
+    assert exchange.end.headers == [("location", plain)]
+
+
 def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = zstandard.ZstdCompressor(level=3).compress(bytes(1 << 28))
     with trajrec.episode(tmp_path) as ep:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from conftest import only
@@ -490,6 +490,22 @@ def test_a_redirection_does_not_lead_past_the_proxy(tmp_path: Path) -> None:
         f"{path}/openai/v1/b?c=1",
         "https://other.example/v1/b",
     ]
+
+
+def test_a_rerun_leads_along_the_recorded_redirection(tmp_path: Path) -> None:
+    moved = {"Location": ""}
+    plan = [Turn(status=307, headers=moved), Turn("done")]
+    with ModelServer(plan) as server:
+        moved["Location"] = f"{server.url}/v1/b/chat/completions?c=1"
+        with proxy(tmp_path, server.url) as address:
+            for path in ("/openai/v1/chat/completions", "/openai/v1/b/chat/completions"):
+                post(address, path, chat("go"))
+    with answering(tmp_path) as (address, rerun):
+        first = post(address, "/openai/v1/chat/completions", chat("go"))
+        place = urljoin(f"{address}/openai/v1/chat/completions", first.headers["location"])
+        assert post(address, place.removeprefix(address), chat("go")).status == 200
+    assert rerun.difference is None
+    assert place == f"{address}/openai/v1/b/chat/completions"
 
 
 def random_plan(draw: random.Random, n: int) -> list[Turn]:

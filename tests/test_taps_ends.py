@@ -15,6 +15,8 @@ from model_server import Call, ModelServer, Turn
 from noted import Note, answering, noting, save
 from test_taps import need
 
+import trajrec
+
 PATH = "/v1/chat/completions"
 STREAM = {"messages": [{"role": "user", "content": "Go on"}], "stream": True}
 WHOLE = {"messages": STREAM["messages"]}
@@ -312,3 +314,38 @@ def test_an_openai_stream_left_early_is_closed(tmp_path: Path) -> None:
     with answering(save(notes, tmp_path / "notes.json")):
         assert run(server.url) == said
     assert json.loads((tmp_path / "notes.json").read_text())[0]["error"] is None
+
+
+REDIRECTED = {
+    "httpx": lambda url: _redirected_httpx("httpx", url),
+    "httpx2": lambda url: _redirected_httpx("httpx2", url),
+    "requests": lambda url: _redirected_requests(url),
+}
+
+
+def _redirected_httpx(name: str, url: str) -> Any:
+    httpx = __import__(name)
+    with httpx.Client(follow_redirects=True) as client:
+        answer = client.post(url, json=WHOLE)
+    return answer.status_code, answer.json()
+
+
+def _redirected_requests(url: str) -> Any:
+    import requests
+
+    answer = requests.post(url, json=WHOLE, timeout=9)
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("client", REDIRECTED)
+def test_a_redirected_request_is_redirected_again(client: str, tmp_path: Path) -> None:
+    need(client)
+    ask = REDIRECTED[client]
+    plan = [Turn(status=307, headers={"Location": f"{PATH}?key=1"}), LONG]
+    with ModelServer(plan) as server, trajrec.episode(tmp_path):
+        said = ask(server.url + PATH)
+    assert said[0] == 200
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus, trajrec.rerun(next(corpus.episodes())):
+        assert ask(server.url + PATH) == said

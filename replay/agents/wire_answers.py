@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.wire_calls import CANCELLATIONS
@@ -150,11 +152,39 @@ def answer_of(exchange: HttpExchange) -> HttpAnswer:
         error_after = rebuild_error(end.error_type, end.message)
     return HttpAnswer(
         status=end.status,
-        headers=_without_waits(end.status, end.headers),
+        headers=_answered_headers(exchange, end.status, end.headers),
         chunks=exchange.chunks,
         error=error_after,
         hangs=is_left,
     )
+
+
+def _answered_headers(exchange: HttpExchange, status: int, recorded: Headers) -> Headers:
+    """Return the headers of a recorded response, for a client that may ask another address."""
+    headers = [
+        (name, _beside(value, exchange.start.url) if name == "location" else value)
+        for name, value in _without_waits(status, recorded)
+    ]
+    # A body that was kept in its coding is decoded by the client again.
+    coding = exchange.notes.coding
+    return [*headers, ("content-encoding", coding)] if coding else headers
+
+
+def _beside(location: str, url: str) -> str:
+    """Return the place of a redirection from an address; relative to it, if on the same server.
+
+    >>> _beside("http://a.example/v1/b/messages", "http://a.example/v1/messages")
+    'b/messages'
+    >>> _beside("/v1/messages/", "http://a.example/v1/messages")
+    'messages/'
+    """
+    asked = urlsplit(url)
+    moved = urlsplit(urljoin(url, location))
+    if moved[:2] != asked[:2]:
+        return location
+    path = moved.path or "/"
+    relative = posixpath.relpath(path, posixpath.dirname(asked.path) or "/")
+    return f"{relative}/" if path.endswith("/") else relative
 
 
 def _without_waits(status: int, headers: Headers) -> Headers:

@@ -53,6 +53,9 @@ class WireCall:
         exchange = self.exchange
         if not exchange.response_body and exchange.status is None:
             return None
+        if exchange.notes.coding:
+            # Nothing can be read in it, not even whether it is whole.
+            return AnswerContent(None)
         end = exchange.end
         headers = [] if end is None else end.headers
         kind = header(headers, "content-type")
@@ -107,7 +110,7 @@ class WireCall:
             number=self.exchange.start.model_call,
             time_ns=end.time_ns,
             outcome=outcome,  # type: ignore[arg-type]
-            answer_data=None if answer is None else b"",
+            answer_data=None if answer is None or self.exchange.notes.coding else b"",
             is_streamed=answer is not None and answer.is_streamed,
             error_type=error_type,
             message=message,

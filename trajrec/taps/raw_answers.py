@@ -15,8 +15,8 @@ HANG_S = 30.0
 
 # A response with one of these has no body.
 _EMPTY_STATUSES = (204, 304)
-# The body comes decoded and in chunks, whatever the recorded response said.
-_FRAMING = frozenset({"content-encoding", "content-length", "transfer-encoding", "connection"})
+# The body comes in chunks, whatever the recorded response said.
+_FRAMING = frozenset({"content-length", "transfer-encoding", "connection"})
 
 
 def reason_of(status: int) -> str:

@@ -1,9 +1,16 @@
-"""Content codings of HTTP: gzip, deflate and zstd are decoded, others are kept as they are."""
+"""Content codings of HTTP: gzip, deflate, zstd and br are decoded, others are kept as they are.
+
+Python has no decoder of br. A client that asks for it has one of two packages, which is used here
+too; without them, a body in br is kept as it is.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
 import zlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import TypeAlias
 
 import zstandard
@@ -33,7 +40,7 @@ class ContentDecoder:
     def __init__(self, coding: str) -> None:
         codings = [name.strip().lower() for name in coding.split(",") if name.strip()]
         codings = [name for name in codings if name != "identity"]
-        self.is_known = all(name in _DECODERS for name in codings)
+        self.is_known = all(map(_is_known, codings))
         self._decoders = [_DECODERS[name]() for name in reversed(codings)] if self.is_known else []
         self._n_in = 0
         self._n_out = 0
@@ -103,9 +110,43 @@ def _zstd() -> Decode:
     return decode
 
 
+@functools.cache
+def _brotli() -> ModuleType | None:
+    """Return the package that decodes br; None if there is none."""
+    for name in ("brotli", "brotlicffi"):
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    return None
+
+
+def _br() -> Decode:
+    package = _brotli()
+    if package is None:
+        raise ValueError("no package decodes br")
+    error: type[Exception] = package.error
+    decompressor = package.Decompressor()
+    # The two packages call it by different names.
+    process: Decode = getattr(decompressor, "process", None) or decompressor.decompress
+
+    def decode(data: bytes) -> bytes:
+        try:
+            return process(data)
+        except error as exc:
+            raise ValueError(str(exc)) from exc
+
+    return decode
+
+
+def _is_known(coding: str) -> bool:
+    return coding in _DECODERS and (coding != "br" or _brotli() is not None)
+
+
 _DECODERS: dict[str, Callable[[], Decode]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
     "zstd": _zstd,
+    "br": _br,
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 Headers: TypeAlias = list[tuple[str, str]]
 """Names, in lower case, and values."""
@@ -99,6 +99,7 @@ _KEPT_OF_REQUESTS = frozenset({"content-type", "idempotency-key", "x-stainless-r
 _KEPT_OF_RESPONSES = frozenset(
     {
         "content-type",
+        "location",
         "retry-after",
         "retry-after-ms",
         "x-should-retry",
@@ -118,8 +119,23 @@ def kept_of_request(headers: Sequence[tuple[str, str]]) -> Headers:
 
 
 def kept_of_response(headers: Sequence[tuple[str, str]]) -> Headers:
-    """Return the headers of a response that a log keeps."""
-    return [(name, value) for name, value in headers if name in _KEPT_OF_RESPONSES]
+    """Return the headers of a response that a log keeps: none that may hold a key.
+
+    >>> kept_of_response([("location", "/v1/messages?key=1"), ("set-cookie", "a=1")])
+    [('location', '/v1/messages')]
+    """
+    kept = [(name, value) for name, value in headers if name in _KEPT_OF_RESPONSES]
+    return [
+        (name, _plain_location(value) if name == "location" else value) for name, value in kept
+    ]
+
+
+def _plain_location(location: str) -> str:
+    """Return the place of a redirection as `plain_url` does; "" if it is no address."""
+    try:
+        return plain_url(location)
+    except ValueError:
+        return ""
 
 
 def header(headers: Sequence[tuple[str, str]], name: str) -> str:
@@ -132,7 +148,9 @@ def plain_url(url: str) -> str:
 
     >>> plain_url("https://me:secret@example.org:8000/v1/messages?key=1#a")
     'https://example.org:8000/v1/messages'
+    >>> plain_url("../messages?key=1")
+    '../messages'
     """
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))

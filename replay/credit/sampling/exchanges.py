@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -86,18 +87,18 @@ class LiveExchange:
         self._status = 0
         self._headers: Headers = []
         self._chunks: list[bytes] = []
-        self._decoder = ContentDecoder("")
+        self._coding = ""
         self._is_over = False
 
     def responded(self, status: int, headers: Headers) -> None:
         """Note the head of the response."""
         self._status = status
         self._headers = kept_of_response(headers)
-        self._decoder = ContentDecoder(header(headers, "content-encoding"))
+        self._coding = header(headers, "content-encoding")
 
     def received(self, data: bytes) -> None:
         """Note a piece of the body."""
-        self._chunks.append(self._decoder.decode(data))
+        self._chunks.append(data)
 
     def ended(self, error: BaseException | None) -> None:
         """Keep the answer."""
@@ -105,8 +106,17 @@ class LiveExchange:
             return
         self._is_over = True
         told = ("", "") if error is None else (name_of(error), str(error))
-        answer = HttpAnswer(self._status, self._headers, self._chunks)
+        headers, chunks = self._decoded()
+        answer = HttpAnswer(self._status, headers, chunks)
         self._keep(_as_answer(self._request, answer, told))
+
+    def _decoded(self) -> tuple[Headers, list[bytes]]:
+        """Return the headers and the decoded body; a body that is not decoded keeps its coding."""
+        decoder = ContentDecoder(self._coding)
+        if decoder.is_known:
+            with contextlib.suppress(ValueError):
+                return self._headers, [decoder.decode(chunk) for chunk in self._chunks]
+        return [*self._headers, ("content-encoding", self._coding)], self._chunks
 
 
 class ExchangePlayback:
