@@ -187,7 +187,8 @@ def test_a_rerun_gives_an_undecoded_body_with_its_coding(tmp_path: Path) -> None
         assert rows == [("ok", None, None)]
         with trajrec.rerun(next(corpus.episodes())) as again:
             exchange = again.begin_exchange(HttpRequest("POST", URL, JSON, asked))
-    assert exchange is not None and exchange.answer is not None
+    assert exchange is not None
+    assert exchange.answer is not None
     assert exchange.answer.chunks == [b"\x0b\x02", b"\x80{"]
     assert exchange.answer.headers == headers
     assert b"content-encoding: br, other" in head_of(exchange.answer)

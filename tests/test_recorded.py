@@ -6,7 +6,11 @@ import asyncio
 import copy
 import dataclasses
 import enum
+import json
 import pickle
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +20,12 @@ from trajrec.values.codec import Plain, decode, encode
 from trajrec.values.recorded import (
     RecordedObject,
     RecordedStream,
-    as_exception,
     deliver,
     deliver_error,
     rehydrate,
     resolve,
 )
+from trajrec.values.recorded_errors import as_exception
 
 
 class Colour(enum.Enum):
@@ -70,11 +74,67 @@ def test_recorded_exceptions_have_their_class_if_it_is_loaded() -> None:
     assert str(exc) == "late"
 
 
-@pytest.mark.parametrize("name", ["shop.OutOfStock", f"{__name__}.NeedsArguments", "builtins.int"])
+@pytest.mark.parametrize("name", ["shop.OutOfStock", "builtins.int"])
 def test_other_recorded_exceptions_are_recorded_errors(name: str) -> None:
     exc = as_exception(name, "sold out")
     assert isinstance(exc, RecordedError)
     assert (exc.type_name, str(exc)) == (name, "sold out")
+
+
+class OutOfStock(Exception):
+    def __init__(self, item: str, n: int) -> None:
+        super().__init__(item, n)
+        self.item = item
+
+    def __str__(self) -> str:
+        return f"no {self.item}"
+
+    class Soon(LookupError):
+        pass
+
+
+def raised(run: Callable[[], object]) -> BaseException:
+    try:
+        run()
+    except BaseException as exc:
+        return exc
+    raise AssertionError("nothing was raised")
+
+
+RAISED: dict[str, BaseException] = {
+    "key": raised(lambda: {}["O1001"]),
+    "key, tuple": raised(lambda: {}["a", 1]),
+    "several arguments": ValueError("orig", {"x": 1}),
+    "none": ValueError(),
+    "file": raised(Path("/nonexistent/a").read_text),
+    "connection": ConnectionResetError(104, "Connection reset by peer"),
+    "bytes": raised(b"\xff".decode),
+    "exit": SystemExit(4),
+    "number": raised(lambda: int("x")),
+    "own": OutOfStock("lamp", 3),
+    "nested": OutOfStock.Soon("tomorrow"),
+    "json": raised(lambda: json.loads("{")),
+    "command": subprocess.CalledProcessError(1, ["false"]),
+    "own constructor": NeedsArguments(3),
+    "group": ExceptionGroup("g", [ValueError(1)]),
+}
+
+
+@pytest.mark.parametrize("name", RAISED)
+def test_recorded_exceptions_have_their_class_and_text(name: str) -> None:
+    exc = RAISED[name]
+    again = as_exception(f"{type(exc).__module__}.{type(exc).__qualname__}", str(exc))
+    assert str(again) == str(exc)
+    assert type(again).__name__ == type(exc).__name__
+    assert isinstance(again, type(exc)) or name == "group"
+    if name not in ("bytes", "own", "own constructor", "command", "group"):
+        assert repr(again) == repr(exc)
+    if isinstance(exc, OSError):
+        assert isinstance(again, OSError)
+        assert (again.errno, again.filename) == (exc.errno, exc.filename)
+    if isinstance(exc, SystemExit):
+        assert isinstance(again, SystemExit)
+        assert again.code == 4
 
 
 def test_results_are_delivered_at_once_or_when_awaited() -> None:

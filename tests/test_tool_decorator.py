@@ -245,3 +245,111 @@ def test_a_cancellation_keeps_its_origin(tmp_path: Path) -> None:
         ("cancelled", "agent"),
         ("cancelled", "tool"),
     ]
+
+
+def test_static_and_class_methods_can_be_tools(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+
+        class Shop:
+            tax = 2
+
+            @ep.tool
+            @staticmethod
+            def double(cents: int) -> int:
+                return 2 * cents
+
+            @ep.tool(access="read")
+            @classmethod
+            def taxed(cls, cents: int) -> int:
+                return cls.tax * cents
+
+        assert [Shop.double(1), Shop().double(2), Shop.taxed(3), Shop().taxed(4)] == [2, 4, 6, 8]
+    assert [a.tool for a in attempts(tmp_path)] == ["double", "double", "taxed", "taxed"]
+
+
+def test_arguments_have_the_names_of_a_call_by_names(tmp_path: Path) -> None:
+    def search(query: str, /, *places: str, **filters: Any) -> int:
+        return len(filters)
+
+    def find(query: str, **filters: Any) -> int:
+        return len(filters)
+
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(search)("lamp", "a", "b", size=3)
+        ep.tool(search)("lamp", query=4)
+        ep.tool(find)("lamp", size=3, filters="x")
+        ep.tool(find)(query="lamp", size=3, filters="x")
+        ep.tool(find)("lamp")
+    found = [dict(a.arguments) for a in attempts(tmp_path)]
+    assert found == [
+        {"query": "lamp", "places": ("a", "b"), "size": 3},
+        {"query": "lamp", "filters": {"query": 4}},
+        {"query": "lamp", "size": 3, "filters": "x"},
+        {"query": "lamp", "size": 3, "filters": "x"},
+        {"query": "lamp"},
+    ]
+
+
+class Desk:
+    """An object with the repr that Python gives it, which has its address."""
+
+    def __init__(self, ep: Any) -> None:
+        self.pay = ep.tool(self.pay_from)
+
+    def pay_from(self, desk: Any, cents: int) -> str:
+        raise KeyError(f"no {cents}")
+
+
+def test_an_agent_that_hands_objects_on_reruns_unchanged(tmp_path: Path) -> None:
+    def agent(ep: Any) -> list[str]:
+        texts = []
+        for cents in (1, 2):
+            try:
+                # Another object each time, in both runs.
+                Desk(ep).pay(Desk(ep), cents)
+            except KeyError as exc:
+                texts.append(str(exc))
+        return texts
+
+    with trajrec.episode(tmp_path) as ep:
+        texts = agent(ep)
+    trajrec.close_logs()
+    kept = [Desk(ep) for _ in range(100)]
+    with trajrec.rerun(only(tmp_path)) as again:
+        assert agent(again) == texts
+    assert kept
+
+
+def test_a_cancelled_tool_hangs_until_it_is_cancelled_again(tmp_path: Path) -> None:
+    async def slow(n: int) -> None:
+        await asyncio.sleep(60)
+
+    async def slow_items(n: int) -> AsyncIterator[int]:
+        yield n
+        await asyncio.sleep(60)
+
+    async def agent(ep: Any) -> list[Any]:
+        tool, items, ended = ep.tool(slow), ep.tool(slow_items), []
+        try:
+            await asyncio.wait_for(tool(1), 0.01)
+        except TimeoutError:
+            ended.append("timeout")
+        try:
+            async with asyncio.timeout(0.01):
+                async for item in items(2):
+                    ended.append(item)
+        except TimeoutError:
+            ended.append("timeout")
+        task = asyncio.create_task(tool(3))
+        await asyncio.sleep(0)
+        task.cancel("enough")
+        ended.append((await asyncio.gather(task, return_exceptions=True))[0])
+        return ended
+
+    with trajrec.episode(tmp_path) as ep:
+        ended = asyncio.run(agent(ep))
+    trajrec.close_logs()
+    with trajrec.rerun(only(tmp_path)) as again:
+        repeated = asyncio.run(agent(again))
+    assert ended[:-1] == repeated[:-1] == ["timeout", 2, "timeout"]
+    assert isinstance(repeated[-1], asyncio.CancelledError)

@@ -16,11 +16,11 @@ from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.recorded import (
     RecordedStream,
-    as_exception,
     deliver,
     deliver_error,
     rehydrate,
 )
+from trajrec.values.recorded_errors import as_exception
 from trajrec.wire.json_bodies import NOT_JSON, read_json
 
 _NO_CALL_END = "the recorded call was open when its log ended"
@@ -94,7 +94,8 @@ def call_result(attempt: Attempt) -> Value:
     if end is None:
         raise as_exception("builtins.TimeoutError", _NO_CALL_END)
     if end.is_raised:
-        return deliver_error(as_exception(end.error_type, end.message), end.is_async)
+        error = as_exception(end.error_type, end.message)
+        return deliver_error(error, end.is_async, hangs=_was_given_up(attempt))
     return deliver(rehydrate(attempt.result), end.is_async)
 
 
@@ -105,7 +106,15 @@ def call_items(attempt: Attempt) -> RecordedStream:
         return RecordedStream([], as_exception("builtins.TimeoutError", _NO_CALL_END))
     error = as_exception(end.error_type, end.message) if end.is_raised else None
     items = rehydrate(attempt.result)
-    return RecordedStream(items if isinstance(items, list) else [], error)
+    return RecordedStream(
+        items if isinstance(items, list) else [], error, hangs=_was_given_up(attempt)
+    )
+
+
+def _was_given_up(attempt: Attempt) -> bool:
+    """Return whether the agent's own program has cancelled a call."""
+    end = attempt.end
+    return end is not None and end.outcome == "cancelled" and end.origin == "agent"
 
 
 def model_request(call: ModelCall) -> JsonObject:
@@ -123,10 +132,11 @@ def model_answer(call: ModelCall) -> Value:
         return RecordedStream(rehydrate(call.answer), cut_off)
     error = as_exception(end.error_type, end.message) if end.error_type else None
     if end.answer_data is None:
-        return deliver_error(as_exception(end.error_type, end.message), end.is_async)
+        given_up = as_exception(end.error_type, end.message)
+        return deliver_error(given_up, end.is_async, hangs=end.outcome == "cancelled")
     answer = rehydrate(call.answer)
     if end.is_streamed:
-        answer = RecordedStream(answer, error)
+        answer = RecordedStream(answer, error, hangs=end.outcome == "cancelled")
     return deliver(answer, end.is_async)
 
 

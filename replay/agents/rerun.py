@@ -46,7 +46,8 @@ from trajrec.replay.agents.recorded_answers import (
 from trajrec.replay.agents.tool_answers import ToolAnswers, asked_unheld
 from trajrec.replay.agents.wire_answers import AnsweredExchange, WireAnswers, answer_of
 from trajrec.types import JsonObject, Value
-from trajrec.values.recorded import as_exception, rehydrate
+from trajrec.values.recorded import rehydrate
+from trajrec.values.recorded_errors import as_exception
 from trajrec.wire.exchange import Exchange, HttpRequest
 
 _OWN_ERRORS = (AgentDivergedError, RerunStopped)

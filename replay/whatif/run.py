@@ -37,7 +37,8 @@ from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in, with_edit
 from trajrec.replay.whatif.unwatched import access_of, without_leave
 from trajrec.types import JsonObject, Value
-from trajrec.values.recorded import as_exception, deliver
+from trajrec.values.recorded import deliver
+from trajrec.values.recorded_errors import as_exception
 from trajrec.wire.dialects.choose import is_model_request
 from trajrec.wire.edits import EditError, edit_request
 from trajrec.wire.exchange import Exchange, HttpRequest

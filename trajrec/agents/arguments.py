@@ -23,7 +23,7 @@ def tool_name(function: Callable[..., Value]) -> str:
 def arguments_of(
     function: Callable[..., Value], args: Sequence[Value], kwargs: JsonObject
 ) -> JsonObject:
-    """Return the arguments of a function's call, by name.
+    """Return the arguments of a function's call, by name, as a call by names alone has them.
 
     Arguments that do not fit the function, which will refuse them, stand under "args" as they are.
     """
@@ -31,10 +31,18 @@ def arguments_of(
     if not args:
         return kwargs
     try:
-        return {**inspect.signature(function).bind(*args, **kwargs).arguments}
+        signature = inspect.signature(function)
+        arguments = {**signature.bind(*args, **kwargs).arguments}
     except (TypeError, ValueError):
         # Some functions that are written in C have no signature.
         return {**kwargs, "args": list(args)}
+    # Those that `**kwargs` takes have names of their own.
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            more = arguments.pop(name, {})
+            # One may have the name of an argument that is given by its position alone.
+            return {**arguments, name: more} if more.keys() & arguments.keys() else arguments | more
+    return arguments
 
 
 def request_of(args: Sequence[Value], kwargs: JsonObject) -> JsonObject:

@@ -91,6 +91,10 @@ class ToolDecorator(ABC):
         """
         if function is None:
             return functools.partial(self.tool, name=name, schema=schema, access=access)
+        if isinstance(function, (staticmethod, classmethod)):
+            # The wrapper takes the place of the function itself, which gets no object or its class.
+            wrapped = self.tool(function.__func__, name=name, schema=schema, access=access)
+            return type(function)(wrapped)
         name = name or tool_name(function)
         self._add_tool(function, name=name, schema=schema, access=access)
         return wrap_tool(self, name, function)

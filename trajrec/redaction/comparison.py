@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 from trajrec.redaction.digests import has_mark, is_mark, without_digests
 from trajrec.redaction.names import strength_of
@@ -10,11 +11,33 @@ from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.survey import Survey
 from trajrec.types import Value
 from trajrec.values.diff import Change, diff
+from trajrec.values.extensions import Opaque
+
+_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]+\b")
 
 
 def differences(recorded: Value, actual: Value) -> list[Change]:
-    """Return the differences of two values, without digests of secrets, which differ by process."""
-    return [change for change in diff(recorded, actual) if not is_same_mark(change)]
+    """Return the differences of two values that are not made by the process alone.
+
+    Digests of secrets and the addresses of objects differ from process to process.
+    """
+    return [
+        change
+        for change in diff(recorded, actual)
+        if not (is_same_mark(change) or _is_same_object(change))
+    ]
+
+
+def _is_same_object(change: Change) -> bool:
+    """Return whether two objects that could not be stored differ by their addresses alone."""
+    before = change.before
+    after = change.after
+    return (
+        isinstance(before, Opaque)
+        and isinstance(after, Opaque)
+        and before.type_name == after.type_name
+        and _ADDRESS.sub("", before.text) == _ADDRESS.sub("", after.text)
+    )
 
 
 def is_same_mark(change: Change) -> bool:

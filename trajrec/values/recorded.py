@@ -1,4 +1,4 @@
-"""Recorded plain data as objects, exceptions and streams again.
+"""Recorded plain data as objects and streams again.
 
 Nothing is imported for it: only classes whose modules are loaded are used, and no constructor is
 called.
@@ -6,17 +6,19 @@ called.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from typing import TypeVar
 
-from trajrec.errors import RecordedError
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import Plain
 from trajrec.values.foreign_arrays import ARRAY, as_given
 from trajrec.values.plain import PLAIN_TYPES
+from trajrec.values.recorded_errors import loaded_class
 
 T = TypeVar("T")
+
+HANG_S = 30.0
+"""How long a call waits that was given up before its result came, if nobody gives it up."""
 
 _ARE_PLAIN = PLAIN_TYPES.issuperset
 
@@ -45,11 +47,16 @@ class RecordedStream:
     Args:
         pieces: The pieces that the stream yielded.
         error: The exception that ended the stream, or None.
+        hangs: Whether an asynchronous loop waits at the end until it is cancelled, as the one did
+            that was recorded.
     """
 
-    def __init__(self, pieces: Iterable[Value], error: BaseException | None) -> None:
+    def __init__(
+        self, pieces: Iterable[Value], error: BaseException | None, *, hangs: bool = False
+    ) -> None:
         self._pieces = iter(pieces)
         self._error = error
+        self._hangs = hangs
 
     def __iter__(self) -> Iterator[Value]:
         return self
@@ -65,6 +72,8 @@ class RecordedStream:
     async def __anext__(self) -> Value:
         for piece in self._pieces:
             return piece
+        if self._hangs:
+            await _hang()
         raise StopAsyncIteration if self._error is None else self._error
 
     def __enter__(self) -> RecordedStream:
@@ -119,20 +128,6 @@ def _key(key: Value) -> Value:
     return _to_object(key) if isinstance(key, Plain) and key.kind == "enum" else key
 
 
-def as_exception(type_name: str, message: str) -> BaseException:
-    """Return a recorded exception: of its own class if that is loaded, else a RecordedError."""
-    cls = _loaded(type_name)
-    if isinstance(cls, type) and issubclass(cls, BaseException):
-        try:
-            exc = cls.__new__(cls)
-        except TypeError:
-            # The class needs arguments that are not recorded.
-            return RecordedError(type_name, message)
-        exc.args = (message,)
-        return exc
-    return RecordedError(type_name, message)
-
-
 def deliver(value: T, is_async: bool) -> T | Awaitable[T]:
     """Return a recorded result as it was returned: at once, or as an awaitable."""
 
@@ -142,15 +137,31 @@ def deliver(value: T, is_async: bool) -> T | Awaitable[T]:
     return result() if is_async else value
 
 
-def deliver_error(exc: BaseException, is_async: bool) -> Awaitable[None]:
-    """Raise a recorded exception as it was raised: at once, or when the result is awaited."""
+def deliver_error(exc: BaseException, is_async: bool, *, hangs: bool = False) -> Awaitable[None]:
+    """Raise a recorded exception as it was raised: at once, or when the result is awaited.
+
+    Args:
+        exc: The exception.
+        is_async: Whether the result was awaited.
+        hangs: Whether the caller had given up waiting: the awaitable waits until it does so again.
+    """
     if not is_async:
         raise exc
 
     async def result() -> None:
+        if hangs:
+            await _hang()
         raise exc
 
     return result()
+
+
+async def _hang() -> None:
+    """Wait until the caller gives up."""
+    # Late, as in `resolve`.
+    import asyncio
+
+    await asyncio.sleep(HANG_S)
 
 
 def resolve(result: Awaitable[T]) -> T:
@@ -172,7 +183,7 @@ def _to_object(value: Plain) -> Value:
     if value.kind == ARRAY:
         return as_given(value)
     fields = {name: rehydrate(item) for name, item in value.fields.items()}
-    cls = _loaded(value.type_name)
+    cls = loaded_class(value.type_name)
     members = getattr(cls, "__members__", {})
     if value.kind == "enum" and isinstance(cls, type) and value.fields["name"] in members:
         return members[value.fields["name"]]
@@ -185,12 +196,6 @@ def _to_object(value: Plain) -> Value:
             object.__setattr__(made, name, item)
         return made
     return RecordedObject(value.type_name, value.kind, fields)
-
-
-def _loaded(type_name: str) -> Value:
-    """Return a class by module and qualified name if its module is loaded, else None."""
-    module, _, name = type_name.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
 
 
 def _dump(value: Value) -> Value:

@@ -125,9 +125,7 @@ def kept_of_response(headers: Sequence[tuple[str, str]]) -> Headers:
     [('location', '/v1/messages')]
     """
     kept = [(name, value) for name, value in headers if name in _KEPT_OF_RESPONSES]
-    return [
-        (name, _plain_location(value) if name == "location" else value) for name, value in kept
-    ]
+    return [(name, _plain_location(value) if name == "location" else value) for name, value in kept]
 
 
 def _plain_location(location: str) -> str:

@@ -30,17 +30,18 @@ from trajrec.replay.credit.sampling.answers import (
 )
 from trajrec.replay.credit.sampling.context import Call, Context, ToolCall
 from trajrec.replay.credit.sampling.exchanges import ExchangePlayback
+from trajrec.taps.exceptions import is_cancellation
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.json import describe_path
 from trajrec.values.plain import PLAIN_TYPES
 from trajrec.values.recorded import (
     RecordedStream,
-    as_exception,
     deliver,
     deliver_error,
     rehydrate,
 )
+from trajrec.values.recorded_errors import as_exception
 from trajrec.values.shown import short_pair
 from trajrec.wire.exchange import Exchange, HttpRequest
 
@@ -145,7 +146,8 @@ class PlaybackEpisode(ToolDecorator):
         if recorded.error:
             type_name, _, message = recorded.error.partition(": ")
             exc = as_exception(type_name, message)
-            return self._track(deliver_error(exc, recorded.is_async))
+            given_up = is_cancellation(type_name)
+            return self._track(deliver_error(exc, recorded.is_async, hangs=given_up))
         return self._track(deliver(rehydrate(recorded.result), recorded.is_async))
 
     def _add_tool(
@@ -267,7 +269,8 @@ class PlaybackEpisode(ToolDecorator):
             stream = RecordedStream(itertools.chain(pieces, unknown), error)
             return deliver(stream, answer.is_async)
         if error is not None:
-            return deliver_error(error, answer.is_async)
+            given_up = is_cancellation(answer.error_type)
+            return deliver_error(error, answer.is_async, hangs=given_up)
         value = rehydrate(codec.decode(answer.answer or codec.encode(None)))
         return deliver(value, answer.is_async)
 
