@@ -141,6 +141,26 @@ def test_database_is_restored_with_triggers_and_rowids(tmp_path: Path, by_path: 
             tracker.restore(whole)
 
 
+def test_restored_tables_give_the_same_keys_again(tmp_path: Path) -> None:
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
+    ) as connection:
+        add = "INSERT INTO orders (item) VALUES ('lamp') RETURNING id"
+        connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY AUTOINCREMENT, item)")
+        empty = Database(connection).begin()[0]
+        assert connection.execute(add).fetchall() == [(1,)]
+        connection.execute(add).fetchall()
+        connection.execute("DELETE FROM orders WHERE id = 2")
+        tracker = Database(tmp_path / "shop.db")
+        whole, digest = tracker.begin()
+        assert connection.execute(add).fetchall() == [(3,)]
+        tracker.restore(whole)
+        assert tracker.update()[1] == digest
+        assert connection.execute(add).fetchall() == [(3,)]
+        tracker.restore(empty)
+        assert connection.execute(add).fetchall() == [(1,)]
+
+
 def test_folder_is_restored_with_modes_links_and_empty_folders(tmp_path: Path) -> None:
     (tmp_path / "src" / "deep").mkdir(parents=True)
     (tmp_path / "src" / "a.py").write_text("x = 1\n")

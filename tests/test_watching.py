@@ -127,6 +127,49 @@ def test_changed_rows_and_tables_are_reported_by_key(
     assert tracker.update()[1] == first
 
 
+def test_generated_columns_are_left_out_of_rows(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:")
+    connection.execute("CREATE TABLE t (a, b AS (a * 2), c AS (a + 1) STORED)")
+    connection.execute("INSERT INTO t VALUES (1)")
+    tracker = Database(connection)
+    whole, digest = tracker.begin()
+    assert whole["t"] == {1: {"a": 1}}
+    connection.execute("UPDATE t SET a = 2")
+    assert changes(tracker) == [("/t/1/a", 1, 2)]
+    tracker.restore(whole)
+    assert tracker.update()[1] == digest
+
+
+def test_a_connections_own_factories_do_not_count(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:")
+    connection.execute("CREATE TABLE t (a)")
+    connection.execute("INSERT INTO t VALUES ('x')")
+    tracker = Database(connection)
+    tracker.begin()
+    connection.text_factory = bytes
+    connection.execute("UPDATE t SET a = 'y'")
+    assert changes(tracker) == [("/t/1/a", "x", "y")]
+    assert connection.execute("SELECT a FROM t").fetchall() == [(b"y",)]
+
+
+def test_attached_databases_are_said_not_to_be_watched(
+    tmp_path: Path, connect: Callable[..., Any]
+) -> None:
+    connection = connect(":memory:", isolation_level=None)
+    connection.execute("CREATE TABLE t (a)")
+    connection.execute("ATTACH ? AS other", [str(tmp_path / "other.db")])
+    connection.execute("CREATE TABLE other.t (a)")
+    tracker = Database(connection)
+    tracker.begin()
+    connection.execute("INSERT INTO t VALUES (1)")
+    assert len(changes(tracker)) == 1
+    connection.execute("INSERT INTO other.t VALUES (1)")
+    with pytest.warns(RuntimeWarning, match="changes of other are not recorded"):
+        tracker.update()
+    connection.execute("INSERT INTO other.t VALUES (2)")
+    assert changes(tracker) == []
+
+
 def test_changes_by_another_process_are_reported(
     tmp_path: Path, connect: Callable[..., Any]
 ) -> None:

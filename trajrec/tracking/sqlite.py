@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import warnings
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from trajrec.values.diff import Change
 SCHEMA = "sqlite_schema"
 """SQLite's table of its tables. Its name is also the key of the schema in a database's value."""
 
+SEQUENCE = "sqlite_sequence"
+"""SQLite's table of the last keys of tables with AUTOINCREMENT; its rows have the tables' names as
+keys."""
+
 TableRows = dict[Any, dict[str, Any]]
 """Key of a row -> column -> value. SQLite's types stay apart: a column may hold 7 and "7"."""
 
@@ -22,7 +27,8 @@ class Database:
     """Watches a database.
 
     The key of a row is its primary key, or its rowid if its table has none; a key of several
-    columns is a tuple. The path of a change is (table, key, column).
+    columns is a tuple. The path of a change is (table, key, column). Generated columns follow from
+    the others, and are left out. Attached databases are not watched.
 
     Args:
         source: The path of the database, whose committed rows are watched; or a connection, whose
@@ -30,7 +36,7 @@ class Database:
     """
 
     name = "sqlite"
-    version = 2
+    version = 3
 
     def __init__(self, source: sqlite3.Connection | Path) -> None:
         self._path = source if isinstance(source, Path) else None
@@ -46,6 +52,7 @@ class Database:
         # Whether a transaction of the connection was open at the last look.
         self._is_open = False
         self._digest = ""
+        self._has_warned = False
 
     def begin(self) -> tuple[Any, str]:
         """Return all rows, and their digest."""
@@ -66,7 +73,22 @@ class Database:
             return [], self._digest
         self._version = version
         changes, self._digest = self._tree.update()
+        if not changes:
+            self._warn_of_attached()
         return changes, self._digest
+
+    def _warn_of_attached(self) -> None:
+        """Warn of databases of the connection that are not watched, as something was changed."""
+        databases = [name for _, name, _ in self._run("PRAGMA database_list")]
+        attached = ", ".join(sorted({*databases} - {"main", "temp"}))
+        if attached and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"changes of {attached} are not recorded: of a watched connection the attached "
+                "databases are not watched; watch each by its own path",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def restore(self, value: dict[str, Any]) -> None:
         """Write all tables as they were, in one transaction; drop the tables that were not there.
@@ -113,7 +135,7 @@ class Database:
         wanted = value[SCHEMA]
         for name in live.keys() - wanted.keys():
             connection.execute(f"DROP {_kind(live[name])} IF EXISTS {_quoted(name)}")
-        tables = [name for name in value if name != SCHEMA]
+        tables = [name for name in value if name not in (SCHEMA, SEQUENCE)]
         # Tables before the indexes, views and triggers that need them.
         created = sorted(wanted.keys() - live.keys(), key=lambda name: (name not in tables, name))
         for name in created:
@@ -126,6 +148,11 @@ class Database:
             self._write_rows(connection, name, value[name])
         for sql in triggers.values():
             connection.execute(sql)
+        # Last, since each row that is written may advance them.
+        if self._has_sequence():
+            connection.execute(f"DELETE FROM {SEQUENCE}")
+            for table, row in value.get(SEQUENCE, {}).items():
+                connection.execute(f"INSERT INTO {SEQUENCE} VALUES (?, ?)", (table, row["seq"]))
 
     def _write_rows(self, connection: sqlite3.Connection, table: str, rows: TableRows) -> None:
         connection.execute(f"DELETE FROM {_quoted(table)}")
@@ -154,7 +181,14 @@ class Database:
         for name, kind, _ in items:
             if kind == "table":
                 value[name] = self._rows(name)
+        if self._has_sequence():
+            # A key that was given once is not given again, so the last ones are a part of the state.
+            last = self._run(f"SELECT name, seq FROM {SEQUENCE} ORDER BY name")
+            value[SEQUENCE] = {name: {"seq": seq} for name, seq in last}
         return value
+
+    def _has_sequence(self) -> bool:
+        return bool(self._run(f"SELECT 1 FROM {SCHEMA} WHERE name = '{SEQUENCE}'"))
 
     def _rows(self, table: str) -> TableRows:
         quoted = _quoted(table)
@@ -163,7 +197,9 @@ class Database:
         names = [column[1] for column in columns]
         keys = [column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5]]
         key = ", ".join(map(_quoted, keys)) or "rowid"
-        rows = self._run(f"SELECT {key}, * FROM {quoted} ORDER BY {key}")
+        # Not `*`, which gives generated columns as well.
+        shown = ", ".join(map(_quoted, names))
+        rows = self._run(f"SELECT {key}, {shown} FROM {quoted} ORDER BY {key}")
         if len(keys) <= 1:
             by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
         else:
@@ -171,17 +207,22 @@ class Database:
             by_key = {row[:n_keys]: dict(zip(names, row[n_keys:], strict=True)) for row in rows}
         if len(by_key) < len(rows):
             # A primary key may be NULL in several rows, unless the table says otherwise.
-            rows = self._run(f"SELECT rowid, * FROM {quoted} ORDER BY rowid")
+            rows = self._run(f"SELECT rowid, {shown} FROM {quoted} ORDER BY rowid")
             by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
         return by_key
 
     def _run(self, query: str) -> list[Any]:
         # A cursor without the connection's row factory: rows must be tuples.
-        cursor = self._connection.cursor()
+        connection = self._connection
+        cursor = connection.cursor()
         cursor.row_factory = None
+        # Texts must be texts, and a cursor has no factory of its own for them.
+        factory = connection.text_factory
+        connection.text_factory = str
         try:
             return cursor.execute(query).fetchall()
         finally:
+            connection.text_factory = factory
             cursor.close()
 
 
