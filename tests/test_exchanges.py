@@ -380,6 +380,30 @@ def test_attempts_of_one_model_call_share_its_step(tmp_path: Path) -> None:
     ]
 
 
+def test_a_redirected_request_is_one_model_call(tmp_path: Path) -> None:
+    body = request_body(3)
+    first = [*JSON, ("x-stainless-retry-count", "0")]
+    with trajrec.episode(tmp_path) as ep:
+        moved = [("location", "https://b.example/v1/messages?key=1")]
+        send(ep, body, [], status=307, headers=moved, sent=first)
+        request = HttpRequest("POST", "https://b.example/v1/messages?key=1", first, body)
+        exchange = ep.begin_exchange(request)
+        exchange.responded(200, JSON)
+        exchange.received(b"{}")
+        exchange.ended(None)
+        # The same again, of its own accord.
+        send(ep, body, [b"{}"])
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT step, number, attempt, outcome, status, retry_by FROM model_calls"
+        rows = corpus.sql(f"{query} ORDER BY number").fetchall()
+    assert rows == [
+        (0, 0, 0, "ok", 307, None),
+        (0, 1, 1, "ok", 200, "transport"),
+        (1, 2, 0, "ok", 200, None),
+    ]
+
+
 def test_exchanges_inside_of_a_model_call_belong_to_it(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
 

@@ -18,10 +18,17 @@ REMEMBERED_ANSWERS = 64
 
 
 class FailedAttempt(NamedTuple):
-    """A failed attempt that no other one has repeated yet."""
+    """A failed attempt that no other one has repeated yet, or one that was sent elsewhere.
+
+    Attributes:
+        step: Its step.
+        attempt: Its number.
+        is_redirected: Whether it is one that the server sent elsewhere.
+    """
 
     step: int
     attempt: int
+    is_redirected: bool = False
 
 
 class Answer(NamedTuple):

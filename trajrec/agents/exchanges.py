@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from typing import NamedTuple
+from urllib.parse import urljoin
 
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.exchange_memory import Answer, ExchangeMemory, FailedAttempt
@@ -31,6 +32,10 @@ from trajrec.wire.stored import RequestBody, ResponseNotes, encode_body, encode_
 
 DRAIN_SECONDS = 0.25
 """The pieces of a response are searched and written this often, and at its end."""
+
+
+_REDIRECTED = frozenset({307, 308})
+"""Statuses after which a client sends the same request elsewhere; after others it sends none."""
 
 
 class _Position(NamedTuple):
@@ -111,7 +116,7 @@ class ExchangeRecorder:
         number, _, by = self._steps.repeat_model_call()
         # A client that counts its retries from 0 again was called again by the agent's program.
         is_first = header(request.headers, "x-stainless-retry-count") == "0"
-        own: RetryBy = "scaffold" if is_first else "transport"
+        own: RetryBy = "scaffold" if is_first and not failed.is_redirected else "transport"
         return _Position(failed.step, number, failed.attempt + 1, by or own)
 
     def _without_secrets(self, headers: Headers) -> Headers:
@@ -232,6 +237,11 @@ class RecordedExchange:
             # The next request with the same bytes is its retry.
             failed = FailedAttempt(self._position.step, self._position.attempt)
             recorder.memory.add_failure(self._request, failed)
+        elif self._status in _REDIRECTED:
+            # The client sends the same bytes to the address that it was given.
+            moved = FailedAttempt(self._position.step, self._position.attempt, is_redirected=True)
+            url = _redirected_url(self._request.url, header(self._headers, "location"))
+            recorder.memory.add_failure(self._request._replace(url=url), moved)
         elif self._status is not None:
             recorder.memory.add_answer(
                 Answer(
@@ -271,3 +281,11 @@ class RecordedExchange:
         journal = self._recorder.journal
         journal.add(ExchangePart(journal.number, self._number, time.time_ns(), data))
         self._has_parts = True
+
+
+def _redirected_url(url: str, location: str) -> str:
+    """Return the address that a redirection leads to; the same one if it leads nowhere."""
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        return url
