@@ -214,7 +214,8 @@ def test_attempts_of_tenacity_are_the_scaffolds(tmp_path: Path) -> None:
 def test_a_returned_error_is_a_failure(
     tmp_path: Path,
 ) -> None:
-    answer = types.SimpleNamespace(isError=True)
+    part = types.SimpleNamespace(type="text", text="sold out")
+    answer = types.SimpleNamespace(isError=True, content=[part])
     with trajrec.episode(tmp_path) as ep:
         ep.tool(lambda: {"error": "no such order"}, name="a")
         ep.tool(lambda: answer, name="b")
@@ -225,7 +226,7 @@ def test_a_returned_error_is_a_failure(
     result = rows(tmp_path, "SELECT tool, outcome, is_raised, message FROM attempts ORDER BY step")
     assert result == [
         ("a", "error", False, "no such order"),
-        ("b", "error", False, "isError"),
+        ("b", "error", False, "sold out"),
         ("c", "ok", False, None),
     ]
 
@@ -581,3 +582,33 @@ def test_an_episode_that_nobody_left_is_not_around_the_next_one(tmp_path: Path) 
     close_logs()
     kinds = rows(tmp_path, "SELECT task, kind FROM all_episodes ORDER BY number")
     assert kinds == [(task, "rollout") for task in ("left", "next", "ended", "last")]
+
+
+@pytest.mark.parametrize(
+    ("hints", "access"),
+    [
+        ({"readOnlyHint": True, "openWorldHint": True}, "read"),
+        ({"open_world_hint": True}, "external"),
+        ({"destructive_hint": False}, "write"),
+        (None, "unknown"),
+    ],
+)
+def test_a_sessions_tools_have_the_access_of_their_hints(
+    tmp_path: Path, hints: dict[str, bool] | None, access: str
+) -> None:
+    class Session:
+        async def list_tools(self) -> Any:
+            annotations = None if hints is None else types.SimpleNamespace(**hints)
+            tool = types.SimpleNamespace(name="f", description="", annotations=annotations)
+            return types.SimpleNamespace(tools=[tool])
+
+        async def call_tool(self, name: str, arguments: Any) -> int:
+            return 1
+
+    async def call(session: Any) -> None:
+        await session.list_tools()
+        await session.call_tool("f", {})
+
+    with trajrec.episode(tmp_path):
+        asyncio.run(call(trajrec.mcp(Session())))
+    assert rows(tmp_path, "SELECT access FROM attempts") == [(access,)]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from trajrec.agents.context import current_episode
 from trajrec.agents.routing import connect_taps, router
-from trajrec.protocols import Access, Tool
+from trajrec.protocols import Tool
 from trajrec.types import JsonObject, Value
+from trajrec.wire.mcp_results import access_of_hints
 
 _has_taps = False
 
@@ -36,7 +37,7 @@ def mcp(session: Value) -> Value:
     """Return an MCP session whose tool calls the current episode records.
 
     `list_tools` describes the tools to the episode: the hint `readOnlyHint` makes a tool "read",
-    and `openWorldHint` makes it "external".
+    else `openWorldHint` makes it "external", and other hints make it "write".
     """
     return _Session(session)
 
@@ -76,18 +77,18 @@ class _Session:
 def _tool(tool: Value) -> Tool:
     """Return a tool from its description by MCP, whose field names differ by version."""
     schema = getattr(tool, "input_schema", None) or getattr(tool, "inputSchema", None)
-    access: Access = "unknown"
-    if _hint(tool, "open_world_hint", "openWorldHint"):
-        access = "external"
-    elif _hint(tool, "read_only_hint", "readOnlyHint"):
-        access = "read"
+    access = access_of_hints(
+        _hint(tool, "read_only_hint", "readOnlyHint"),
+        _hint(tool, "open_world_hint", "openWorldHint"),
+        has_hints=getattr(tool, "annotations", None) is not None,
+    )
     return Tool(tool.name, schema, access, tool.description or "")
 
 
-def _hint(tool: Value, *names: str) -> bool:
+def _hint(tool: Value, *names: str) -> bool | None:
     """Return a hint of a tool by the first of its names that is set."""
     for name in names:
-        hint = getattr(tool.annotations, name, None)
+        hint = getattr(getattr(tool, "annotations", None), name, None)
         if hint is not None:
             return bool(hint)
-    return False
+    return None

@@ -24,6 +24,7 @@ from trajrec.recording.faults import is_infra
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.recorded import RecordedStream
+from trajrec.wire.mcp_results import told_error
 
 IsError: TypeAlias = Callable[[Value], str | None]
 
@@ -329,16 +330,18 @@ def find_error(result: Value) -> str | None:
 
     >>> find_error({"error": "no such order"})
     'no such order'
+    >>> find_error({"isError": True, "content": [{"type": "text", "text": "sold out"}]})
+    'sold out'
     """
     try:
         if isinstance(result, dict):
             error = result.get("error")
             if error:
                 return error if isinstance(error, str) else codec.type_name(error)
-            return "isError" if result.get("isError") is True else None
+            return told_error(result.get("content")) if result.get("isError") is True else None
         for name in ("isError", "is_error"):
             if getattr(result, name, False) is True:
-                return name
+                return told_error(getattr(result, "content", None))
     except Exception:  # an object's own code, say the truth of an array: it reports no error
         return None
     return None

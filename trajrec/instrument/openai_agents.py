@@ -13,6 +13,9 @@ from trajrec.wire.json_bodies import read_json
 
 TESTED = "0.24"
 
+# No tool gives a result with this name, by which an error of the SDK is told from results.
+_ERROR = "trajrec: sdk error"
+
 _NAME = "_invoke_function_tool_with_metadata"
 
 
@@ -36,7 +39,9 @@ def _hook(original: Value) -> Value:
             result_class = type(result)
             # As a result that reports an error: the SDK has turned an exception into a text.
             is_error = result.is_sdk_generated_error
-            return {"isError": True, "output": result.output} if is_error else result.output
+            if not is_error:
+                return result.output
+            return {_ERROR: True, "error": str(result.output), "output": result.output}
 
         given = read_json(arguments.encode("utf-8", "replace")) if arguments else {}
         if not isinstance(given, dict):
@@ -44,7 +49,7 @@ def _hook(original: Value) -> Value:
             return await run()
         call_id = getattr(context, "tool_call_id", "") or ""
         output = await call_async(function_tool.name, given, call_id, run_plain)
-        is_error = isinstance(output, dict) and output.keys() == {"isError", "output"}
+        is_error = isinstance(output, dict) and output.get(_ERROR) is True
         cls = result_class or original.__globals__["_FunctionToolInvocationResult"]
         return cls(output["output"] if is_error else output, is_error)
 

@@ -13,6 +13,7 @@ import msgspec
 from trajrec.protocols import Access, Tool
 from trajrec.types import JsonObject, Value
 from trajrec.wire.json_bodies import as_dict, as_text, dicts_in, read_json
+from trajrec.wire.mcp_results import access_of_hints, told_error
 
 CALL = "tools/call"
 LIST = "tools/list"
@@ -123,11 +124,9 @@ def access_of(annotations: Value) -> Access:
     ('read', 'write', 'unknown')
     """
     hints = as_dict(annotations)
-    if hints.get("readOnlyHint") is True:
-        return "read"
-    if hints.get("openWorldHint") is True:
-        return "external"
-    return "write" if hints else "unknown"
+    return access_of_hints(
+        hints.get("readOnlyHint"), hints.get("openWorldHint"), has_hints=bool(hints)
+    )
 
 
 def find_tool_error(result: Value) -> str | None:
@@ -139,8 +138,7 @@ def find_tool_error(result: Value) -> str | None:
     fields = as_dict(result)
     if fields.get("isError") is not True:
         return None
-    texts = [as_text(part.get("text")) for part in dicts_in(fields.get("content"))]
-    return "\n".join(text for text in texts if text) or "isError"
+    return told_error(fields.get("content"))
 
 
 def request_key(method: str, params: Value) -> bytes:
