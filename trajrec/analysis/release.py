@@ -10,11 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import duckdb
+
 from trajrec.analysis.card import About, Card, make_card
 from trajrec.analysis.card_text import TableFile, readme
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.croissant import croissant, lacking
 from trajrec.analysis.source import Source, fetch, quoted
+from trajrec.errors import CorpusError
 from trajrec.values.parquet_columns import plain_column
 
 TABLES = (
@@ -102,6 +105,7 @@ def write_release(
     Raises:
         ValueError: The folder exists and is not empty, a table is unknown, an episode is marked as
             private, or the declared lineage has a cycle.
+        CorpusError: The folder cannot be written; it is empty then.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: not empty; a release is written into a new folder")
@@ -109,8 +113,24 @@ def write_release(
         raise ValueError(f"tables must be among {', '.join(TABLES)}, got {sorted(unknown)[0]!r}")
     _require_public(source, allows_private=allows_private)
     card = make_card(source, about, comparisons)
-    folder.mkdir(parents=True, exist_ok=True)
     splits = _splits(source)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _write_files(source, folder, card, splits, tables)
+    except (OSError, duckdb.IOException) as exc:
+        # A release without its digests is none, and none is written into a folder with files.
+        shutil.rmtree(folder, ignore_errors=True)
+        reason = getattr(exc, "strerror", None) or str(exc).partition("\n")[0]
+        raise CorpusError(f"{folder}: the release cannot be written: {reason}") from exc
+
+
+def _write_files(
+    source: Source,
+    folder: Path,
+    card: Card,
+    splits: dict[str | None, str],
+    tables: Sequence[str] | None,
+) -> Release:
     written = [
         file
         for name in TABLES

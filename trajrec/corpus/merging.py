@@ -148,4 +148,6 @@ def _copy(source: Path, target: Path) -> None:
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as exc:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise CorpusError(f"{target}: cannot be written: {exc.strerror or exc}") from exc

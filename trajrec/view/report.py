@@ -9,6 +9,7 @@ import zlib
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.export_files import replacing
 from trajrec.view.commands import ANY_FOLDER
 from trajrec.view.credit_view import read_credit
 from trajrec.view.episode_view import EpisodeView
@@ -68,9 +69,8 @@ def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYT
 
 def write_report(path: Path, text: str) -> None:
     """Write a report; it replaces a file of this name at once or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8", newline="\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8", newline="\n")
 
 
 def _policy(style: str, script: str) -> str:
