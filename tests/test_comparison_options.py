@@ -313,3 +313,32 @@ def test_a_task_in_several_families_allows_no_claim(tmp_path: Path) -> None:
         comparison = compare(corpus, "a", "b", cluster="family")
     assert comparison.claim == "unlicensed"
     assert "1 tasks are in several families: a task belongs to one" in comparison.problems
+
+
+@trajrec.verifier(id="size", version="1")
+def size(state: dict[str, float]) -> trajrec.Verdict:
+    return trajrec.Verdict(None, score=state["score"])
+
+
+def record_scores(folder: Path, run: str, scale: float) -> None:
+    for k in range(4):
+        state = {"score": scale * (k + 1)}
+        given = {"task": f"t{k}", "metadata": {"run": run}, "interface": interface()}
+        with trajrec.episode(folder, watch=state, checks=[size], **given):
+            pass
+    close_logs()
+
+
+@pytest.mark.slow
+def test_scores_of_any_size_are_spelled_or_refused(tmp_path: Path) -> None:
+    for run, scale in {"small": 1e-9, "smaller": 0.5e-9, "large": 1e200, "larger": 2e200}.items():
+        record_scores(tmp_path, run, scale)
+    with trajrec.open(tmp_path) as corpus:
+        text = compare(corpus, "smaller", "small", score=True).difference.text
+        assert text.startswith("+1.25e-09 [")
+        assert "0.000" not in text
+        with pytest.raises(ValueError, match="task 't0' has a score of 1e"):
+            compare(corpus, "large", "larger", score=True)
+        for ends in ((0.0, float("inf")), (float("-inf"), 1.0), (float("nan"), 1.0)):
+            with pytest.raises(ValueError, match="two growing finite numbers"):
+                compare(corpus, "smaller", "small", score=True, range=ends)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trajrec.analysis.card import Card, episodes
+from trajrec.analysis.estimate import spell
 from trajrec.types import Value
 from trajrec.values.shown import counted
 from trajrec.values.visible import visible
@@ -284,9 +285,8 @@ def interval(estimate: Mapping[str, float] | None) -> str:
     """Return a number with its interval."""
     if estimate is None:
         return ""
-    low = estimate["ci_low"]
-    high = estimate["ci_high"]
-    return f"{estimate['value']:.3f} [{low:.3f}, {high:.3f}]"
+    value, low, high = spell(estimate["value"], estimate["ci_low"], estimate["ci_high"])
+    return f"{value} [{low}, {high}]"
 
 
 def _success(card: Card) -> list[str]:

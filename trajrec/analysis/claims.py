@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trajrec.analysis.comparison import Claim
+from trajrec.analysis.estimate import spell
 from trajrec.analysis.interface_difference import Factor
 
 FEWEST_TASKS = 3
@@ -99,6 +100,6 @@ def exclusion_problems(
     if (is_gain and bounds[0] <= 0) or (is_loss and bounds[1] >= 0):
         return [
             f"exclusions: {n_excluded} rollouts without a result can reverse the difference "
-            f"[{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+            f"[{', '.join(spell(*bounds, sign='+'))}]"
         ]
     return []

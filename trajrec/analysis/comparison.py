@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from trajrec.analysis.arms import Arm, Over, TaskDifference
 from trajrec.analysis.cross_grading import CrossGrading
-from trajrec.analysis.estimate import Estimate
+from trajrec.analysis.estimate import Estimate, spell
 from trajrec.analysis.forest_plot import draw_differences, shown_tasks
 from trajrec.analysis.interface_difference import Factor, as_plain
 from trajrec.analysis.planning import tasks_needed
@@ -102,6 +102,13 @@ class Comparison:
     def differing_paths(self) -> tuple[str, ...]:
         """Parts of the interface that differ, as "path before -> after"."""
         return tuple(str(d) for factor in self.factors.values() for d in factor.differences)
+
+    @property
+    def bounds_text(self) -> str:
+        """The bounds as text, "" if no excluded rollout can change the difference."""
+        if self.bounds is None or self.bounds[0] == self.bounds[1]:
+            return ""
+        return f"[{', '.join(spell(*self.bounds, sign='+'))}]"
 
     @property
     def is_gain_shown(self) -> bool:

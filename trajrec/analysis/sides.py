@@ -15,6 +15,9 @@ from trajrec.analysis.source import Source
 from trajrec.statistics.quantiles import CONFIDENCE
 from trajrec.types import Value
 
+LARGEST_SCORE = 1e100
+"""Greatest size of a score: the squares of larger ones are no numbers."""
+
 
 class Side(NamedTuple):
     """The rollouts of one run.
@@ -53,8 +56,10 @@ class Options:
     def __post_init__(self) -> None:
         if self.over not in ("population", "these"):
             raise ValueError(f"over must be 'population' or 'these', got {self.over!r}")
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"range must be two growing numbers, got {self.value_range!r}")
+        if self.value_range is not None and not (
+            -LARGEST_SCORE <= self.value_range[0] < self.value_range[1] <= LARGEST_SCORE
+        ):
+            raise ValueError(f"range must be two growing finite numbers, got {self.value_range!r}")
         if self.value_range is not None and not self.score:
             raise ValueError("range is that of scores: give score=True too")
         if self.variants < 1:
@@ -117,10 +122,15 @@ def complete_side(side: Side, groups: list[Group], options: Options) -> ReadSide
     """Add the interfaces and the recorded parts of one run to its rollouts."""
     if options.tasks is not None:
         groups = [group for group in groups if group.unit in options.tasks]
+    if not groups and side.where == "true":
+        raise ValueError(
+            f"{side.source.path}: no episode is selected; `trajrec doctor {side.source.path}` says "
+            "whether logs are damaged"
+        )
     if not groups:
         raise ValueError(f"no episode is selected: {side.where}")
-    if options.score and options.value_range is not None:
-        _require_range(groups, options.value_range)
+    if options.score:
+        _require_range(groups, options.value_range or (-LARGEST_SCORE, LARGEST_SCORE))
     return ReadSide(
         groups=groups,
         interfaces=read_interfaces(side.source, ids_of(groups)),

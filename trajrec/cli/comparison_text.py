@@ -39,9 +39,8 @@ def print_comparison(comparison: Comparison, *, n_tasks: int) -> None:
                 f"difference {comparison.difference.signed}   {units}   {comparison.method}"
             )
         )
-        if comparison.bounds is not None and comparison.bounds[0] != comparison.bounds[1]:
-            low, high = comparison.bounds
-            print(f"bounds    [{low:+.3f}, {high:+.3f}], however the excluded rollouts had ended")
+        if comparison.bounds_text:
+            print(f"bounds    {comparison.bounds_text}, however the excluded rollouts had ended")
     print(one_line(f"claim     {comparison.statement()}"))
     if comparison.claim == "verifier" and comparison.grade_both is not None:
         _print_split(comparison.cross_grade())
@@ -108,7 +107,7 @@ def _print_tasks(comparison: Comparison, n_tasks: int) -> None:
             task.n_a,
             f"{task.rate_b:.3g}",
             task.n_b,
-            _interval(task),
+            task.difference.text,
             bar(task, limit),
         )
         for task in tasks
@@ -116,13 +115,6 @@ def _print_tasks(comparison: Comparison, n_tasks: int) -> None:
     print_table((comparison.unit, "A", "n", "B", "n", "difference", scale), rows)
     if len(tasks) < len(comparison.tasks):
         print(f"\n{len(tasks)} of {len(comparison.tasks)} are listed (--tasks N lists more)")
-
-
-def _interval(task: TaskDifference) -> str:
-    difference = task.difference
-    if not math.isfinite(difference.ci_low):
-        return f"{difference.value:+.3f} [unknown]"
-    return difference.signed
 
 
 def _limit(tasks: Sequence[TaskDifference]) -> float:
