@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +19,7 @@ from starlette.testclient import TestClient
 from test_view import assert_harmless, signed_in
 
 import trajrec
-from trajrec.view.film import Film, film_chunk, film_of, picture_of, png
+from trajrec.view.film import Film, film_chunk, film_of, picture_of, png, small
 from trajrec.view.report import make_report
 
 SHAPE = (12, 16, 3)
@@ -153,10 +156,32 @@ def test_pictures_have_addresses_and_all_else_has_none(
     assert_harmless(page)
 
 
-def test_a_report_says_that_it_has_no_pictures(corpus: trajrec.Corpus) -> None:
-    report = make_report(corpus, pixels_of(corpus).id)
-    assert "its pictures are not in this file" in report
-    assert "<img" not in report
+def test_a_strip_shows_the_course_of_the_episode(
+    corpus: trajrec.Corpus, client: TestClient
+) -> None:
+    episode = pixels_of(corpus)
+    page = client.get(f"/e/{episode.id}").text
+    sources = re.findall(r'src="(/e/[^"]*small=1)"', page)
+    assert len(sources) == 12
+    assert sources[0].endswith("/0/frame.png?small=1")
+    assert sources[-1].endswith(f"/{N_STEPS - 1}/frame.png?small=1")
+    for source in sources:
+        assert client.get(source).headers["content-type"] == "image/png"
+    assert small(np.zeros((210, 170, 4), np.uint8)).shape == (105, 85, 4)
+    assert small(np.zeros((84, 160, 4), np.uint8)).shape == (84, 160, 4)
+
+
+def test_a_report_holds_a_strip_of_pictures(corpus: trajrec.Corpus) -> None:
+    episode = pixels_of(corpus)
+    report = make_report(corpus, episode.id)
+    assert "it has 12 of its pictures, small: `trajrec view` plays all" in report
+    found = re.findall(
+        r'href="#(\d+)"><img alt="[^"]*" src="data:image/png;base64,([^"]*)"', report
+    )
+    assert len(found) == 12
+    for step, data in found:
+        pixels = unpacked_png(base64.b64decode(data))[..., :3]
+        assert np.array_equal(pixels, episode.step_at(int(step)).observation)
 
 
 @pytest.mark.slow
@@ -185,6 +210,30 @@ def test_a_browser_plays_the_film_step_by_step(corpus: trajrec.Corpus) -> None:
         page.wait_until(f"document.getElementById('frame-step').textContent === 'after step {at}'")
         assert page.evaluate(pixel)[:3] == episode.step_at(at).observation[2, 3].tolist()
         assert [words for words in page.errors if "willReadFrequently" not in words] == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+def test_the_film_plays_on_beyond_the_listed_steps(
+    corpus: trajrec.Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    env = trajrec.record(Pixels(), tmp_path)
+    monkeypatch.setattr(sys.modules[__name__], "N_STEPS", 2_030)
+    env.reset(seed=1)
+    for _ in range(2_030):
+        env.step(1)
+    env.close()
+    with opened(tmp_path) as (base, page), trajrec.open(tmp_path) as long:
+        (episode,) = long.episodes()
+        page.goto(f"{base}/e/{episode.id}/1490")
+        page.wait_until("document.querySelector('#film canvas') !== null")
+        page.press(" ")
+        page.wait_until(
+            "Number(document.querySelector('#steps [aria-current]')?.dataset.step) > 1502"
+        )
+        assert page.evaluate("document.getElementById('play').textContent") == "pause (space)"
+        page.press(" ")
+        page.wait_until("document.getElementById('play').textContent === 'play (space)'")
 
 
 def test_the_scripts_stay_small() -> None:

@@ -24,7 +24,7 @@ from trajrec.view.commands import credit_commands
 from trajrec.view.corpus_view import CorpusView
 from trajrec.view.diff_view import compare_views
 from trajrec.view.episode_view import EpisodeView
-from trajrec.view.film import film_chunk, picture_at, png
+from trajrec.view.film import film_chunk, picture_at, png, small
 from trajrec.view.guard import Guard
 from trajrec.view.links import Links
 from trajrec.view.live import Listed
@@ -271,6 +271,8 @@ class _Pages:
             picture = picture_at(view.episode, step)
         if picture is None:
             return _message(404, f"No picture was observed after step {step}.")
+        if request.query_params.get("small"):
+            picture = small(picture)
         return Response(png(picture), media_type="image/png")
 
     def film(self, request: Request) -> Response:

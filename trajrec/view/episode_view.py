@@ -17,7 +17,7 @@ from trajrec.values.json import describe_path, to_json_value, to_pointer
 from trajrec.view.credit_chart import Estimate
 from trajrec.view.credit_view import judgements
 from trajrec.view.evidence import Evidence
-from trajrec.view.film import Film, film_of
+from trajrec.view.film import Film, film_of, strip_steps
 from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
 from trajrec.view.live import growth_of, recording_of
 from trajrec.view.panes import CheckView, Pane, agent_pane, check_view, environment_pane, state_text
@@ -219,6 +219,11 @@ class EpisodeView:
     def film(self) -> Film | None:
         """The size of the pictures that the environment observed; None if it observed none."""
         return film_of(self.episode)
+
+    @cached_property
+    def strip(self) -> list[int]:
+        """Steps whose pictures tell the course of the episode; [] without a film."""
+        return [] if self.film is None else strip_steps(self.episode)
 
     @property
     def ticks(self) -> list[tuple[int, str]]:

@@ -29,6 +29,27 @@ MAX_CHUNK = 64
 """Frames that it gets at once, at most."""
 
 
+MAX_STRIP = 12
+"""Pictures of a strip."""
+
+SMALL_SIDE = 160
+"""Pixels of the longer side of a picture in a strip."""
+
+
+class Thumbnail(NamedTuple):
+    """A small picture in a strip.
+
+    Attributes:
+        step: The step that it was observed after.
+        source: Its address, or its bytes as one.
+        address: The page of its step; None if it has none.
+    """
+
+    step: int
+    source: str
+    address: str | None
+
+
 class Film(NamedTuple):
     """The size of an episode's pictures.
 
@@ -60,6 +81,21 @@ def picture_at(episode: Episode, step: int) -> Picture | None:
         return None if found.failure is not None else picture_of(found.observation)
     except (CorpusError, LogError, IndexError):
         return None
+
+
+def strip_steps(episode: Episode) -> list[int]:
+    """Return up to 12 steps with a picture, spread over an episode from its first to its last."""
+    first = episode.first_step
+    last = episode.end_step - 1
+    n = min(MAX_STRIP, episode.n_steps)
+    places = [first + round((last - first) * k / max(1, n - 1)) for k in range(n)]
+    return [step for step in places if picture_at(episode, step) is not None]
+
+
+def small(picture: Picture) -> Picture:
+    """Return a picture with every k-th pixel, so that its longer side has at most 160."""
+    stride = -(-max(picture.shape[:2]) // SMALL_SIDE)
+    return picture[::stride, ::stride]
 
 
 def picture_of(observation: Value) -> Picture | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from trajrec.types import Value
 from trajrec.view.commands import episode_commands, step_commands
 from trajrec.view.episode_view import EpisodeView
+from trajrec.view.film import Thumbnail
 from trajrec.view.links import Links
 
 
@@ -25,6 +26,10 @@ def page_values(
         "step": step,
         "rows": rows,
         "links": links,
+        "strip": [
+            Thumbnail(at, f"{links.step(view.id, at)}/frame.png?small=1", links.step(view.id, at))
+            for at in ([] if links.is_report else view.strip)
+        ],
         "commands": episode_commands(folder, view.id, is_agent=view.is_agent),
         "before": rows[0].step - 1 if rows and rows[0].step > view.steps[0] else None,
         "after": rows[-1].step + 1 if rows and rows[-1].step < view.steps[-1] else None,

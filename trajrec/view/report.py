@@ -14,6 +14,7 @@ from trajrec.view.commands import ANY_FOLDER
 from trajrec.view.credit_view import read_credit
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import read_evidence
+from trajrec.view.film import Thumbnail, picture_at, png, small
 from trajrec.view.links import ReportLinks
 from trajrec.view.page_values import page_values, pane_values
 from trajrec.view.pages import own_file, render
@@ -53,7 +54,10 @@ def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYT
     )
     limits.append("whole states and values that are cut here: `trajrec view` shows them")
     if view.film is not None:
-        limits.append("its pictures are not in this file: `trajrec view` plays them")
+        values["strip"] = _strip(view, set(steps))
+        limits.append(
+            f"it has {len(values['strip'])} of its pictures, small: `trajrec view` plays all"
+        )
     return render(
         "report.html",
         policy=_policy(style, script),
@@ -65,6 +69,18 @@ def make_report(corpus: Corpus, episode_id: str, *, max_bytes: int = DEFAULT_BYT
         limits="; ".join(limits),
         **values,
     )
+
+
+def _strip(view: EpisodeView, listed: set[int]) -> list[Thumbnail]:
+    """Return the pictures of the strip, each as an address that holds its bytes."""
+    found = []
+    for step in view.strip:
+        picture = picture_at(view.episode, step)
+        if picture is not None:
+            data = base64.b64encode(png(small(picture))).decode()
+            address = f"#{step}" if step in listed else None
+            found.append(Thumbnail(step, f"data:image/png;base64,{data}", address))
+    return found
 
 
 def write_report(path: Path, text: str) -> None:

@@ -77,7 +77,16 @@ export function openFilm(episode) {
   async function tick() {
     const numbers = episode.numbers();
     const next = numbers[numbers.indexOf(episode.wanted()) + 1];
-    if (next === undefined) return stop();
+    if (next === undefined) {
+      stop();
+      // The list has a part of a long episode: the page of the next part plays on.
+      const later = document.querySelector("#steps a.later");
+      if (later) {
+        sessionStorage.setItem("plays", speed);
+        location.href = later.href;
+      }
+      return;
+    }
     episode.glide(next);
     await show(next);
     if (timer === null) return;
@@ -115,6 +124,12 @@ export function openFilm(episode) {
   button.addEventListener("click", toggle);
   document.getElementById("slower").addEventListener("click", () => change(-1));
   document.getElementById("faster").addEventListener("click", () => change(1));
+  const before = sessionStorage.getItem("plays");
+  sessionStorage.removeItem("plays");
+  if (before !== null) {
+    speed = Number(before);
+    toggle();
+  }
   tell();
   show(episode.wanted());
   return { show, toggle, stop, change };
