@@ -343,6 +343,7 @@ READING = {
     "support": "",
     "card": "-o OUT/release",
     "report": "ID -o OUT/episode.html",
+    "film": "ID -o OUT/sheet.png --render --steps :2",
     "tag": "ID split=train",
     "rm": "--where 'number = 0' --dry-run",
 }

@@ -175,8 +175,13 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_execution(parser: argparse.ArgumentParser) -> None:
-    """Add the options of commands that execute environments or worlds."""
+    """Add the options of commands that execute environments or worlds, in several processes."""
     add_jobs(parser)
+    add_environment(parser)
+
+
+def add_environment(parser: argparse.ArgumentParser) -> None:
+    """Add --allow and --env."""
     parser.add_argument(
         "--allow",
         action="append",

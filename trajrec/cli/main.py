@@ -23,6 +23,7 @@ from trajrec.cli import (
     diff,
     doctor,
     export,
+    film,
     fork,
     imports,
     maintain,
@@ -54,7 +55,7 @@ from trajrec.version import __version__
 
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
     ("Record", (demo, record, capture, mcp, imports)),
-    ("Query", (ask, show, diff, view)),
+    ("Query", (ask, show, diff, view, film)),
     ("Compare and publish", (compare, card)),
     ("Replay and fork", (replay, rerun, fork, whatif, check_determinism, recheck)),
     ("Credit and labels", (credit, bisect, tag, export)),

@@ -98,6 +98,14 @@ def small(picture: Picture) -> Picture:
     return picture[::stride, ::stride]
 
 
+def reset_picture(episode: Episode) -> Picture | None:
+    """Return the picture that was observed at the reset; None if there is none."""
+    try:
+        return picture_of(episode.observation_at(0))
+    except (CorpusError, LogError, IndexError):
+        return None
+
+
 def picture_of(observation: Value) -> Picture | None:
     """Return an observation as a picture, or the first value of a dict that is one.
 
