@@ -136,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._request_body()
         attempt = Attempt(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
-        request = json.loads(body or b"{}")
+        is_gzipped = self.headers.get("Content-Encoding") == "gzip"
+        request = json.loads((gzip.decompress(body) if is_gzipped else body) or b"{}")
         shared = self.shared
         with shared.lock:
             number = len(shared.attempts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import http.client
 import json
 import os
@@ -506,6 +507,19 @@ def test_a_rerun_leads_along_the_recorded_redirection(tmp_path: Path) -> None:
         assert post(address, place.removeprefix(address), chat("go")).status == 200
     assert rerun.difference is None
     assert place == f"{address}/openai/v1/b/chat/completions"
+
+
+def test_a_compressed_request_is_recorded_plain(tmp_path: Path) -> None:
+    data = gzip.compress(chat("my key is sk-proj-" + "abcdEFGH1234ijkl" * 2))
+    headers = {**JSON, "content-encoding": "gzip"}
+    with ModelServer([Turn("done")]) as server, proxy(tmp_path, server.url) as address:
+        assert post(address, "/openai/v1/chat/completions", data, headers).status == 200
+        assert server.attempts[0].body == data
+    (exchange,) = only(tmp_path).transcript.exchanges
+    assert b"my key is [redacted" in (exchange.request_body or b"")
+    with answering(tmp_path) as (address, rerun):
+        assert post(address, "/openai/v1/chat/completions", data, headers).status == 200
+    assert rerun.difference is None
 
 
 def random_plan(draw: random.Random, n: int) -> list[Turn]:

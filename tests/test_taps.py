@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 from conftest import only
-from model_server import ModelServer
+from model_server import ModelServer, Turn
 from noted import Note, answering, noting, save
 from tapped_agents import AGENTS
 
 import trajrec
+from trajrec.agents.exchanges import RecordedExchange
 
 HERE = Path(__file__).parent
 
@@ -68,6 +72,41 @@ def test_every_attempt_is_seen_as_the_server_sent_it(name: str, tmp_path: Path) 
         check_seen(notes, server)
     with answering(save(notes, tmp_path / "notes.json")):
         assert agent.run(server.url) == said
+
+
+@pytest.mark.parametrize("name", ["httpx", "httpx2", "requests"])
+@pytest.mark.filterwarnings("default")
+def test_a_compressed_request_is_recorded_and_edited_plain(name: str, tmp_path: Path) -> None:
+    need(name)
+    library = __import__(name)
+    key = "sk-proj-" + "abcdEFGH1234ijkl" * 2
+    asked = {"model": "m", "messages": [{"role": "user", "content": f"my key is {key}"}]}
+    data = gzip.compress(json.dumps(asked).encode())
+    headers = {"content-encoding": "gzip", "content-type": "application/json"}
+
+    def send(url: str) -> Any:
+        places = {"data": data} if name == "requests" else {"content": data}
+        return library.post(f"{url}/v1/chat/completions", headers=headers, **places).json()
+
+    with ModelServer(lambda _request, _number: Turn("done")) as server:
+        other = longer(json.dumps(asked).encode())
+        with (
+            mock.patch.object(RecordedExchange, "sent_body", other),
+            trajrec.episode(tmp_path / "edited"),
+        ):
+            send(server.url)
+        (edited,) = server.attempts
+        assert edited.body == other
+        assert "content-encoding" not in edited.headers
+    with ModelServer(lambda _request, _number: Turn("done")) as server:
+        with trajrec.episode(tmp_path / "runs"):
+            said = send(server.url)
+        # The server got the client's own bytes.
+        assert server.attempts[0].body == data
+    exchange = only(tmp_path / "runs").transcript.exchanges[0]
+    assert b"my key is [redacted" in (exchange.request_body or b"")
+    with trajrec.rerun(only(tmp_path / "runs")):
+        assert send("http://127.0.0.1:1") == said
 
 
 def longer(body: bytes) -> bytes:

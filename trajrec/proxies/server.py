@@ -27,6 +27,7 @@ from trajrec.proxies.relay import ClientLeft, Rewriter, deliver, relay, request_
 from trajrec.proxies.reports import Begin, take_reports
 from trajrec.proxies.upstreams import Route, Routes, Upstream, upstream_of
 from trajrec.taps.raw_answers import reason_of
+from trajrec.wire.encodings import decoded_request
 from trajrec.wire.exchange import Exchange, HttpRequest
 
 HEAD_S = 20.0
@@ -190,13 +191,15 @@ class ProxyServer:
         body = reader.body(head, time.monotonic() + BODY_S)
         upstream, rest = route
         lower = [(name.lower(), value) for name, value in head.headers]
-        request = HttpRequest(head.method, upstream.url(rest), lower, body)
+        request = decoded_request(HttpRequest(head.method, upstream.url(rest), lower, body))
         if server and self._mcp is not None:
             exchange: Exchange | None = self._mcp.exchange(server, request)
         else:
             exchange = self._exchange(request, mark)
         if exchange is not None and exchange.sent_body is not None:
             body = exchange.sent_body
+            plain = [pair for pair in head.headers if pair[0].lower() != "content-encoding"]
+            head = head._replace(headers=plain)
         sent_rest = rest
         if exchange is not None and exchange.sent_url is not None:
             sent_rest = exchange.sent_url.removeprefix(upstream.url(""))

@@ -133,6 +133,9 @@ def _set_sent(req: Any, exchange: Exchange) -> None:
         req.url = type(req.url)(exchange.sent_url, encoded=True)
     req.headers.popall("Content-Length", None)
     req.headers.popall("Transfer-Encoding", None)
+    if not req.compress:
+        # The old body's own; else aiohttp compresses the other body too.
+        req.headers.popall("Content-Encoding", None)
     req.chunked = None
     req.update_body_from_data(body)
 

@@ -106,8 +106,8 @@ def _as_sent(module: ModuleType, request: Any, exchange: Exchange) -> Any:
     body = exchange.sent_body
     if body is None:
         return request
-    sizes = ("content-length", "transfer-encoding")
-    headers = [(k, v) for k, v in request.headers.raw if k.decode("latin-1").lower() not in sizes]
+    old = ("content-length", "transfer-encoding", "content-encoding")
+    headers = [(k, v) for k, v in request.headers.raw if k.decode("latin-1").lower() not in old]
     return module.Request(
         request.method,
         exchange.sent_url or request.url,

@@ -56,6 +56,11 @@ def begin_exchange(request: HttpRequest) -> Exchange | None:
     Raises:
         BaseException: A rerun has no such request in its recording. Taps pass it on.
     """
+    if any(name == "content-encoding" for name, _ in request.headers):
+        # Late: few requests have one, and the decoders take a while to import.
+        from trajrec.wire.encodings import decoded_request
+
+        request = decoded_request(request)
     outside = _outside[0] if _outside else None
     if outside is not None and request.url.startswith(outside.ignored):
         return None

@@ -130,8 +130,8 @@ def _set_body(pool: Any, kw: dict[str, Any], body: bytes | None) -> None:
         return
     headers = kw.get("headers")
     pairs = (pool.headers if headers is None else headers).items()
-    sizes = ("content-length", "transfer-encoding")
-    kw["headers"] = {name: v for name, v in pairs if _text(name).lower() not in sizes} | {
+    old = ("content-length", "transfer-encoding", "content-encoding")
+    kw["headers"] = {name: v for name, v in pairs if _text(name).lower() not in old} | {
         "Content-Length": str(len(body))
     }
     kw["body"] = body

@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 import zstandard
 
+from trajrec.wire.exchange import HttpRequest, header
+
 Decode: TypeAlias = Callable[[bytes], bytes]
 
 MAX_RATIO = 2000
@@ -25,6 +27,29 @@ MIN_BOMB_BYTES = 1 << 26
 
 class BombError(ValueError):
     """A body grows without measure when it is decoded."""
+
+
+def decoded_request(request: HttpRequest) -> HttpRequest:
+    """Return a request with its body decoded; itself, if the body is plain or cannot be decoded.
+
+    >>> import gzip
+    >>> coded = HttpRequest("POST", "/", [("content-encoding", "gzip")], gzip.compress(b"{}"))
+    >>> decoded_request(coded)
+    HttpRequest(method='POST', url='/', headers=[], body=b'{}')
+    """
+    coding = header(request.headers, "content-encoding")
+    # Clients that compress while they send have the header already, and the body still plain.
+    if not coding or not request.body or request.body[:1] in b"{[":
+        return request
+    decoder = ContentDecoder(coding)
+    if not decoder.is_known:
+        return request
+    try:
+        body = decoder.decode(request.body)
+    except ValueError:
+        return request
+    headers = [(name, value) for name, value in request.headers if name != "content-encoding"]
+    return request._replace(headers=headers, body=body)
 
 
 class ContentDecoder:
