@@ -283,3 +283,60 @@ def test_lost_steps_of_a_log_are_not_shifted(tmp_path: Path) -> None:
         credit.counterfactual(episode, "random", 2, action=0, rest="recorded", n_rollouts=2)
     with pytest.raises(ReplayError, match="the log has lost step 10"):
         credit.estimate(episode, "random", n_rollouts=2, steps=[0], noise="recorded")
+
+
+class Walk(gym.Env[int, int]):
+    """Twenty steps up or down."""
+
+    n_taken = 0
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Discrete(100)
+        self.action_space = gym.spaces.Discrete(2)
+        self.x = 0
+        self.n = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.x = 50
+        self.n = 0
+        return self.x, {}
+
+    def step(self, action: int) -> Any:
+        self.n += 1
+        self.x += 1 if self.np_random.random() < 0.4 + 0.2 * action else -1
+        is_over = self.n == 20
+        return self.x, float(is_over and self.x > 50), is_over, False, {}
+
+
+def test_a_small_budget_ends_after_two_scenarios(tmp_path: Path) -> None:
+    episode = record(tmp_path, Walk, [k % 2 for k in range(20)], coin=0)
+    policy = lambda observation, rng: int(rng.random() < 0.5)  # noqa: E731
+    options: Any = {"env": Walk, "folder": None, "n_rollouts": 32, "merge_rollouts": False}
+    options["budget"] = credit.Budget(env_steps=500)
+    table = credit.estimate(episode, policy, estimator="value", steps=[0, 5], **options)
+    assert table.env_steps <= 500
+    # Two scenarios of 20 steps take 840 env steps.
+    table = credit.estimate(episode, policy, **options)
+    assert table.env_steps <= 1000
+    assert {row.n for row in table} == {2}
+    assert "2 of 32 scenarios" in table.notes[0]
+
+
+def test_a_policy_that_cannot_be_told_the_steps_is_refused(tmp_path: Path) -> None:
+    class Remembering:
+        n = 0
+
+        def act(self, observation: Any, rng: Any) -> int:
+            self.n += 1
+            return self.n % 2
+
+        def snapshot(self) -> int:
+            return self.n
+
+        def restore(self, n: int) -> None:
+            self.n = n
+
+    episode = record(tmp_path, Walk, [0, 1, 0], coin=0)
+    with pytest.raises(ValueError, match=r"has snapshot\(\), but no reset\(\) and observe\(\)"):
+        credit.estimate(episode, Remembering(), env=Walk, folder=None)

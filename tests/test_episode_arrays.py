@@ -12,6 +12,7 @@ from conftest import Scripted, record
 
 import trajrec
 from trajrec.corpus.episode import Episode
+from trajrec.replay import fork_many, replay_episode
 
 
 def columns(rows: Any, name: str) -> dict[str, Any]:
@@ -136,3 +137,54 @@ def test_integers_beyond_64_bits_signed_are_not_wrapped(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
         assert list(map(int, episode.action_array)) == episode.actions == [2**63, 2**64 - 1]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "total"),
+    [
+        ([2**62, 2**62, 2**62], 1.5 * 2**63),
+        ([1, 2, 3], 6.0),
+        ([True, False, True], 2.0),
+        ([0.5, 10**400, 0.5], float("nan")),
+        ([1j, 1j, 1j], float("nan")),
+        ([None, 1.0, 1.0], float("nan")),
+    ],
+)
+def test_a_sum_of_rewards_is_right_or_nan(rewards: list[Any], total: float, tmp_path: Path) -> None:
+    def make() -> Scripted:
+        return Scripted(lambda k: (0.0, rewards[k], k == 2, False, {}))
+
+    env = trajrec.record(make(), tmp_path)
+    env.reset(seed=0)
+    for _ in rewards:
+        env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert episode.total_reward == pytest.approx(total, nan_ok=True)
+        (row,) = corpus.sql("SELECT total_reward FROM episodes").fetchall()
+        assert row[0] == (None if np.isnan(total) else total)
+        report = replay_episode(episode, env=make)
+        assert report.grade == "exact"
+        (branch,) = fork_many(episode, at=0, actions=[0, 0, 0], env=make)
+        assert branch.total_reward == pytest.approx(total, nan_ok=True)
+
+
+def test_an_unknown_row_or_step_names_the_episode(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(lambda k: (k + 1.0, 0.0, k == 1, False, {})), tmp_path)
+    for _ in range(2):
+        env.reset(seed=0)
+        env.step(0)
+        env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        _, episode = corpus.episodes()
+        assert [episode.observation_at(row) for row in range(3)] == [0.0, 1.0, 2.0]
+        for row in (-1, 3):
+            text = rf"row must be in \[0, 2\] for episode {episode.id}, got {row}"
+            with pytest.raises(IndexError, match=text):
+                episode.observation_at(row)
+        with pytest.raises(IndexError, match=rf"in \[0, 1\] for episode {episode.id}, got 2"):
+            episode.step_at(2)
+        with pytest.raises(IndexError, match=rf"in \[0, 2\] for episode {episode.id}, got 3"):
+            episode.state(3)

@@ -281,3 +281,21 @@ def test_trajrec_is_imported_after_packages_with_dtypes() -> None:
     pytest.importorskip("ml_dtypes")
     code = "import ml_dtypes, trajrec.values.codec"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("dtype", ["longdouble", "clongdouble"])
+def test_long_doubles_have_the_same_bytes_each_time(dtype: str, order: str) -> None:
+    """Their last bytes belong to no value: NumPy leaves there what was in memory."""
+    values = (np.arange(3) / np.longdouble(3)).astype(np.dtype(dtype).newbyteorder(order))
+    encoded = codec.encode(values)
+    for noise in (0x00, 0xFF):
+        buffer = np.full(values.nbytes, noise, np.uint8)
+        again = buffer.view(values.dtype)
+        for k, value in enumerate(values):
+            again[k] = value
+        assert codec.encode(again) == encoded
+        assert [codec.encode(item) for item in again] == [codec.encode(item) for item in values]
+    decoded = codec.decode(encoded)
+    assert decoded.dtype == values.dtype
+    assert (decoded == values).all()

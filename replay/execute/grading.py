@@ -164,7 +164,7 @@ def _total_reward(execution: Execution) -> float | None:
     """Return the sum of the rewards; None if they are not numbers, as rewards by agent are not."""
     try:
         return float(sum(execution.rewards))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import gymnasium
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.reward_sums import total_of
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.opening import open_recorder
@@ -85,7 +85,7 @@ class BranchLog:
             episode_id=episode_id,
             actions=tuple(trace.actions),
             n_steps=len(trace.rewards),
-            total_reward=_total(trace.rewards),
+            total_reward=total_of(trace.rewards),
             terminated=trace.terminated,
             truncated=trace.truncated,
             outcome=outcome,
@@ -217,10 +217,3 @@ def _steps_by_state(episode: Episode) -> dict[int, list[int]]:
     for key, step in zip(keys[1:].tolist(), episode.step_numbers.tolist(), strict=True):
         steps.setdefault(key, []).append(step)
     return steps
-
-
-def _total(rewards: Sequence[Value]) -> float:
-    try:
-        return float(sum(rewards))
-    except (TypeError, ValueError):
-        return float("nan")

@@ -27,6 +27,7 @@ from trajrec.errors import ControlError, SnapshotError
 from trajrec.replay.forks.branch import portable_error
 from trajrec.replay.forks.control import CLOSING, is_control
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
+from trajrec.replay.forks.outside import Holdings, shared_since
 from trajrec.replay.forks.walker import Walker
 from trajrec.replay.processes.child import ChildChannel, die_with_parent
 
@@ -103,15 +104,18 @@ def serve(job: ForkJob) -> Iterator[BranchResult | BranchLost]:
     """Yield the result of each branch of a job, in any order."""
     episode = EpisodeLoader().read(job.refs)
     make_handle = functools.partial(job.source.make_handle, episode)
+    before = Holdings.present()
     with contextlib.closing(Walker(episode, make_handle, job.restore)) as walker:
         if job.restore == "os_fork":
-            yield from _serve_forked(job, walker)
+            yield from _serve_forked(job, walker, before)
         else:
             for point in walker.branch_points(job.branches):
                 yield job.task.run(point)
 
 
-def _serve_forked(job: ForkJob, walker: Walker) -> Iterator[BranchResult | BranchLost]:
+def _serve_forked(
+    job: ForkJob, walker: Walker, before: Holdings
+) -> Iterator[BranchResult | BranchLost]:
     if sandbox_of(walker.handle.env) is not None:
         raise SnapshotError(
             "restore='os_fork' does not work for this environment: its state lies outside the "
@@ -124,6 +128,9 @@ def _serve_forked(job: ForkJob, walker: Walker) -> Iterator[BranchResult | Branc
         if step != last_step:
             walker.advance(step)
             last_step = step
+            # Not beside children of this server, which are no ties of the environment.
+            if not children and not reaped_later:
+                _check_shared(job, step, before)
             # The garbage collector of a child would write to every object, and so copy every page.
             gc.collect()
             gc.freeze()
@@ -153,6 +160,22 @@ def _check_threads(job: ForkJob, step: int) -> None:
         raise ControlError(
             f"restore='os_fork' is not right for this environment: it runs threads "
             f"({', '.join(names)}), which a forked process does not have",
+            episode_id=job.refs[0].id,
+            restore="os_fork",
+            start=step,
+        )
+
+
+def _check_shared(job: ForkJob, step: int, before: Holdings) -> None:
+    """Check that the environment has nothing that forked processes would share.
+
+    Raises:
+        ControlError: It has a child process, a connection, shared memory or an open file.
+    """
+    if shared := shared_since(before):
+        raise ControlError(
+            f"restore='os_fork' is not right for this environment: {shared}, which forked "
+            "processes would share",
             episode_id=job.refs[0].id,
             restore="os_fork",
             start=step,

@@ -1,7 +1,9 @@
 """Repeats: some branches are run twice, in other circumstances, and must be equal bit for bit.
 
-The second run has another environment, reaches its step by re-execution where the first did not,
-and comes in another order. A difference shows that a branch depends on what ran before it.
+Half of them are spread over all branches, the others have an end or rewards that few branches have:
+state that is wrong may show in few branches only. The second run has another environment, reaches
+its step by re-execution where the first did not, and comes in another order. A difference shows
+that a branch depends on what ran before it.
 """
 
 from __future__ import annotations
@@ -16,6 +18,23 @@ from trajrec.values import codec
 
 FEWEST = 2
 """Repeats of a call, if it has so many branches."""
+
+COURSES_PER_REPEAT = 8
+"""Different courses that are remembered for each repeat: the digests of a branch cost time."""
+
+
+class _Course(NamedTuple):
+    """Branches with the same rewards and the same end.
+
+    Attributes:
+        first: (step, number) of the first of them.
+        n_steps: Its steps.
+        n_branches: How many there are.
+    """
+
+    first: tuple[int, int]
+    n_steps: int
+    n_branches: int
 
 
 class _Digests(NamedTuple):
@@ -44,20 +63,50 @@ class Repeats:
     def __init__(self, branches: Sequence[tuple[int, int]]) -> None:
         n_chosen = min(len(branches), max(FEWEST, int(SHARE * len(branches))))
         # Spread over all: the last branches come after the most others.
-        self._chosen = {branches[-1 - k * len(branches) // n_chosen] for k in range(n_chosen)}
+        self._spread = [branches[-1 - k * len(branches) // n_chosen] for k in range(n_chosen)]
+        self._chosen = set(self._spread)
+        self._n_repeats = n_chosen
+        # Rewards and end -> the first branch with these, its length, and how many have them.
+        self._by_course: dict[str, _Course] = {}
+        self._n_noted = 0
+        self._n_noted_steps = 0
+        self._n_courses = n_chosen * COURSES_PER_REPEAT
         self.n = 0
         self.n_steps = 0
         self._digests: dict[tuple[int, int], _Digests] = {}
 
     def note(self, trace: BranchTrace) -> None:
-        """Keep the digests of the first run of a branch, if it is run twice."""
-        if (trace.step, trace.index) in self._chosen:
-            self._digests[trace.step, trace.index] = _digests(trace)
+        """Keep the digests of the first run of a branch, if it may be run twice."""
+        branch = trace.step, trace.index
+        self._n_noted += 1
+        self._n_noted_steps += len(trace.rewards)
+        course = _course(trace)
+        known = self._by_course.get(course)
+        is_first = known is None and len(self._by_course) < self._n_courses
+        if known is not None:
+            self._by_course[course] = known._replace(n_branches=known.n_branches + 1)
+        elif is_first:
+            self._by_course[course] = _Course(branch, len(trace.rewards), 1)
+        if is_first or branch in self._chosen:
+            self._digests[branch] = _digests(trace)
 
     @property
     def left(self) -> list[tuple[int, int]]:
-        """The chosen branches that have a first run, in reverse order."""
-        return sorted(self._digests, reverse=True)
+        """The branches to run again, in reverse order."""
+        spread = [branch for branch in self._spread if branch in self._digests]
+        # Of equally rare ones those first that are not longer than most: repeats are a share of
+        # the steps.
+        mean = self._n_noted_steps / max(1, self._n_noted)
+        courses = sorted(
+            self._by_course.values(), key=lambda course: (course.n_branches, course.n_steps > mean)
+        )
+        rare = [course.first for course in courses]
+        chosen = dict.fromkeys(spread[: (self._n_repeats + 1) // 2])
+        for branch in (*rare, *spread):
+            if len(chosen) == self._n_repeats:
+                break
+            chosen[branch] = None
+        return sorted(chosen, reverse=True)
 
     def check(self, traces: Iterable[BranchTrace], episode_id: str, restore: str) -> None:
         """Compare second runs with the first ones.
@@ -81,6 +130,12 @@ class Repeats:
                 )
             self.n += 1
             self.n_steps += len(trace.rewards)
+
+
+def _course(trace: BranchTrace) -> str:
+    """Return a digest of the rewards and the end of a branch."""
+    end = [trace.terminated, trace.truncated, trace.failure is not None]
+    return codec.digest(codec.encode([trace.rewards, end], opaque=True))
 
 
 def _digests(trace: BranchTrace) -> _Digests:

@@ -20,6 +20,7 @@ from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.forks.options import RestoreMethod
+from trajrec.replay.forks.outside import watched
 from trajrec.types import Action
 from trajrec.values import codec
 from trajrec.values.copies import copy_for_env
@@ -54,6 +55,10 @@ class SnapshotProbe(NamedTuple):
         step_seconds: Duration of one step.
         is_outside: Whether the environment's state lies outside this process, so that forked
             processes would share it.
+        outside: What the environment did outside of this process in the probe, so that its state
+            may lie there; "" if nothing was noticed.
+        has_restored: Whether a snapshot was restored, so that after a failure the environment may
+            be in any state.
     """
 
     restore_method: RestoreMethod | None
@@ -61,6 +66,13 @@ class SnapshotProbe(NamedTuple):
     snapshot: Snapshot | None
     step_seconds: float
     is_outside: bool
+    outside: str = ""
+    has_restored: bool = False
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether nothing was noticed that the method does not restore."""
+        return not self.outside or self.restore_method == "env_snapshot"
 
 
 def probe_snapshots(
@@ -87,10 +99,12 @@ def probe_snapshots(
         failure = str(exc)
     # Measured without a snapshot too: the duration of a step decides between the other methods.
     start = time.perf_counter()
-    first_results = _apply(handle, actions)
+    with watched() as notes:
+        first_results = _apply(handle, actions)
     step_seconds = (time.perf_counter() - start) / max(1, len(actions))
+    outside = next(iter(notes), "")
     if snapshot is None:
-        return SnapshotProbe(None, failure, None, step_seconds, is_outside)
+        return SnapshotProbe(None, failure, None, step_seconds, is_outside, outside)
     try:
         snapshots.restore(snapshot)
         if _apply(handle, actions) != first_results:
@@ -102,8 +116,10 @@ def probe_snapshots(
         failure = str(exc)
     if failure:
         snapshots.drop(snapshot)
-        return SnapshotProbe(None, failure, None, step_seconds, is_outside)
-    return SnapshotProbe(snapshot.restore_method, "", snapshot, step_seconds, is_outside)
+        return SnapshotProbe(None, failure, None, step_seconds, is_outside, outside, True)
+    return SnapshotProbe(
+        snapshot.restore_method, "", snapshot, step_seconds, is_outside, outside, True
+    )
 
 
 def _apply(handle: EnvHandle, actions: list[Action]) -> list[bytes]:
@@ -157,9 +173,9 @@ def cheapest_plan(
             environment carries state over a reset. Snapshots do not see that state, so they are
             not used then.
     """
-    if probe.restore_method is not None and not n_predecessor_steps:
+    if probe.restore_method is not None and not n_predecessor_steps and probe.is_trusted:
         return RestorePlan(probe.restore_method)
-    if probe.is_outside or not can_fork():
+    if probe.is_outside or probe.outside or not can_fork():
         return RestorePlan("reexecute")
     reexecute_s = {step: (step + n_predecessor_steps) * probe.step_seconds for step in steps}
     jobs = max(1, min(jobs, os.cpu_count() or 1))

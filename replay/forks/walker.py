@@ -285,7 +285,10 @@ class Walker:
             return
         probe = probe_snapshots(self._snapshots, self.handle, self.episode, step)
         self._probe = probe
-        if probe.restore_method is not None and self._requested in ("auto", probe.restore_method):
+        # Whoever asks for a method knows the environment; controls and repeats are left.
+        is_asked_for = self._requested == probe.restore_method
+        is_found = self._requested == "auto" and probe.is_trusted
+        if probe.restore_method is not None and (is_asked_for or is_found):
             assert probe.snapshot is not None
             self._saved[step] = (probe.snapshot, self.observation)
             self.restore_method = probe.restore_method
@@ -296,6 +299,8 @@ class Walker:
                 f"restore={self._requested!r} does not work for this environment: {reason}"
             )
         self._give_up_snapshots()
+        if probe.has_restored:
+            self._renew()
         self.observation = copy.deepcopy(self.reset_to(step)[0])
 
     def _save(self, step: int) -> None:
@@ -320,6 +325,7 @@ class Walker:
             if self._requested != "auto":
                 raise
             self._give_up_snapshots()
+            self._renew()  # a part of it may be restored
             return False
         return True
 

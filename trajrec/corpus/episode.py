@@ -9,6 +9,7 @@ import numpy as np
 from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.gaps import find_gaps
+from trajrec.corpus.indices import check_index
 from trajrec.corpus.notebook import EpisodeCard
 from trajrec.corpus.outcomes import find_fault, outcome_of
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
@@ -290,6 +291,7 @@ class Episode(StepArrays, EpisodeCard):
         Raises:
             IndexError: There is no such row.
         """
+        check_index("row", row, 0, self.rows.n_observations - 1, self.id)
         return self.rows.observation_at(row)
 
     @cached_property
@@ -354,8 +356,7 @@ class Episode(StepArrays, EpisodeCard):
             StateUnknownError: The state is not stored there: it was digested only, or never
                 captured; or it does not match its digest.
         """
-        if not self.first_step <= step <= self.end_step:
-            raise IndexError(f"step must be in [{self.first_step}, {self.end_step}], got {step}")
+        check_index("step", step, self.first_step, self.end_step, self.id)
         if self.is_agent_episode:
             return self.transcript.state(step)
         return whole_state(
@@ -374,8 +375,7 @@ class Episode(StepArrays, EpisodeCard):
             IndexError: There is no such step.
             CorpusError: The log has lost it.
         """
-        if not self.first_step <= step < self.end_step:
-            raise IndexError(f"step must be in [{self.first_step}, {self.end_step}), got {step}")
+        check_index("step", step, self.first_step, self.end_step - 1, self.id)
         for failure in self.failures:
             if failure.phase == "step" and failure.step == step:
                 return failed_step(failure)

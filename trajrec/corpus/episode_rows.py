@@ -119,11 +119,16 @@ class EpisodeRows:
                 return
             yield from views
 
+    @property
+    def n_observations(self) -> int:
+        """The number of observations: one for each step and, if it is not lost, the reset's."""
+        return sum(stop - start for start, stop in (part.observation_rows for part in self.parts))
+
     def observation_at(self, row: int) -> Value:
         """Return one observation, and read only its chunk; row 0 is the reset's.
 
-        Raises:
-            IndexError: There is no such row.
+        Args:
+            row: In [0, n_observations).
         """
         n_before = 0
         for part in self.parts:

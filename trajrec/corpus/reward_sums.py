@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,15 +11,35 @@ from trajrec.types import Array, Value
 
 
 def total(rewards: Array) -> float:
-    """Return the sum of rewards, (T,) or (T, k); NaN if they are no numbers.
+    """Return the sum of rewards, (T,) or (T, k); NaN if they are no numbers that floats hold.
 
     >>> total(np.array([1.0, 0.5]))
     1.5
+    >>> total(np.array([2**62, 2**62]))
+    9.223372036854776e+18
+    """
+    if rewards.dtype.kind == "c":
+        return math.nan
+    # Sums of integers would begin anew beyond 64 bits.
+    dtype = np.float64 if rewards.dtype.kind in "iu" else None
+    try:
+        return float(np.sum(rewards, dtype=dtype))
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def total_of(rewards: Sequence[Value]) -> float:
+    """Return the sum of rewards as `total` does.
+
+    >>> total_of([1, 0.5])
+    1.5
+    >>> total_of([{"a": 1.0}])
+    nan
     """
     try:
-        return float(np.sum(rewards))
-    except (TypeError, ValueError):
-        return float("nan")
+        return total(np.asarray(rewards))
+    except ValueError:
+        return math.nan  # arrays of several shapes
 
 
 def sums_by_agent(rewards: Sequence[Value]) -> dict[Value, float]:

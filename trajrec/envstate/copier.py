@@ -146,8 +146,18 @@ class Copier:
 
 
 def unpickle(data: bytes, references: dict[int, object]) -> dict[Attribute, Value]:
-    """Return the objects that `Copier.pickle` of this process made bytes of."""
-    return dict(_Unpickler(io.BytesIO(data), references).load())
+    """Return the objects that `Copier.pickle` of this process made bytes of.
+
+    Raises:
+        SnapshotError: An object cannot be made of its bytes.
+    """
+    try:
+        return dict(_Unpickler(io.BytesIO(data), references).load())
+    except Exception as exc:
+        # The classes of objects may raise anything.
+        raise SnapshotError(
+            f"the environment cannot be restored from its pickle: {type(exc).__name__}: {exc}"
+        ) from exc
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -165,6 +175,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise pickle.PicklingError(
                 f"objects of {package_of(value)} leave out of their pickles a part of their state"
             )
+        if isinstance(value, memoryview):
+            raise pickle.PicklingError("a view of memory would be pickled as a copy of its bytes")
         if isinstance(value, gymnasium.utils.EzPickle):
             return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
         return super().reducer_override(value)

@@ -120,7 +120,7 @@ class Snapshots:
         """Put the environment into the state of a snapshot, any number of times.
 
         Raises:
-            SnapshotError: A sandbox raised.
+            SnapshotError: A sandbox raised, or an object cannot be unpickled.
         """
         for name in snapshot.sandboxes:
             self._ask("restore_snapshot", name)

@@ -211,7 +211,7 @@ class Search(SearchArms):
             k = model.next_probe()
             n_before = len(self.samples.get((self.steps[k], "value"), ()))
             if not self.grow([ArmSize(self.steps[k], "value", n_before + n_batch)]):
-                reason = f"its budget is spent ({self.meter.spent()})"
+                reason = "its budget does not reach for further rollouts"
                 break
             _add_outcomes(model, k, self.results(self.steps[k], "value")[n_before:])
         best = int(probabilities.argmax())

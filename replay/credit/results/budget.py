@@ -66,6 +66,7 @@ class Meter:
         self._budget = budget or Budget()
         self._share = share
         self._allowance = Allowance()
+        self._least_env_steps = LEAST_ENV_STEPS
         self._set_limits()
         self._broken_off = ""
         self.notes: list[str] = []
@@ -84,7 +85,9 @@ class Meter:
         budget = self._budget
         allowance = self._allowance
         if budget.env_steps is not None:
-            allowance.env_steps = max(LEAST_ENV_STEPS, int(budget.env_steps * self._share))
+            allowance.env_steps = max(
+                self._least_env_steps, int(budget.env_steps * self._share), allowance.n_env_steps
+            )
         if budget.policy_calls is not None:
             allowance.policy_calls = int(budget.policy_calls * self._share)
         if budget.seconds is not None:
@@ -138,6 +141,8 @@ class Meter:
                 # The number of scenarios doubles until a round has its usual size.
                 size = min(end, SCENARIOS_OF_A_ROUND)
             first = end
+            self._least_env_steps = 0
+            self._set_limits()
             spent = self.spent()
             if spent and end < n:
                 self.notes.append(f"stopped by its budget ({spent}): {end} of {n} {unit}")

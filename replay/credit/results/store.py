@@ -88,7 +88,8 @@ def _notes(sampler: Sampler) -> list[str]:
     if not sampler.is_determined and sampler.config.noise.mode != "fresh":
         notes.append(
             "the environment or the policy has randomness that cannot be seeded: the noise is "
-            "fresh, not the requested noise"
+            "fresh, not the requested noise, and no rollout was run twice. State that a reset does "
+            "not clear looks the same, and would make the numbers wrong"
         )
     notes += sampler.config.remarks
     if not sampler.config.control:

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.forks.policies import Policy
+from trajrec.replay.forks.policies import Policy, policy_id
 from trajrec.types import Action, Observation, Value
 from trajrec.values import codec
 
@@ -67,11 +67,22 @@ class RecordedMemories:
         self._memories: list[Value] | None = None
 
     def before(self, step: int, policy: Policy | None) -> Value:
-        """Return the snapshot of a policy's memory after it has observed all steps before one."""
+        """Return the snapshot of a policy's memory after it has observed all steps before one.
+
+        Raises:
+            ValueError: The policy cannot be told the steps before.
+        """
         episode = self._episode
         if not hasattr(policy, "snapshot") or episode.is_agent_episode:
             return None  # the context of a tool world already holds all that happened
         remembering: Value = policy
+        missing = [name for name in ("reset", "observe") if not hasattr(policy, name)]
+        if missing:
+            names = " and ".join(f"{name}()" for name in missing)
+            raise ValueError(
+                f"policy {policy_id(remembering)} has snapshot(), but no {names}: it must be told "
+                "the steps before a rollout, by reset() and observe(observation, action)"
+            )
         if self._memories is None:
             remembering.reset()
             self._memories = [remembering.snapshot()]

@@ -1,7 +1,8 @@
-"""A trial of a policy: do its actions in a rollout depend on the rollouts before?"""
+"""A trial of the first rollout: what it depends on, and whether rollouts can be merged."""
 
 from __future__ import annotations
 
+from trajrec.replay.credit.sampling.allowance import Allowance
 from trajrec.replay.credit.sampling.policy_state import (
     memory_refusal,
     own_generators,
@@ -10,8 +11,44 @@ from trajrec.replay.credit.sampling.policy_state import (
 )
 from trajrec.replay.credit.sampling.rollout import have_equal_results
 from trajrec.replay.credit.sampling.runner import RolloutRunner
+from trajrec.replay.forks.outside import watched
 from trajrec.replay.forks.policies import as_policy
 from trajrec.types import Value
+
+
+def try_rollout(
+    runner: RolloutRunner,
+    policy: Value,
+    scenario: int,
+    allowance: Allowance,
+    *,
+    is_seeded: bool,
+) -> bool:
+    """Return whether a scenario determines a rollout: run twice, it gives equal results.
+
+    If the rollout acts outside of this process, merging ends: its state may lie there, and two
+    rollouts that look the same are not.
+
+    Args:
+        runner: The runner, at a step.
+        policy: The policy of the options.
+        scenario: The scenario.
+        allowance: Counts the cost as that of checks.
+        is_seeded: Whether a scenario may determine a rollout; if not, none is run for it.
+
+    Raises:
+        ValueError: The policy has a memory that cannot be restored.
+    """
+    n_env_steps = allowance.n_env_steps
+    n_policy_calls = allowance.n_policy_calls
+    with watched() as notes:
+        check_rollouts_apart(runner, policy, scenario)
+        is_determined = is_seeded and runner.is_determined(scenario)
+    allowance.n_check_steps += allowance.n_env_steps - n_env_steps
+    allowance.n_check_calls += allowance.n_policy_calls - n_policy_calls
+    if notes:
+        runner.stop_merging()
+    return is_determined
 
 
 def check_rollouts_apart(runner: RolloutRunner, policy: Value, scenario: int) -> None:

@@ -8,8 +8,9 @@ it must be equal bit for bit. If one fails, the whole run is void.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import NamedTuple, TypeVar
 
 from trajrec.corpus.episode import Episode
@@ -24,8 +25,14 @@ from trajrec.replay.forks.options import RestoreChoice
 
 T = TypeVar("T")
 
+_Result = tuple[bytes, bytes | None, int, str]
+"""Return, score, length and status of a rollout, bit for bit."""
+
 FEWEST_REPEATS = 2
 """Rollouts that are run twice, if a run has so many."""
+
+MOST_RESULTS = 256
+"""Different results of which one rollout each is kept, to be run twice if the result is rare."""
 
 
 class MergingError(ControlError):
@@ -63,6 +70,8 @@ class Proof:
         self._episode = episode
         self._n_steps = 0
         self._candidates: list[Rerun] = []
+        # Result -> its first rollout, and how often it came.
+        self._by_result: dict[_Result, tuple[Rerun, int]] = {}
 
     @property
     def is_due(self) -> bool:
@@ -90,7 +99,11 @@ class Proof:
         self.controls = Controls(*map(sum, zip(self.controls, controls, strict=True)))
 
     def note(self, request: SampleRequest, rollouts: Sequence[Rollout]) -> None:
-        """Take note of rollouts: the first merged one and the longest may be run again."""
+        """Take note of rollouts: the first merged one and the longest may be run again.
+
+        So may the first one of each result: state that is wrong may show in few rollouts only, and
+        these have results that others do not have.
+        """
         if not self._is_on:
             return
         self.is_open = True
@@ -101,21 +114,35 @@ class Proof:
         for scenario, rollout in {rollout.scenario: rollout for rollout in chosen}.items():
             alone = request._replace(scenarios=(scenario,))
             self._candidates.append(Rerun(alone, rollout._replace(visits=())))
+        for rollout in whole:
+            result = _result(rollout)
+            known = self._by_result.get(result)
+            if known is not None:
+                self._by_result[result] = known[0], known[1] + 1
+            elif len(self._by_result) < MOST_RESULTS:
+                alone = request._replace(scenarios=(rollout.scenario,))
+                self._by_result[result] = Rerun(alone, rollout._replace(visits=())), 1
 
     def take_reruns(self) -> list[Rerun]:
-        """Return the rollouts to run again, a twentieth of all steps; forget the others."""
+        """Return the rollouts to run again, a twentieth of all steps; forget the others.
+
+        Every second one has a result that is rare among the rollouts.
+        """
         candidates = self._candidates
+        by_rarity = sorted(self._by_result.values(), key=lambda item: item[1])
+        rare = iter([rerun for rerun, _ in by_rarity])
         self._candidates = []
+        self._by_result = {}
         chosen: list[Rerun] = []
         n_steps = 0
         # From the last one on, in strides: spread over all, and in another order than at first.
         stride = max(1, len(candidates) // 16)
         order = [k for start in range(stride) for k in range(start, len(candidates), stride)]
-        for k in reversed(order):
+        for candidate in _alternate((candidates[k] for k in reversed(order)), rare):
             if len(chosen) >= FEWEST_REPEATS and n_steps > SHARE * self._n_steps:
                 break
-            chosen.append(candidates[k])
-            n_steps += candidates[k].rollout.length
+            chosen.append(candidate)
+            n_steps += candidate.rollout.length
         return chosen
 
     def check_rerun(self, rerun: Rerun, second: Rollout, restore: RestoreChoice) -> None:
@@ -146,7 +173,13 @@ class Proof:
         )
 
 
-def _result(rollout: Rollout) -> tuple[bytes, bytes | None, int, str]:
+def _alternate(first: Iterator[T], second: Iterator[T]) -> Iterator[T]:
+    """Yield items of two iterators by turns, and then the rest of the longer one."""
+    for pair in zip_longest(first, second):
+        yield from (item for item in pair if item is not None)
+
+
+def _result(rollout: Rollout) -> _Result:
     score = None if rollout.score is None else struct.pack("<d", rollout.score)
     return struct.pack("<d", rollout.episode_return), score, rollout.length, rollout.status
 

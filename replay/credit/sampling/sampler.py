@@ -25,7 +25,7 @@ from trajrec.replay.credit.sampling.noise import NoiseMode, reseed_policy
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.policy_memory import RecordedMemories
 from trajrec.replay.credit.sampling.policy_state import check_memory, outer_generators
-from trajrec.replay.credit.sampling.policy_trial import check_rollouts_apart
+from trajrec.replay.credit.sampling.policy_trial import try_rollout
 from trajrec.replay.credit.sampling.proof import Proof
 from trajrec.replay.credit.sampling.repeating import rerun_here, rerun_in_server
 from trajrec.replay.credit.sampling.request import SampleRequest
@@ -263,15 +263,11 @@ class Sampler:
         Raises:
             ValueError: The policy's actions depend on its earlier rollouts.
         """
-        allowance = self.allowance
-        before = allowance.n_env_steps, allowance.n_policy_calls
         if not self._was_tested:
             self._was_tested = True
-            check_rollouts_apart(runner, self.config.policy, scenario)
             # In fresh noise too: repeats of undetermined rollouts prove nothing.
-            self.is_determined = self.is_determined and runner.is_determined(scenario)
-        allowance.n_check_steps += allowance.n_env_steps - before[0]
-        allowance.n_check_calls += allowance.n_policy_calls - before[1]
+            arguments = runner, self.config.policy, scenario, self.allowance
+            self.is_determined = try_rollout(*arguments, is_seeded=self.is_determined)
         if not self.is_determined:
             runner.stop_merging()
 

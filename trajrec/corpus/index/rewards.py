@@ -88,10 +88,10 @@ def _infos(chunk: LogChunk, n: int) -> list[Info]:
 
 
 def as_float(value: Value) -> float | None:
-    """Return a reward as a number, None if it is none."""
+    """Return a reward as a number, None if it is none that a float holds."""
     if isinstance(value, (str, bytes)):
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
