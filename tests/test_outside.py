@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -261,3 +262,21 @@ def test_what_forks_would_share_is_told_from_what_they_would_not(tmp_path: Path)
     for end in pair:
         end.close()
     assert not shared_since(before)
+
+
+@pytest.mark.slow
+def test_a_policy_that_remembers_branches_is_warned_of(tmp_path: Path) -> None:
+    class Alternating:
+        n = 0
+
+        def act(self, observation: Any, rng: Any) -> int:
+            self.n += 1
+            return self.n % 2
+
+    episode = record(InCArray(), tmp_path)
+    options: Any = {"at": [3, 4], "env": InCArray, "folder": None, "max_steps": 5}
+    with pytest.warns(UserWarning, match="took other actions the second time"):
+        fork_many(episode, policy=Alternating(), n_branches=3, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fork_many(episode, policy="random", n_branches=3, **options)

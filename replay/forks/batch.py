@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
@@ -93,7 +94,18 @@ class BranchBatch:
             )
 
     def finish(self) -> Branches:
-        """Return the branches, with the numbers of their controls and repeats."""
+        """Return the branches, with the numbers of their controls and repeats.
+
+        Warns if the policy took other actions in a branch that was run twice.
+        """
+        if self.repeats.n_other:
+            warnings.warn(
+                f"{self.repeats.n_other} of the branches that were run twice took other actions "
+                "the second time: the policy draws from a generator that it is not given, or "
+                "remembers earlier branches. The branches are right, and another order of them "
+                "gives others; take its draws from the generator, the second argument",
+                stacklevel=2,
+            )
         branches = Branches(self.branches)
         branches.controls = Controls(
             self._n_controls, self._n_control_steps, self.repeats.n, self.repeats.n_steps

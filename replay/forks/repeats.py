@@ -58,6 +58,7 @@ class Repeats:
     Attributes:
         n: Branches whose second run was equal.
         n_steps: Steps of these.
+        n_other: Branches whose second run took other actions, which proves nothing.
     """
 
     def __init__(self, branches: Sequence[tuple[int, int]]) -> None:
@@ -73,6 +74,7 @@ class Repeats:
         self._n_courses = n_chosen * COURSES_PER_REPEAT
         self.n = 0
         self.n_steps = 0
+        self.n_other = 0
         self._digests: dict[tuple[int, int], _Digests] = {}
 
     def note(self, trace: BranchTrace) -> None:
@@ -94,18 +96,17 @@ class Repeats:
     def left(self) -> list[tuple[int, int]]:
         """The branches to run again, in reverse order."""
         spread = [branch for branch in self._spread if branch in self._digests]
-        # Of equally rare ones those first that are not longer than most: repeats are a share of
-        # the steps.
-        mean = self._n_noted_steps / max(1, self._n_noted)
-        courses = sorted(
-            self._by_course.values(), key=lambda course: (course.n_branches, course.n_steps > mean)
-        )
-        rare = [course.first for course in courses]
         chosen = dict.fromkeys(spread[: (self._n_repeats + 1) // 2])
-        for branch in (*rare, *spread):
-            if len(chosen) == self._n_repeats:
-                break
-            chosen[branch] = None
+        n_rare = self._n_repeats - len(chosen)
+        # Repeats are a share of the steps: rare branches take no more than as many others would.
+        n_left = n_rare * self._n_noted_steps / max(1, self._n_noted)
+        for course in sorted(self._by_course.values(), key=lambda course: course.n_branches):
+            if len(chosen) < self._n_repeats and (course.n_steps <= n_left or n_rare == 1):
+                chosen[course.first] = None
+                n_left -= course.n_steps
+        for branch in spread:
+            if len(chosen) < self._n_repeats:
+                chosen[branch] = None
         return sorted(chosen, reverse=True)
 
     def check(self, traces: Iterable[BranchTrace], episode_id: str, restore: str) -> None:
@@ -118,6 +119,7 @@ class Repeats:
             first = self._digests[trace.step, trace.index]
             second = _digests(trace)
             if second.actions != first.actions:
+                self.n_other += 1
                 continue
             if second.whole != first.whole:
                 raise ControlError(
