@@ -12,6 +12,9 @@ from chromium import Chromium
 from test_view_browser import COMMAND, DESKTOP, PHONE, Site, chromium, folder, opened, site
 from tiers import deep
 
+import trajrec
+from trajrec.view.report import make_report
+
 __all__ = ["chromium", "folder", "site"]
 
 pytestmark = [
@@ -51,3 +54,18 @@ def test_axe_finds_no_violation_on_any_page(
             page.goto(site.base + path)
             page.evaluate(f"{axe};0")
             assert page.evaluate(RUN) == [], name
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_axe_finds_no_violation_in_a_report(
+    chromium: Chromium, site: Site, folder: Path, axe: str, is_dark: bool, tmp_path: Path
+) -> None:
+    with trajrec.open(folder) as corpus:
+        text = make_report(corpus, site.pages["agent"].rpartition("/")[2])
+    (tmp_path / "report.html").write_text(text, "utf-8")
+    with opened(chromium, site, is_dark=is_dark) as page:
+        for width, height in (DESKTOP, PHONE):
+            page.resize(width, height)
+            page.goto((tmp_path / "report.html").as_uri())
+            page.evaluate(f"{axe};0")
+            assert page.evaluate(RUN) == []
