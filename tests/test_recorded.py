@@ -11,7 +11,7 @@ import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -135,6 +135,23 @@ def test_recorded_exceptions_have_their_class_and_text(name: str) -> None:
     if isinstance(exc, SystemExit):
         assert isinstance(again, SystemExit)
         assert again.code == 4
+
+
+class Registered(Exception):
+    seen: ClassVar[list[type]] = []
+
+    def __init_subclass__(cls) -> None:
+        Registered.seen.append(cls)
+
+    def __str__(self) -> str:
+        return "always this"
+
+
+def test_a_recorded_exception_runs_no_code_for_subclasses() -> None:
+    exc = as_exception(f"{__name__}.Registered", "sold out")
+    assert isinstance(exc, RecordedError)
+    assert str(exc) == "sold out"
+    assert not Registered.seen
 
 
 def test_results_are_delivered_at_once_or_when_awaited() -> None:

@@ -55,8 +55,9 @@ def as_exception(type_name: str, message: str) -> BaseException:
                 exc = _made(cls, args)
                 if str(exc) == message:
                     return exc
-        with contextlib.suppress(Exception):
-            return _made(_telling(cls, cls.__module__, cls.__qualname__, message), (message,))
+        if _runs_no_code_for_subclasses(cls):
+            with contextlib.suppress(Exception):
+                return _made(_telling(cls, cls.__module__, cls.__qualname__, message), (message,))
     module, _, name = type_name.rpartition(".")
     return _telling(RecordedError, module, name, message)(type_name, message)
 
@@ -74,6 +75,12 @@ def _made(cls: type[BaseException], args: tuple[Value, ...]) -> BaseException:
 def _is_builtin(cls: type) -> bool:
     # Not by the name of its module, which a class may have set.
     return vars(builtins).get(cls.__name__) is cls
+
+
+def _runs_no_code_for_subclasses(cls: type) -> bool:
+    """Return whether a class can be derived from without running code of its own."""
+    is_hooked = any("__init_subclass__" in vars(base) for base in cls.__mro__ if base is not object)
+    return type(cls) is type and not is_hooked
 
 
 def _arguments(cls: type[BaseException], message: str) -> Iterator[tuple[Value, ...]]:
