@@ -41,6 +41,8 @@ _CLOSED = (
 class Sandbox(NamedTuple):
     """The limits of queries that run in a closed instance of DuckDB.
 
+    DuckDB looks at them between batches of rows: one value that a function makes may exceed them.
+
     Attributes:
         seconds: Longest time that a query may take.
         memory: Most memory of all its queries, as DuckDB writes it: "4GB" or "50%".
