@@ -88,10 +88,12 @@ ENVIRONMENTS: dict[str, tuple[Callable[[], AnyEnv], int]] = {
 def main() -> None:
     """Print the table of each environment."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.datasets", description=__doc__)
-    parser.add_argument("env", nargs="*", default=[*ENVIRONMENTS], choices=[*ENVIRONMENTS, []])
+    parser.add_argument("env", nargs="*", help=f"some of {', '.join(ENVIRONMENTS)}; by default all")
     parser.add_argument("--rounds", type=int, default=N_ROUNDS)
     arguments = parser.parse_args()
-    for name in arguments.env:
+    if not ENVIRONMENTS.keys() >= set(arguments.env):
+        parser.error(f"ENV must be some of {', '.join(ENVIRONMENTS)}")
+    for name in arguments.env or ENVIRONMENTS:
         folder = scratch_folder()
         make, n_steps = ENVIRONMENTS[name]
         _record(make(), folder / "runs", n_steps)
