@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import subprocess
@@ -20,7 +21,7 @@ from tiers import deep
 import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.removal import remove
-from trajrec.errors import CorpusError, LogError
+from trajrec.errors import CorpusError, ImportFileError, LogError
 from trajrec.log.reader import LogReader
 from trajrec.log.removal import LogChunks, episode_digests, remove_episodes
 from trajrec.replay import fork_many
@@ -304,3 +305,31 @@ def test_a_digest_is_that_of_the_rows_and_events(tmp_path: Path) -> None:
     data = path.read_bytes()
     assert remove_episodes(path, [1], []).digests == {}
     assert path.read_bytes() == data
+
+
+@pytest.mark.slow
+def test_copies_of_labels_are_removed_too(tmp_path: Path) -> None:
+    agents(tmp_path, ["kept", "removed"])
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes("task = 'removed'")
+        corpus.tag(episode.id, why="a private word")
+    trajrec.close_logs()
+    for path in list(tmp_path.glob("*.trj")):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    remove(tmp_path, "task = 'removed'", with_dependents=True)
+    assert holds(tmp_path, b"a private word") == []
+
+
+@pytest.mark.slow
+def test_an_import_does_not_bring_back_what_was_removed(tmp_path: Path) -> None:
+    step = {"step_id": 1, "source": "user", "message": "Go."}
+    document = {"schema_version": "ATIF-v1.7", "agent": {"name": "a", "version": "1"}}
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps({**document, "steps": [step]}))
+    runs = tmp_path / "runs"
+    trajrec.import_trajectories(path, runs)
+    remove(runs, "true")
+    with pytest.raises(ImportFileError, match="has removed all of its episodes"):
+        trajrec.import_trajectories(path, runs)
+    assert trajrec.import_trajectories(path, tmp_path / "other").files[0].status == "imported"

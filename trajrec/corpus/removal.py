@@ -134,6 +134,14 @@ def _plan(corpus: Corpus, where: str, *, only_forks: bool) -> RemovalPlan:
     ).fetchall()
     for log, group in groupby(rows, key=itemgetter(0)):
         logs[log] = [row[1] for row in group]
+    # Copies of logs that hold annotations alone: their rows count once.
+    copies = corpus.sql(
+        "SELECT log FROM logs WHERE log_id IN (SELECT log_id FROM logs WHERE log IN "
+        "(SELECT unnest(?))) ORDER BY log",
+        params=[list(logs)],
+    ).fetchall()
+    for (log,) in copies:
+        logs.setdefault(log, [])
     return RemovalPlan(episodes=episodes, dependents=dependents, annotations=annotations, logs=logs)
 
 

@@ -29,6 +29,11 @@ from trajrec.version import __version__
 # Files with these names hold one JSON document.
 _JSON_SUFFIXES = (".json", ".traj")
 
+_REMOVED = (
+    "was imported before, and `trajrec rm` has removed all of its episodes: import it into another "
+    "folder if you want them"
+)
+
 # The errors of code that reads values of unexpected types.
 _MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
@@ -152,6 +157,10 @@ def _import_file(
         sources = source_files(candidate, matched.files(candidate))
         file.sha256 = digest_of(sources)
         log_id = import_log_id(file.sha256, matched.name)
+        if known.is_removed(log_id):
+            file.status = "skipped"
+            file.reason = _REMOVED
+            return file
         earlier = known.earlier_states(candidate, matched.name, file.sha256)
         if known.has(file.sha256, matched.name) or (output / f"{log_id}{SUFFIX}").exists():
             file.status = "known"

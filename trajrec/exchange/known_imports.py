@@ -41,6 +41,7 @@ class KnownImports:
         self._folder = folder
         self._digests: set[tuple[str, str]] = set()
         self._by_path: dict[tuple[str, str], list[KnownImport]] = defaultdict(list)
+        self._removed: set[str] = set()
         if folder.is_dir() and has_logs(folder):
             self._read()
 
@@ -56,8 +57,13 @@ class KnownImports:
         try:
             with open_corpus(self._folder) as corpus:
                 rows = corpus.sql(query).fetchall()
+                removed = corpus.sql(
+                    "SELECT DISTINCT log_id FROM removals WHERE log_id NOT IN "
+                    "(SELECT log_id FROM logs)"
+                ).fetchall()
         except (CorpusError, QueryError) as exc:
             raise ImportFileError(f"the corpus cannot be read: {exc}", path=self._folder) from exc
+        self._removed = {row[0] for row in removed}
         for path, format_name, sha256, log, files, n_imports in rows:
             self._digests.add((sha256, format_name))
             if files is not None and n_imports == 1:
@@ -67,6 +73,10 @@ class KnownImports:
     def has(self, sha256: str, format_name: str) -> bool:
         """Return whether a file was imported."""
         return (sha256, format_name) in self._digests
+
+    def is_removed(self, log_id: str) -> bool:
+        """Return whether all episodes of an import were removed from the corpus."""
+        return log_id in self._removed
 
     def add(self, sha256: str, format_name: str) -> None:
         """Note that a file was imported."""
