@@ -22,13 +22,15 @@ from typing import Any
 
 import duckdb  # noqa: F401 - imported before the forks
 import gymnasium as gym
+import h5py  # noqa: F401 - the same
 import numpy as np
 
 import trajrec
 from trajrec.cli import main as cli
 from trajrec.corpus import export_files, merging  # noqa: F401 - imported before the forks
-from trajrec.exchange import exporting, importing, to_parquet  # noqa: F401 - the same
+from trajrec.exchange import exporting, importing, to_minari, to_parquet  # noqa: F401 - the same
 from trajrec.recording.event_log import open_event_log
+from trajrec.replay.credit import exporting as credit_exporting  # noqa: F401 - the same
 
 Report = Callable[[str, Any], None]
 

@@ -20,6 +20,7 @@ from tiers import Share, suite
 import trajrec
 from trajrec.cli import main as cli
 from trajrec.log.folder import has_logs
+from trajrec.replay import credit
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -35,6 +36,10 @@ COMMANDS = {
     "export SOURCE/talks messages -o OUT.jsonl": "file",
     "export SOURCE/talks parquet -o OUT": "tables",
     "export SOURCE/a parquet -o OUT": "tables",
+    "export SOURCE/a minari -o OUT-v0": "folder",
+    "export SOURCE/lake prm -o OUT.parquet": "file",
+    "export SOURCE/lake dpo -o OUT.jsonl": "file",
+    "export SOURCE/lake grpo -o OUT.parquet": "file",
 }
 """Command -> the kind of its output."""
 
@@ -77,7 +82,12 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in "abc":
         for _ in range(3):
             record(gym.make("CartPole-v1"), folder / name, 4)
-    for name in ("talks", "a", "b", "c"):
+    for _ in range(3):
+        record(gym.make("FrozenLake-v1"), folder / "lake", 2)
+    with trajrec.open(folder / "lake") as corpus:
+        for episode in corpus.episodes():
+            credit.estimate(episode, "random", n_rollouts=2)
+    for name in ("talks", "a", "b", "c", "lake"):
         with trajrec.open(folder / name) as corpus:
             corpus.refresh()
     return folder
@@ -193,3 +203,36 @@ def test_what_a_killed_export_has_left_is_removed(tmp_path: Path, source: Path) 
     assert cli.main(line) == 0
     assert not left.exists()
     assert all((tmp_path / name).exists() for name in others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["prm", "dpo", "grpo"])
+def test_training_data_removes_what_a_killed_export_left(
+    kind: str, tmp_path: Path, source: Path
+) -> None:
+    for name in (".out.parquet.4194305.tmp", ".out.parquet.rows.4194305.tmp"):
+        (tmp_path / name).write_text("half")
+    line = ["export", str(source / "lake"), kind, "-o", str(tmp_path / "out.parquet")]
+    assert cli.main(line) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"] == []
+
+
+@pytest.mark.slow
+def test_a_file_never_has_the_lineage_of_the_one_before(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("messages", "atif", "otlp"):
+        target = tmp_path / f"{kind}.jsonl"
+        line = ["export", str(source / "talks"), kind, "-o", str(target)]
+        assert cli.main([*line, "--where", "n_steps > 0"]) == 0, kind
+        lineage = target.with_name(f"{target.name}.lineage.json")
+        assert json.loads(lineage.read_text())["where"] == "n_steps > 0"
+
+        def killed(*arguments: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("trajrec.exchange.exporting.write_lineage", killed)
+            patch.setattr("trajrec.corpus.export_files.write_lineage", killed)
+            assert cli.main(line) != 0
+        assert not lineage.exists()

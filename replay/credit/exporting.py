@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
+from trajrec.corpus.scratch import replacing, scratch_beside
 from trajrec.options import check_options
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method
 from trajrec.replay.credit.training_data import (
@@ -99,6 +99,7 @@ def export(
         ValueError: The kind is unknown, the file ends otherwise, or its folder does not exist.
         TypeError: An option is unknown.
         QueryError: `where` or `by` is not valid SQL.
+        CorpusError: The file cannot be written.
     """
     check_options("export", options, GroupOptions)
     path = Path(file)
@@ -120,21 +121,24 @@ def export(
 
 def _write(rows: Iterator[Mapping[str, object]], columns: Mapping[str, str], target: Path) -> int:
     """Write rows to a file and return their number."""
+    if target.suffix == ".jsonl":
+        with replacing(target) as finished:
+            return _write_lines(rows, finished)
+    # Beside the target, since the folder for temporary files may be too small for a corpus.
+    lines_path = target.with_name(f"{target.name}.rows")
+    with scratch_beside(lines_path) as lines, replacing(target) as finished:
+        n_rows = _write_lines(rows, lines)
+        _write_parquet(lines, columns, finished)
+    return n_rows
+
+
+def _write_lines(rows: Iterator[Mapping[str, object]], path: Path) -> int:
+    """Write rows as JSON lines and return their number; one row is in memory at a time."""
     n_rows = 0
-    # Beside the target, so that the finished file is renamed within one file system.
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
-        lines = Path(folder) / "rows.jsonl"
-        # One row in memory at a time: a corpus is larger than memory.
-        with lines.open("w") as out:
-            for row in rows:
-                out.write(json.dumps(row, allow_nan=False) + "\n")
-                n_rows += 1
-        if target.suffix == ".jsonl":
-            lines.replace(target)
-        else:
-            finished = Path(folder) / target.name
-            _write_parquet(lines, columns, finished)
-            finished.replace(target)
+    with path.open("w") as out:
+        for row in rows:
+            out.write(json.dumps(row, allow_nan=False) + "\n")
+            n_rows += 1
     return n_rows
 
 

@@ -10,14 +10,11 @@ import contextlib
 import hashlib
 import json
 import math
-import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.scratch import replacing
 from trajrec.errors import CorpusError, MissingPackageError
-from trajrec.log.locks import is_running
 from trajrec.types import JsonObject
 from trajrec.version import __version__
 
@@ -108,8 +105,8 @@ def export_messages(corpus: Corpus, file: str | Path, where: str = "true") -> in
             n_rows += 1
         if not n_rows:
             raise CorpusError(f"{corpus.path}: no conversation of an agent is {where!r}")
-    origin = lineage(where, digest.hexdigest(), len(episodes))
-    path.with_name(path.name + ".lineage.json").write_text(json.dumps(origin, indent=2) + "\n")
+        remove_lineage(path)
+    write_lineage(path, lineage(where, digest.hexdigest(), len(episodes)))
     return n_rows
 
 
@@ -129,41 +126,24 @@ def lineage(where: str, digest: str, n_episodes: int) -> JsonObject:
     }
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside a path, for a file or a folder that takes its place if no error comes.
+def remove_lineage(path: Path) -> None:
+    """Remove the lineage beside an exported file, before another file takes its place.
 
-    What exports that were killed have left for the same path is removed.
+    A file without lineage is what an export leaves that is killed between the two: never a file
+    with the lineage of the one before.
+    """
+    _lineage_file(path).unlink(missing_ok=True)
+
+
+def write_lineage(path: Path, origin: JsonObject) -> None:
+    """Write the lineage of an exported file beside it, under its name with ".lineage.json".
 
     Raises:
-        CorpusError: The file cannot be written.
+        CorpusError: It cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        for left in _left(path):
-            _remove(left)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as exc:
-        raise CorpusError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
-    finally:
-        _remove(temporary)
+    with replacing(_lineage_file(path)) as temporary:
+        temporary.write_text(json.dumps(origin, indent=2) + "\n")
 
 
-def _left(path: Path) -> Iterator[Path]:
-    """Yield the files and folders of exports to a path whose processes are gone."""
-    if not path.parent.is_dir():
-        return
-    head = f".{path.name}."
-    for entry in path.parent.iterdir():
-        number = entry.name.removeprefix(head).removesuffix(".tmp")
-        is_ours = entry.name == f"{head}{number}.tmp" and number.isdecimal()
-        if is_ours and not is_running(number):
-            yield entry
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _lineage_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lineage.json")

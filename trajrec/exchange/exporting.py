@@ -9,7 +9,8 @@ from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.export_files import lineage, replacing
+from trajrec.corpus.export_files import lineage, remove_lineage, write_lineage
+from trajrec.corpus.scratch import replacing
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
@@ -118,11 +119,12 @@ def _write(
             raise CorpusError(f"{corpus.path}: no episode of an agent is {where!r}")
         origin = lineage(where, digest.hexdigest(), report.n_episodes)
         facts = {**origin, "report": report.account.as_dict()}
-        text = json.dumps(facts, indent=2) + "\n"
-        if not is_file:
-            (temporary / LINEAGE).write_text(text)
+        if is_file:
+            remove_lineage(path)
+        else:
+            (temporary / LINEAGE).write_text(json.dumps(facts, indent=2) + "\n")
     if is_file:
-        path.with_name(f"{path.name}.{LINEAGE}").write_text(text)
+        write_lineage(path, facts)
     return report
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.export_files import lineage, replacing
+from trajrec.corpus.export_files import lineage
+from trajrec.corpus.scratch import replacing
 from trajrec.envstate.pettingzoo import API_FIELD
 from trajrec.errors import CorpusError, MissingPackageError
 from trajrec.exchange.account import Account

@@ -14,11 +14,12 @@ from typing import NamedTuple
 import duckdb
 
 from trajrec.corpus.corpus import Corpus
-from trajrec.corpus.export_files import lineage, replacing
+from trajrec.corpus.export_files import lineage
 from trajrec.corpus.index.import_tables import IMPORTS
 from trajrec.corpus.index.label_tables import REMOVALS
 from trajrec.corpus.index.table import Table
 from trajrec.corpus.index.tables import ALL_EPISODES, LOGS, TABLES
+from trajrec.corpus.scratch import replacing
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
-from trajrec.corpus.export_files import replacing
+from trajrec.corpus.scratch import replacing
 from trajrec.view.commands import ANY_FOLDER
 from trajrec.view.credit_view import read_credit
 from trajrec.view.episode_view import EpisodeView
