@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from imported import DATA, column, imported, needs_data, one, write_json, write_lines
 
+from trajrec.exchange.otlp_spans import attributes_of
+from trajrec.exchange.reading import Place
+
 # The unmarked tier has test_import_counts.py, which reads a file of each format.
 pytestmark = pytest.mark.slow
 
@@ -144,3 +147,19 @@ def test_spans_that_name_each_other_as_parents_end(tmp_path: Path) -> None:
     path = write_json(tmp_path / "t.json", export(span("a", "b"), span("b", "a")))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT count(*) FROM episodes") >= 1
+
+
+def test_a_span_that_is_exported_twice_counts_once(tmp_path: Path) -> None:
+    root = span("a1", gen_ai__operation__name="invoke_agent")
+    tool = span("b1", "a1", gen_ai__operation__name="execute_tool", gen_ai__tool__name="f")
+    other = {**tool, "name": "other"}
+    path = write_lines(tmp_path / "t.jsonl", [export(tool), export(root, tool), export(other)])
+    with imported(path, tmp_path / "out") as corpus:
+        assert column(corpus, "SELECT tool FROM attempts") == ["f"]
+        assert one(corpus, "SELECT dropped FROM imports") == 2
+
+
+def test_an_attribute_that_is_there_twice_is_kept() -> None:
+    pairs = [{"key": "note", "value": value(text)} for text in ("first", "second")]
+    attributes = attributes_of(pairs, Place(Path("t.json")))
+    assert attributes == {"note": "second", "note (before)": "first"}

@@ -220,3 +220,23 @@ def test_gemini_says_which_calls_failed(tmp_path: Path) -> None:
     with imported(path, tmp_path) as corpus:
         outcomes = column(corpus, "SELECT outcome FROM attempts ORDER BY step")
         assert outcomes == ["ok", "error", "ok", "ok"]
+
+
+def test_codex_says_of_searches_and_results_whether_they_failed(tmp_path: Path) -> None:
+    def item(kind: str, **fields: Any) -> dict[str, Any]:
+        return {"type": "response_item", "payload": {"type": kind, **fields}}
+
+    path = write_lines(
+        tmp_path / "s.jsonl",
+        [
+            {"type": "session_meta", "payload": {"id": "s"}},
+            item("function_call", name="shell", arguments="{}", call_id="c1"),
+            item("function_call_output", call_id="c1", output={"content": "x", "success": False}),
+            item("web_search_call", status="completed", action={"type": "search", "query": "q"}),
+            item("web_search_call", status="failed", action={"type": "search", "query": "q"}),
+            item("web_search_call", status="in_progress", action={"type": "search", "query": "q"}),
+        ],
+    )
+    with imported(path, tmp_path / "out") as corpus:
+        outcomes = column(corpus, "SELECT outcome FROM attempts ORDER BY step, call")
+    assert outcomes == ["error", "ok", "error", "open"]

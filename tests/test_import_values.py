@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.metadata
 import json
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import trajrec
 from trajrec.errors import ImportFileError
 from trajrec.exchange.chat import json_text
 from trajrec.exchange.inspect_messages import key_of
+from trajrec.exchange.reading import parse_arguments, parse_json
 from trajrec.exchange.values import MAX_DEPTH, ValueEncoder, is_json_like
 from trajrec.exchange.zip_members import ZipMembers
 from trajrec.log.events import Blob
@@ -137,3 +140,59 @@ def test_a_turn_without_leftovers_has_no_extra(tmp_path: Path) -> None:
     trajrec.import_trajectories(tmp_path / "t.json", tmp_path / "out")
     with trajrec.open(tmp_path / "out") as corpus:
         assert corpus.sql("SELECT extra FROM model_calls").fetchall() == [(None,)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "b": {"c": [{"d": 1, "d": 2}]}}',
+        '{"a" : 1, "a" : 1}',
+        '{"\\u0061": 1, "a": 2}',
+        '{"x\\\\": 1, "x\\\\": 2}',
+        '{"a": "\\ud800", "b": 1, "b": NaN}',
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(text: str) -> None:
+    for data in (text, text.encode()):
+        with pytest.raises(ImportFileError, match="twice in an object"):
+            parse_json(data, path=Path("x.json"))
+    assert parse_arguments(text) == ({"": text}, "malformed arguments")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{'":': '":x": "', "a\\": {"b\\\\": '\\":'}}, [{"a": 1}, {"a": 1}], {"": "", " ": {"": 1}}],
+)
+def test_colons_and_quotation_marks_in_texts_are_no_keys(value: Any) -> None:
+    for indent in (None, 2):
+        text = json.dumps(value, indent=indent)
+        assert parse_json(text.encode(), path=Path("x.json")) == value
+
+
+def test_members_of_one_name_are_counted_as_dropped(tmp_path: Path) -> None:
+    header = {"version": 2, "status": "success", "eval": {"task": "t", "model": "m"}, "plan": {}}
+    sample = {"id": 1, "epoch": 1, "messages": [{"role": "user", "content": "hi"}], "events": []}
+    path = tmp_path / "x.eval"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        archive.writestr("header.json", json.dumps(header))
+        for _ in range(2):
+            archive.writestr("samples/1_epoch_1.json", json.dumps(sample))
+    account = trajrec.import_trajectories(path, tmp_path / "runs").files[0].account
+    assert account.dropped == {"a later member of the same name hides it": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("x.json.gz", gzip.compress(b"{}"), "compressed with gzip"),
+        ("x.json", '{"a": 1}'.encode("utf-16"), "UTF-16"),
+        ("x.zip", b"PK\x03\x04rest", "a zip file"),
+    ],
+)
+def test_packed_files_are_refused_by_what_they_are(
+    name: str, data: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ImportFileError, match=reason):
+        trajrec.import_trajectories(tmp_path / name, tmp_path / "runs")

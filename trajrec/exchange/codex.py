@@ -19,7 +19,7 @@ from trajrec.exchange.reading import (
     parse_json,
     texts_by_key,
 )
-from trajrec.exchange.records import Call, ImportedEpisode, Item, Message, Note, Turn
+from trajrec.exchange.records import Call, ImportedEpisode, Item, Message, Note, Outcome, Turn
 from trajrec.types import JsonObject, Value
 
 LINE = frozenset(("timestamp", "type", "payload"))
@@ -187,8 +187,7 @@ class _SessionReader:
             call_id=place.optional(str, item.get("call_id"), "call_id", ""),
             invalid=invalid,
             start_ns=time_ns,
-            # One without an output was rejected or broken off: nobody says that it failed.
-            outcome="open",
+            outcome=_outcome(item),
             extra=rest,
         )
         self._items.append(call)
@@ -208,6 +207,10 @@ class _SessionReader:
             call.end_ns = time_ns
             call.outcome = "unknown"
             code = _exit_code(output, place)
+            if texts_by_key(output).get("success") is False and code is None:
+                call.outcome = "error"
+                call.origin = "tool"
+                call.error_type = "not successful"
             if code is not None:
                 call.outcome = "ok" if code == 0 else "error"
                 call.origin = "" if code == 0 else "tool"
@@ -249,6 +252,18 @@ class _SessionReader:
             stop_reason=self._stop_reason,
             reported=None if self._total is None else {"total_token_usage": self._total},
         )
+
+
+def _outcome(item: JsonObject) -> Outcome:
+    """Return the outcome of a call before its output.
+
+    One without an output was rejected or broken off: nobody says that it failed. A search is made
+    by the model's server, which gives no output and says its end.
+    """
+    status = item.get("status")
+    if item.get("type") == "web_search_call" and status in ("completed", "failed"):
+        return "ok" if status == "completed" else "error"
+    return "open"
 
 
 def _usage(usage: JsonObject) -> JsonObject:

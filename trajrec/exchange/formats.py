@@ -52,6 +52,16 @@ _BY_SUFFIX = {
     ".trj": "is a log of trajrec",
 }
 
+_BY_HEAD = {
+    b"\x1f\x8b": "is compressed with gzip: unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it first",
+    b"\xfd7zXZ": "is compressed with xz: unpack it first",
+    b"BZh": "is compressed with bzip2: unpack it first",
+    b"PK\x03\x04": "is a zip file, and no log of Inspect (`.eval`): unpack it first",
+    b"\xff\xfe": "is text in UTF-16: convert it to UTF-8",
+    b"\xfe\xff": "is text in UTF-16: convert it to UTF-8",
+}
+
 _BY_FIELDS: tuple[tuple[frozenset[str], str], ...] = (
     (
         frozenset(("info", "tasks")),
@@ -98,6 +108,9 @@ def why_refused(candidate: Candidate) -> str:
     columns = columns_of(candidate)
     for names, reason in _BY_FIELDS:
         if names <= fields.keys() or names <= columns:
+            return reason
+    for head, reason in _BY_HEAD.items():
+        if candidate.head.startswith(head):
             return reason
     known = _BY_SUFFIX.get(candidate.path.suffix)
     return known or "is of no format that is imported; `trajrec import -h` lists them"

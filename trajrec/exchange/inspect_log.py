@@ -75,6 +75,8 @@ def _read_zip(
         account.note("the run did not end: its log has a journal and no header")
     header = parse_json(members.read(name), path=candidate.path, position=name)
     conditions = _Conditions(place.at(name).expect(dict, header, "it"), place.at(name), account)
+    if members.n_hidden:
+        account.drop("a later member of the same name hides it", members.n_hidden)
     for name in members.names:
         if name.startswith(SAMPLES) and name.endswith(".json"):
             try:

@@ -52,10 +52,23 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
             inner = Place(candidate.path, f"line {number}")
             spans += spans_of(inner.expect(dict, value, "an export"), inner, account)
     by_trace: dict[str, list[Span]] = defaultdict(list)
-    for span in spans:
+    for span in _once(spans, account):
         by_trace[span.trace_id].append(span)
     for trace_id, of_trace in by_trace.items():
         yield from _Trace(trace_id, of_trace, place, account).episodes()
+
+
+def _once(spans: list[Span], account: Account) -> Iterator[Span]:
+    """Yield spans without those that repeat one: an export that had no answer is made again."""
+    by_id: dict[tuple[str, str], Span] = {}
+    for span in spans:
+        first = by_id.setdefault((span.trace_id, span.span_id), span)
+        if first is span:
+            yield span
+        elif first == span:
+            account.drop("a span repeats an earlier one")
+        else:
+            account.drop(f"span {span.span_id} differs from an earlier one of its id, which stands")
 
 
 class _Trace:

@@ -137,6 +137,8 @@ def attributes_of(value: Value, place: Place) -> JsonObject:
     attributes: JsonObject = {}
     for item in dicts_of(place, value, "attributes"):
         name = place.expect(str, item.get("key"), "the key of an attribute")
+        if name in attributes:
+            attributes[f"{name} (before)"] = attributes[name]
         attributes[name] = plain_value(item.get("value"), place, 0)
         if item.keys() - {"key", "value"}:
             attributes[f"{name} (as it stands)"] = item

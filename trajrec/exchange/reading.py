@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +27,8 @@ MAX_DEPTH = 90
 
 _BLOCK_BYTES = 1 << 20
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_BACKSLASHES = re.compile(rb'(\\+)":')
 
 
 def read_bytes(path: Path) -> bytes:
@@ -72,14 +76,50 @@ def parse_json(data: bytes | str, *, path: Path, position: str = "") -> Value:
         ImportFileError: It is no JSON, or nests too deeply.
     """
     try:
-        return _decode(data)
+        value = _decode(data)
+        if not may_repeat_keys(data, value):
+            return value
     except (ValueError, RecursionError):
         pass
     # Python writes NaN and lone surrogates, which are no JSON, and which msgspec refuses.
     try:
-        return json.loads(data)
+        return json.loads(data, object_pairs_hook=_object_of)
+    except RepeatedKeyError as exc:
+        raise ImportFileError(str(exc), path=path, position=position) from exc
     except (ValueError, RecursionError) as exc:
         raise ImportFileError(f"is no JSON: {exc}", path=path, position=position) from exc
+
+
+class RepeatedKeyError(ValueError):
+    """An object of a JSON text has a key twice, and a value would be lost."""
+
+
+def may_repeat_keys(data: bytes | str, value: Value) -> bool:
+    """Return whether an object of a JSON text may have a key twice, which decoders do not tell.
+
+    A quotation mark and a colon end a key, or begin a text, which then stands in the value as well.
+    A text with spaces before its colons may have other numbers of them: it is looked at anew.
+    """
+    return _n_keys(data) != _n_keys(_encode(value))
+
+
+def _n_keys(data: bytes | str) -> int:
+    text = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    n_escaped = text.count(b'\\":')
+    if n_escaped and b'\\\\":' in text:
+        # A quotation mark behind an even number of backslashes is none of the text.
+        n_escaped = sum(len(run) % 2 for run in _BACKSLASHES.findall(text))
+    return text.count(b'":') - n_escaped
+
+
+def _object_of(pairs: list[tuple[str, Value]]) -> JsonObject:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        key = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise RepeatedKeyError(
+            f"has the key {key!r} twice in an object, of which one would be lost"
+        )
+    return value
 
 
 def read_json(path: Path) -> Value:
@@ -208,6 +248,8 @@ def parse_arguments(value: Value) -> tuple[JsonObject, str]:
     if type(value) is str:
         try:
             parsed = _decode(value)
+            if may_repeat_keys(value, parsed):
+                parsed = json.loads(value, object_pairs_hook=_object_of)
         except (ValueError, RecursionError):
             return {"": value}, "malformed arguments"
         if type(parsed) is dict:

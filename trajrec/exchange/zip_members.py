@@ -27,7 +27,8 @@ class ZipMembers:
         path: The file.
 
     Attributes:
-        names: The names of the members, in order.
+        names: The names of the members, in order; a name that is there twice, once.
+        n_hidden: Members that a later one of the same name hides.
 
     Raises:
         ImportFileError: It is no whole zip file.
@@ -46,6 +47,7 @@ class ZipMembers:
             raise ImportFileError(f"is no whole zip file: {exc}", path=path) from exc
         self._infos = {info.filename: info for info in self._zip.infolist()}
         self.names = list(self._infos)
+        self.n_hidden = len(self._zip.infolist()) - len(self.names)
 
     def __enter__(self) -> ZipMembers:
         return self
