@@ -394,9 +394,19 @@ def test_logs_of_agents_have_no_transitions(tmp_path: Path) -> None:
 
 
 def test_arguments_out_of_range_are_refused(cartpole: trajrec.Corpus) -> None:
-    for options in ({"batch_size": 0}, {"pool": 0}, {"kind": "x"}, {"columns": ("state",)}):
-        with pytest.raises(ValueError, match="must be"):
+    for options in (
+        {"batch_size": 0},
+        {"pool": 0},
+        {"kind": "x"},
+        {"columns": ("state",)},
+        {"columns": ()},
+        {"seed": None},
+        {"seed": -1},
+    ):
+        with pytest.raises(ValueError, match="must"):
             cartpole.transitions(**options)
+    with pytest.raises(ValueError, match="seed must be"):
+        cartpole.sequences(length=2, seed=0.5)
     with pytest.raises(ValueError, match="must be at least 1"):
         cartpole.sequences(length=0)
     with pytest.raises(IndexError):

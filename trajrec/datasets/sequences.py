@@ -8,7 +8,7 @@ import numpy as np
 
 from trajrec.datasets.plan import Plan
 from trajrec.datasets.table import AFTER_FAILURE, LOST, Batch, Table
-from trajrec.datasets.transitions import expand
+from trajrec.datasets.transitions import check_seed, expand
 from trajrec.types import Array, IntArray
 
 # Apart from the orders of epochs, which are counted from 0.
@@ -44,6 +44,7 @@ class Sequences:
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
+        check_seed(seed)
         if min(length, stride, batch_size) < 1:
             raise ValueError(
                 "length, stride and batch_size must be at least 1, "

@@ -66,6 +66,7 @@ class Transitions:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        check_seed(seed)
         if pool < 1:
             raise ValueError(f"pool must be at least 1 chunk, got {pool}")
         self.epoch = 0
@@ -190,12 +191,24 @@ class Transitions:
         return pools
 
 
+def check_seed(seed: int) -> None:
+    """Refuse a seed that is no whole number from 0 on.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed must be a whole number, at least 0, got {seed!r}")
+
+
 def wanted_fields(columns: Sequence[str]) -> list[str]:
     """Return the fields, parts of fields, and named values that some columns need.
 
     Raises:
         ValueError: A column is unknown.
     """
+    if not columns:
+        raise ValueError("columns must name at least one column")
     for name in columns:
         if name.partition("/")[0] not in KNOWN_COLUMNS or name == "values":
             raise ValueError(f"columns must be of {', '.join(KNOWN_COLUMNS)}, got {name!r}")
