@@ -147,6 +147,7 @@ def test_a_turn_without_leftovers_has_no_extra(tmp_path: Path) -> None:
     [
         '{"a": 1, "b": {"c": [{"d": 1, "d": 2}]}}',
         '{"a" : 1, "a" : 1}',
+        '{"a": "\\u003a", "a": "\\u003A"}',
         '{"\\u0061": 1, "a": 2}',
         '{"x\\\\": 1, "x\\\\": 2}',
         '{"a": "\\ud800", "b": 1, "b": NaN}',
