@@ -304,7 +304,8 @@ class Work:
     control: bool = True
 
 
-def test_snapshots_that_fail_in_another_process_are_given_up() -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_snapshots_that_fail_later_are_given_up(jobs: int) -> None:
     tried = []
 
     def run(attempt: Work) -> Any:
@@ -313,7 +314,7 @@ def test_snapshots_that_fail_in_another_process_are_given_up() -> None:
             raise SnapshotError("restore='snapshot' does not work for this environment: it differs")
         return attempt.restore
 
-    assert with_fallback(Work(), run) in ("os_fork", "reexecute")
+    assert with_fallback(Work(jobs=jobs), run) in ("os_fork", "reexecute")
     assert len(tried) == 2
     with pytest.raises(SnapshotError):
-        with_fallback(Work(jobs=1), run)
+        with_fallback(Work(jobs=jobs, control=False), run)

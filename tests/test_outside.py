@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import pytest
@@ -280,3 +280,44 @@ def test_a_policy_that_remembers_branches_is_warned_of(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fork_many(episode, policy="random", n_branches=3, **options)
+
+
+class InChildLater(Hidden):
+    """The number moves into a child process at step 20, from which on it cannot be copied."""
+
+    engine: InChild | None = None
+    # A restored snapshot drops the engine without closing it.
+    started: ClassVar[list[InChild]] = []
+
+    def put(self, x: int) -> None:
+        self.close()
+        self.x = x
+
+    def push(self, action: int) -> int:
+        if self.n < 20:
+            self.x = after(self.x, action)
+            return self.x
+        if self.engine is None:
+            self.engine = InChild()
+            self.started.append(self.engine)
+            self.engine.put(self.x)
+        return self.engine.push(action)
+
+    def close(self) -> None:
+        if self.engine is not None:
+            self.engine.close()
+            self.engine = None
+
+
+@pytest.mark.slow
+def test_an_engine_that_starts_later_is_no_wrong_number(tmp_path: Path) -> None:
+    episode = record(InChildLater(), tmp_path)
+    options: Any = {"estimator": "value", "steps": [3, 30, 40], "n_rollouts": 2}
+    try:
+        table = credit.estimate(episode, lambda o: 2, env=InChildLater, **options)
+    finally:
+        for engine in InChildLater.started:
+            engine.close()
+    for row in table:
+        actions = [k % 5 for k in range(row.step)] + [2] * (LENGTH - row.step)
+        assert row.value == sum(x % 7 for x in truth(SEED, actions)[row.step + 1 :])

@@ -73,8 +73,9 @@ def with_fallback(
                 raise
             if isinstance(exc, ControlError):
                 failures.append(exc)
-            elif attempt.jobs > 1 or attempt.restore == "os_fork":
-                # Processes that share a file may not even get to their steps.
+            elif attempt.jobs > 1 or attempt.restore == "os_fork" or isinstance(exc, SnapshotError):
+                # Processes that share a file may not even get to their steps, and an environment
+                # that could be copied at the first step may not be copied at a later one.
                 failures.append(_lost_way(exc, attempt.restore))
             else:
                 raise
@@ -103,11 +104,12 @@ def _following(attempt: A, tried: set[str], *, forks: bool) -> A | None:
 
 def _lost_way(exc: DivergenceError | SnapshotError, restore: RestoreChoice) -> ControlError:
     """Return the error that says that a process did not reach the recorded state of a step."""
-    text = f"restore={restore!r} is not right for this environment in several processes"
     if isinstance(exc, SnapshotError):
-        # Snapshots were right in the process that chose them, and then another one wrote the file.
+        # Snapshots were right where they were chosen, at the first step and in that process.
         way = "snapshot" if restore == "auto" else restore
-        return ControlError(f"{text}: {exc}", episode_id="", restore=way, start=-1)
+        text = f"restore={way!r} is not right for this environment: {exc}"
+        return ControlError(text, episode_id="", restore=way, start=-1)
+    text = f"restore={restore!r} is not right for this environment in several processes"
     return ControlError(
         f"{text}: {exc.what}",
         episode_id=exc.episode_id,
