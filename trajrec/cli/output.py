@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from trajrec.cli.colors import HEADING, color_of, has_colors, print_colored
 from trajrec.cli.safe_stream import escaped_json, one_line
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
@@ -45,20 +46,35 @@ def print_table(
     if sys.stdout.isatty():
         limit = shutil.get_terminal_size(DEFAULT_SIZE).columns
         fitting = _shrink(widths, is_number, limit)
-        while fitting is None and is_list and len(widths) > 1:
-            del widths[-1]
-            fitting = _shrink(widths, is_number, limit)
+        if fitting is None and is_list:
+            fitting = widths_that_fit(widths, is_number, limit)
         if fitting is None and rows:
             _print_upright(names, texts)
             return
         widths = fitting or widths
-    for line in (names, *texts):
+    is_colored = has_colors()
+    for number, line in enumerate((names, *texts)):
         # `widths` is shorter than a line if columns were left out.
         cells = [
             _fit(text, width, to_right)
             for text, width, to_right in zip(line, widths, is_number, strict=False)
         ]
-        print("  ".join(cells).rstrip())
+        if is_colored:
+            colors = [
+                color_of(*pair) if number else HEADING for pair in zip(names, cells, strict=False)
+            ]
+            print_colored(list(zip(cells, colors, strict=True)))
+        else:
+            print("  ".join(cells).rstrip())
+
+
+def widths_that_fit(widths: list[int], is_number: list[bool], limit: int) -> list[int]:
+    """Return the widths of columns, smaller if need be, and without the last ones if need be."""
+    fitting = None
+    while fitting is None and len(widths) > 1:
+        fitting = _shrink(widths, is_number, limit)
+        widths = widths[:-1]
+    return fitting or widths
 
 
 def _shrink(widths: list[int], is_number: list[bool], limit: int) -> list[int] | None:

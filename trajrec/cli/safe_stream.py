@@ -70,6 +70,10 @@ class SafeStream:
         self.stream.write(escaped(text))
         return len(text)
 
+    def paint(self, text: str, color: str) -> None:
+        """Write a text, escaped, in a colour: the number of a code such as "31"."""
+        self.stream.write(f"\x1b[{color}m{escaped(text)}\x1b[0m")
+
     def writelines(self, lines: list[str]) -> None:
         """Write texts, escaped."""
         for line in lines:

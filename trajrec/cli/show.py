@@ -21,6 +21,11 @@ def add_parser(commands: Commands) -> None:
     add_folder(parser)
     add_episode(parser)
     parser.add_argument("--step", type=int, metavar="K", help="show step K with its states")
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="print each step of an episode that is being recorded, until it ends",
+    )
     add_json(parser)
 
 
@@ -30,6 +35,15 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     from trajrec.cli import show_agent, show_environment
 
     episode = corpus.episode(arguments.episode)
+    if arguments.follow:
+        if arguments.step is not None:
+            raise ValueError(
+                "give --step or --follow: the one shows a step, the other all new ones"
+            )
+        from trajrec.cli.follow import follow
+
+        follow(corpus, episode.id, as_json=arguments.json)
+        return ExitStatus.OK
     page = show_agent if episode.is_agent_episode else show_environment
     if arguments.step is None:
         page.print_episode(episode, as_json=arguments.json)

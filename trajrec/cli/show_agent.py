@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trajrec.cli.agent_lines import COLUMNS, agent_lines, calls_in_order, short
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
 from trajrec.cli.safe_stream import one_line
 from trajrec.corpus.episode import Episode
@@ -14,9 +15,7 @@ from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, 
 # Attempts and model calls of a long episode, half of them from each end: about a screen.
 SHOWN_ROWS = 40
 
-# Characters of a text in a table's cell, and of the goal, which has a line of its own.
-ANSWER_LENGTH = 100
-VALUE_LENGTH = 60
+# Characters of the goal, which has a line of its own.
 GOAL_LENGTH = 400
 
 
@@ -25,17 +24,21 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
     facts = _facts(episode)
     if as_json:
         print_json(facts)
-        for row in _rows(episode, None):
+        for row in json_rows(episode, None):
             print_json(row)
         return
     goal = facts["goal"]
-    print_facts(facts | {"goal": None if goal is None else _short(goal, GOAL_LENGTH)})
-    rows = [_line(item) for item in _in_order(episode)]
+    print_facts(facts | {"goal": None if goal is None else short(goal, GOAL_LENGTH)})
+    rows = [line.cells for line in agent_lines(episode)]
     n_hidden = len(rows) - SHOWN_ROWS
     if n_hidden > 0:
         half = SHOWN_ROWS // 2
-        rows = [*rows[:half], ("…", f"{n_hidden} more", None, None, None), *rows[-half:]]
-    print_table(("step", "call", "arguments", "outcome", "result"), rows)
+        rows = [
+            *rows[:half],
+            ("…", None, f"{n_hidden} more", None, None, None, None),
+            *rows[-half:],
+        ]
+    print_table(COLUMNS, rows)
     attempts = episode.transcript.attempts
     if attempts and all(not attempt.changes for attempt in attempts):
         print("\nno call changed any watched state")
@@ -56,7 +59,7 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
         raise ValueError(
             f"step must be in [0, {episode.end_step}) of episode {episode.id}, got {number}"
         )
-    for row in _rows(episode, number):
+    for row in json_rows(episode, number):
         if as_json:
             print_json(row)
             continue
@@ -122,33 +125,9 @@ def _caller(task: TaskStart | None) -> str | None:
     return f"{task.caller_id} at step {task.caller_step}"
 
 
-def _in_order(episode: Episode) -> list[Attempt | ModelCall]:
-    """Return model calls and attempts by step; within a step the model's decision comes first."""
-    items: list[Attempt | ModelCall] = [
-        *episode.transcript.model_calls,
-        *episode.transcript.attempts,
-    ]
-    return sorted(
-        items, key=lambda item: (item.start.step, isinstance(item, Attempt), item.start.time_ns)
-    )
-
-
-def _line(item: Attempt | ModelCall) -> tuple[Value, ...]:
-    """Return an item's row of the table."""
-    if isinstance(item, ModelCall):
-        answer = None
-        if item.has_answer:
-            answer = _short(item.answer, ANSWER_LENGTH)
-        call = f"model {item.request.get('model') or ''}".strip()
-        return item.start.step, call, f"{len(item.messages)} messages", item.outcome, answer
-    outcome = f"{item.outcome}, tried again by {item.retry_by}" if item.retry_by else item.outcome
-    message = item.end.message if item.end is not None and item.has_failed else None
-    result = message or _short(item.result, VALUE_LENGTH)
-    return item.start.step, item.tool, _short(item.arguments, VALUE_LENGTH), outcome, result
-
-
-def _rows(episode: Episode, step: int | None) -> list[JsonObject]:
-    items = [item for item in _in_order(episode) if step is None or item.start.step == step]
+def json_rows(episode: Episode, step: int | None) -> list[JsonObject]:
+    """Return calls and changes by the agent's own program, of one step or of all, in order."""
+    items = [item for item in calls_in_order(episode) if step is None or item.start.step == step]
     rows = [_model_row(item) if isinstance(item, ModelCall) else _call_row(item) for item in items]
     between = [
         {
@@ -228,8 +207,3 @@ def _error(item: Attempt | ModelCall) -> str | None:
     if item.end is None or not item.end.error_type:
         return None
     return f"{item.end.error_type}: {item.end.message}"
-
-
-def _short(value: Value, length: int) -> str:
-    text = to_json(value)
-    return text if len(text) <= length else text[: length - 1] + "…"

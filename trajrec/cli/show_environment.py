@@ -19,6 +19,9 @@ from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, 
 SHOWN_STEPS = 8
 
 
+COLUMNS = ("step", "action", "reward", "observation", "info")
+
+
 class UnknownState:
     """A state that the log does not tell, with the reason."""
 
@@ -36,25 +39,16 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         for step in steps:
-            print_json(_row(step))
+            print_json(json_row(step))
         return
     print_facts(facts)
     shown = steps
     if len(steps) > 2 * SHOWN_STEPS:
         shown = [*steps[:SHOWN_STEPS], *steps[-SHOWN_STEPS:]]
-    rows: list[tuple[Value, ...]] = [
-        (
-            step.step,
-            to_json(step.action),
-            _reward(step),
-            _observation_text(step),
-            to_json(step.info) if step.info else None,
-        )
-        for step in shown
-    ]
+    rows = [step_cells(step) for step in shown]
     if len(shown) < len(steps):
         rows.insert(SHOWN_STEPS, ("…", f"{len(steps) - len(shown)} more", None, None, None))
-    print_table(("step", "action", "reward", "observation", "info"), rows)
+    print_table(COLUMNS, rows)
     print_findings(episode)
 
 
@@ -69,7 +63,7 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
             f"step must be in [{episode.first_step}, {episode.end_step}) "
             f"of episode {episode.id}, got {number}"
         )
-    row = _row(episode.step_at(number))
+    row = json_row(episode.step_at(number))
     before = _state(episode, number)
     after = _state(episode, number + 1)
     changes: list[JsonObject] = []
@@ -154,7 +148,8 @@ def _seed(start: EpisodeStart | None) -> str | None:
     return f"{start.seed} ({start.seed_origin})"
 
 
-def _row(step: Step) -> JsonObject:
+def json_row(step: Step) -> JsonObject:
+    """Return a step as JSON has it."""
     failure = None
     if step.failure is not None:
         failure = f"{step.failure.error_type}: {step.failure.message}"
@@ -166,6 +161,17 @@ def _row(step: Step) -> JsonObject:
         "info": to_json_value(step.info) if step.info else None,
         "failure": failure,
     }
+
+
+def step_cells(step: Step) -> tuple[Value, ...]:
+    """Return the values of `COLUMNS`."""
+    return (
+        step.step,
+        to_json(step.action),
+        _reward(step),
+        _observation_text(step),
+        to_json(step.info) if step.info else None,
+    )
 
 
 def _reward(step: Step) -> Value:
