@@ -23,7 +23,7 @@ def runs(tmp_path: Path) -> Path:
 def on_terminal(columns: int, *command: str) -> list[str]:
     """Run trajrec on a terminal with a number of columns; return the printed lines."""
     controller, terminal = pty.openpty()
-    env = {**os.environ, "COLUMNS": str(columns), "LINES": "24"}
+    env = {**os.environ, "COLUMNS": str(columns), "LINES": "24", "NO_COLOR": "1"}
     with subprocess.Popen(
         [sys.executable, "-m", "trajrec", *command], stdout=terminal, env=env
     ) as process:
