@@ -64,7 +64,7 @@ def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
         "split": comparison.cross_grade(),
         "corpus page": [read_corpus(corpus, []).success, read_corpus(corpus, []).n_failed],
         "filters": [
-            (facet.name, value.text, value.n, value.n_won, value.n_lost)
+            (facet.name, value.text, value.n, value.n_won, value.n_failed)
             for facet in read_facets(corpus, CorpusQuery())
             for value in facet.values
         ],

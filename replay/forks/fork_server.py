@@ -128,9 +128,7 @@ def _serve_forked(
         if step != last_step:
             walker.advance(step)
             last_step = step
-            # Not beside children of this server, which are no ties of the environment.
-            if not children and not reaped_later:
-                _check_shared(job, step, before)
+            _check_shared(job, step, before, children, reaped_later)
             # The garbage collector of a child would write to every object, and so copy every page.
             gc.collect()
             gc.freeze()
@@ -166,13 +164,22 @@ def _check_threads(job: ForkJob, step: int) -> None:
         )
 
 
-def _check_shared(job: ForkJob, step: int, before: Holdings) -> None:
+def _check_shared(
+    job: ForkJob,
+    step: int,
+    before: Holdings,
+    children: list[_ForkedChild],
+    reaped_later: list[int],
+) -> None:
     """Check that the environment has nothing that forked processes would share.
 
     Raises:
         ControlError: It has a child process, a connection, shared memory or an open file.
     """
-    if shared := shared_since(before):
+    # The children of this server are no ties of the environment.
+    own_ids = [child.process_id for child in children] + reaped_later
+    own = before.with_children(own_ids, [child.pipe for child in children])
+    if shared := shared_since(own):
         raise ControlError(
             f"restore='os_fork' is not right for this environment: {shared}, which forked "
             "processes would share",

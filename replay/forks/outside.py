@@ -123,6 +123,15 @@ class Holdings(NamedTuple):
                 children.update(file.read().split())
         return cls(frozenset(descriptors), frozenset(children), frozenset(mappings))
 
+    def with_children(self, process_ids: list[int], pipes: list[int]) -> Holdings:
+        """Return these and some child processes, with the descriptors of their pipes."""
+        own = set(pipes)
+        ends = {end for end in Holdings.present().descriptors if end[0] in own}
+        return self._replace(
+            children=self.children | set(map(str, process_ids)),
+            descriptors=self.descriptors | ends,
+        )
+
 
 def shared_since(before: Holdings) -> str:
     """Return what forked processes would share that this process did not have before.

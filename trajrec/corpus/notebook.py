@@ -78,7 +78,7 @@ class CorpusCard:
 
     @card_method
     def _repr_html_(self: _CardCorpus) -> str:
-        ((n, n_steps, n_won, n_lost, n_probes),) = self.sql(_COUNTS).fetchall()
+        ((n, n_steps, n_won, n_failed, n_probes),) = self.sql(_COUNTS).fetchall()
         envs = self.sql(_ENVS).fetchall()
         failures = self.sql(_FAILURES).fetchall()
         rows: list[Sequence[Value]] = [
@@ -103,8 +103,8 @@ class CorpusCard:
                 ("episodes", f"{n:,}"),
                 ("steps", f"{n_steps:,}"),
                 ("succeeded", f"{n_won:,}"),
-                ("failed", f"{n_lost:,}"),
-                ("without a verdict", f"{n - n_won - n_lost:,}"),
+                ("failed", f"{n_failed:,}"),
+                ("without a verdict", f"{n - n_won - n_failed:,}"),
                 ("probes of the checks, besides", f"{n_probes:,}" if n_probes else None),
             ],
             table(heads, rows, n_rows=envs[0][4] if envs else 0),

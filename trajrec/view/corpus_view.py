@@ -227,7 +227,7 @@ def _read_counts(corpus: Corpus, query: CorpusQuery) -> dict[str, Any]:
     shown = [group for group in groups if group[0] or query.one("probes")]
     judged = [group for group in groups if group[0] and group[1]]
     n_won = sum(group[4] for group in judged)
-    n_lost = sum(group[5] for group in judged)
+    n_failed = sum(group[5] for group in judged)
     return {
         "n_episodes": sum(group[2] for group in shown),
         "n_steps": sum(group[3] for group in shown),
@@ -235,7 +235,7 @@ def _read_counts(corpus: Corpus, query: CorpusQuery) -> dict[str, Any]:
         "n_failed": sum(group[5] for group in shown),
         "n_failures": sum(group[6] for group in shown),
         "n_probes": sum(group[2] for group in groups if not group[0]),
-        "success": None if query.selects_results else share(n_won, n_won + n_lost),
+        "success": None if query.selects_results else share(n_won, n_won + n_failed),
     }
 
 

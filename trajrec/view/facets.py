@@ -43,10 +43,10 @@ WITH shown AS MATERIALIZED (
 
 # Values of one facet with their episodes, the most frequent first.
 _VALUES = """
-SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values FROM (
+SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_values FROM (
     SELECT {value}::VARCHAR AS value, count(*) AS n,
         count(*) FILTER (outcome = 'success') AS n_won,
-        count(*) FILTER (outcome = 'failure') AS n_lost
+        count(*) FILTER (outcome = 'failure') AS n_failed
     FROM {source} WHERE {where} GROUP BY 1
 ) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
 """
@@ -54,7 +54,7 @@ SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values
 # The same for a facet that an episode may have several values of. Each episode is a number of which
 # each bit stands for a value, so that it is one row: pairs of episode and value take twice as long.
 _MANY_VALUES = """
-SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values FROM (
+SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_values FROM (
     WITH masks AS (
         SELECT episode_id, bit_or(1::UBIGINT << (list_position({names}, {column}) - 1)::UBIGINT)
             AS mask
@@ -62,14 +62,14 @@ SELECT '{facet}' AS facet, value, n, n_won, n_lost, count(*) OVER () AS n_values
     ), together AS (
         SELECT coalesce(masks.mask, 0::UBIGINT) AS mask, count(*) AS n,
             count(*) FILTER (outcome = 'success') AS n_won,
-            count(*) FILTER (outcome = 'failure') AS n_lost
+            count(*) FILTER (outcome = 'failure') AS n_failed
         FROM shown e LEFT JOIN masks USING (episode_id) WHERE {where} GROUP BY 1
     ), bits AS (
         SELECT unnest({names})::VARCHAR AS value, unnest(range(len({names})))::UBIGINT AS bit
     )
-    SELECT value, sum(n)::BIGINT AS n, sum(n_won)::BIGINT AS n_won, sum(n_lost)::BIGINT AS n_lost
+    SELECT value, sum(n)::BIGINT AS n, sum(n_won)::BIGINT AS n_won, sum(n_failed)::BIGINT AS n_failed
     FROM together JOIN bits ON mask & (1::UBIGINT << bit) <> 0 GROUP BY 1
-    UNION ALL SELECT NULL, n, n_won, n_lost FROM together WHERE mask = 0
+    UNION ALL SELECT NULL, n, n_won, n_failed FROM together WHERE mask = 0
 ) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
 """
 
@@ -96,7 +96,7 @@ class FacetValue:
         text: The value; None stands for no value.
         n: Episodes that have it, under all filters but those of this facet.
         n_won: Those that succeeded.
-        n_lost: Those that failed.
+        n_failed: Those that failed.
         address: The page with this value selected, or no longer; None if it is too long for one.
         paths: Class of the style sheet -> path of a bar as wide as the most frequent value's is
             100: of episodes, of successes and of failures.
@@ -105,7 +105,7 @@ class FacetValue:
     text: str | None
     n: int
     n_won: int
-    n_lost: int
+    n_failed: int
     is_selected: bool
     address: str | None
     paths: dict[str, str]
@@ -231,17 +231,17 @@ def _facet(name: str, rows: Sequence[tuple[Value, ...]], query: CorpusQuery) -> 
 
 
 def _value(name: str, row: Sequence[Value], most: int, query: CorpusQuery) -> FacetValue:
-    text, n, n_won, n_lost = row[:4]
+    text, n, n_won, n_failed = row[:4]
     paths = {
         "all": share_path(0, n, most),
         "ok": share_path(0, n_won, most),
-        "failed": share_path(n_won, n_won + n_lost, most),
+        "failed": share_path(n_won, n_won + n_failed, most),
     }
     return FacetValue(
         text=text,
         n=n,
         n_won=n_won,
-        n_lost=n_lost,
+        n_failed=n_failed,
         is_selected=query.has(name, text),
         address=query.toggled(name, text) if len(text or "") <= MAX_LINKED else None,
         paths=paths,

@@ -74,7 +74,7 @@ class Bundle:
     step: int
     branches: Sequence[Branch]
     n_won: int
-    n_lost: int
+    n_failed: int
     paths: dict[str, str]
 
 
@@ -95,7 +95,7 @@ class ForkTree:
     n_branches: int
     n_shown: int
     n_won: int
-    n_lost: int
+    n_failed: int
     remark: str
 
 
@@ -120,7 +120,7 @@ def read_fork_tree(corpus: Corpus, episode_id: str) -> ForkTree:
         n_branches=n_branches,
         n_shown=len(rows),
         n_won=sum(row[5] == "success" for row in rows),
-        n_lost=sum(row[5] == "failure" for row in rows),
+        n_failed=sum(row[5] == "failure" for row in rows),
         remark=""
         if found
         else f"The episode {root_id[:10]}, which all of these were forked from, is not in the corpus.",
@@ -153,17 +153,17 @@ def _below(
 
 def _bundle(step: int, rows: Sequence[Sequence[Value]], depth: int, end: int) -> Bundle:
     n_won = sum(row[5] == "success" for row in rows)
-    n_lost = sum(row[5] == "failure" for row in rows)
+    n_failed = sum(row[5] == "failure" for row in rows)
     return Bundle(
         depth=depth,
         step=step,
         branches=[_branch(row, depth, end) for row in rows],
         n_won=n_won,
-        n_lost=n_lost,
+        n_failed=n_failed,
         paths={
             "all": share_path(0, len(rows), len(rows)),
             "ok": share_path(0, n_won, len(rows)),
-            "failed": share_path(n_won, n_won + n_lost, len(rows)),
+            "failed": share_path(n_won, n_won + n_failed, len(rows)),
         },
     )
 
