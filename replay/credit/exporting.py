@@ -1,8 +1,8 @@
 """Write credit as training data, in the columns that the trainers of TRL read.
 
 These are `prompt`, `completions` and `labels` for process reward models, and `prompt`, `chosen` and
-`rejected` for preferences. Further columns stand beside them. A step is text: an action, or the
-tool calls of an agent, as JSON.
+`rejected` for preferences. Further columns stand beside them. A step is text, an action or the tool
+calls of an agent as JSON; or it is chat messages.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from trajrec.corpus.scratch import replacing, scratch_beside
 from trajrec.options import check_options
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method
+from trajrec.replay.credit.forms import MessageForm, TextForm
 from trajrec.replay.credit.training_data import (
     Remark,
     counterfactual_pairs,
@@ -28,6 +29,19 @@ if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
 
 Kind = Literal["prm", "dpo", "grpo"]
+
+_MESSAGE = (
+    "STRUCT(role VARCHAR, content VARCHAR, tool_calls STRUCT(id VARCHAR, type VARCHAR, "
+    '"function" STRUCT("name" VARCHAR, arguments VARCHAR))[], tool_call_id VARCHAR, "name" VARCHAR)'
+)
+
+# SQL types of columns in the form of messages.
+MESSAGE_COLUMNS = {
+    "prompt": f"{_MESSAGE}[]",
+    "chosen": f"{_MESSAGE}[]",
+    "rejected": f"{_MESSAGE}[]",
+    "completions": f"{_MESSAGE}[][]",
+}
 
 # SQL types of the columns; the columns are described in training_data.py.
 COLUMNS: dict[Kind, dict[str, str]] = {
@@ -70,6 +84,7 @@ def export(
     *,
     where: str = "true",
     method: Method = "grpo",
+    messages: bool = False,
     tell: Remark | None = None,
     **options: Unpack[GroupOptions],
 ) -> int:
@@ -89,6 +104,9 @@ def export(
             rows are written.
         where: Selects episodes: a SQL condition on the table `episodes`.
         method: Method of the advantages, for "grpo"; see `group_advantages`.
+        messages: Whether prompts and steps are chat messages with tool calls and results, as
+            `Conversation.messages` has them, and a column `tools` has the tools on offer. Episodes
+            of environments have none, and are left out. By default they are texts.
         tell: Is called with each remark about the data, a sentence; e.g. that episodes are alone in
             their group.
 
@@ -110,13 +128,20 @@ def export(
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder to write into; create it first")
     rows: Iterator[Mapping[str, object]]
+    form = MessageForm() if messages else TextForm()
     if kind == "prm":
-        rows = step_labels(corpus, where, tell)
+        rows = step_labels(corpus, where, form, tell)
     elif kind == "dpo":
-        rows = itertools.chain(counterfactual_pairs(corpus, where), fork_pairs(corpus, where, tell))
+        rows = itertools.chain(
+            counterfactual_pairs(corpus, where, form), fork_pairs(corpus, where, form, tell)
+        )
     else:
-        rows = step_advantages(corpus, where, method, tell, **options)
-    return _write(rows, COLUMNS[kind], path)
+        rows = step_advantages(corpus, where, method, form, tell, **options)
+    columns = COLUMNS[kind]
+    if messages:
+        columns = {name: MESSAGE_COLUMNS.get(name, sql) for name, sql in columns.items()}
+        columns["tools"] = "JSON"
+    return _write(rows, columns, path)
 
 
 def _write(rows: Iterator[Mapping[str, object]], columns: Mapping[str, str], target: Path) -> int:

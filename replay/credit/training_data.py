@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method, group_advantages
-from trajrec.replay.credit.texts import counterfactual_text, prompt_text, step_texts
+from trajrec.replay.credit.forms import Form
+from trajrec.types import Value
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -23,7 +24,7 @@ class StepLabels(TypedDict):
 
     Attributes:
         prompt: The goal, or the first observation.
-        completions: The text of each step.
+        completions: Each step.
         labels: Whether any rollout from after the step was won: the hard estimate.
         soft_labels: The share of these rollouts that was won, or their mean score.
         n: The number of these rollouts.
@@ -32,8 +33,8 @@ class StepLabels(TypedDict):
         policy_id: The policy of the rollouts.
     """
 
-    prompt: str
-    completions: list[str]
+    prompt: Value
+    completions: list[Value]
     labels: list[bool]
     soft_labels: list[float]
     n: list[int]
@@ -47,8 +48,8 @@ class PreferencePair(TypedDict):
 
     Attributes:
         prompt: The information before the step.
-        chosen: The text of the better action.
-        rejected: The text of the worse action.
+        chosen: The better action.
+        rejected: The worse action.
         margin: The difference of their effects on the result.
         ci_low: Lower end of the interval of the counterfactual's effect; None for a fork.
         ci_high: Upper end of this interval; None for a fork.
@@ -57,9 +58,9 @@ class PreferencePair(TypedDict):
         source: "counterfactual", or "fork" and the id of the branch.
     """
 
-    prompt: str
-    chosen: str
-    rejected: str
+    prompt: Value
+    chosen: Value
+    rejected: Value
     margin: float
     ci_low: float | None
     ci_high: float | None
@@ -73,15 +74,15 @@ class StepAdvantages(TypedDict):
 
     Attributes:
         prompt: The goal, or the first observation.
-        completions: The text of each step.
+        completions: Each step.
         advantages: The advantage of each step.
         reward: The episode's return.
         episode_id: The episode.
         method: The method of `group_advantages`.
     """
 
-    prompt: str
-    completions: list[str]
+    prompt: Value
+    completions: list[Value]
     advantages: list[float]
     reward: float
     episode_id: str
@@ -111,12 +112,15 @@ class LabelledRun(NamedTuple):
     shares: dict[tuple[int, str], Share]
 
 
-def step_labels(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[StepLabels]:
+def step_labels(
+    corpus: Corpus, where: str, form: Form, remark: Remark | None
+) -> Iterator[StepLabels]:
     """Yield the step labels of each episode, from its latest run with rollouts from every step.
 
     Args:
         corpus: The corpus.
         where: A SQL condition on the table `all_episodes`.
+        form: How steps are written.
         remark: Is told if the labels say nothing.
     """
     runs = _latest_runs(corpus, where)
@@ -127,20 +131,21 @@ def step_labels(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[S
     for episode in corpus.episodes(with_credit, kind="all", order_by="episode_id"):
         run = runs.get(episode.id)
         shares = None if run is None else _shares_after_steps(episode, run)
-        if run is None or shares is None:
+        if run is None or shares is None or not form.takes(episode):
             continue
         labels = [share.share > 0 for share in shares]
         if not run.has_check:
             unchecked_labels.update(labels)
         yield {
-            "prompt": prompt_text(episode),
-            "completions": list(step_texts(episode).values()),
+            "prompt": form.prompt(episode),
+            "completions": form.completions(episode),
             "labels": labels,
             "soft_labels": [share.share for share in shares],
             "n": [share.n for share in shares],
             "episode_id": episode.id,
             "run_id": run.run_id,
             "policy_id": run.policy_id,
+            **form.extra(episode),  # type: ignore[typeddict-item]
         }
     if remark is not None and len(unchecked_labels) == 1:
         (label,) = unchecked_labels
@@ -196,7 +201,7 @@ def _shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | Non
     return shares or None
 
 
-def counterfactual_pairs(corpus: Corpus, where: str) -> Iterator[PreferencePair]:
+def counterfactual_pairs(corpus: Corpus, where: str, form: Form) -> Iterator[PreferencePair]:
     """Yield a pair for each counterfactual whose effect is certain: its interval excludes 0."""
     certain = "estimator = 'effect' AND action IS NOT NULL AND (ci_low > 0 OR ci_high < 0)"
     query = (
@@ -211,31 +216,37 @@ def counterfactual_pairs(corpus: Corpus, where: str) -> Iterator[PreferencePair]
         f"AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
     )
     for episode in corpus.episodes(with_effect, kind="all", order_by="episode_id"):
-        texts = step_texts(episode)
+        if not form.takes(episode):
+            continue
         for step, action, value, ci_low, ci_high in effects.get(episode.id, ()):
-            if step not in texts:
+            recorded = form.action(episode, step)
+            if recorded is None:
                 continue
-            other = counterfactual_text(action, is_agent_episode=episode.is_agent_episode)
+            other = form.counterfactual(action, episode, step)
             is_better = ci_low > 0
             yield {
-                "prompt": prompt_text(episode, step),
-                "chosen": other if is_better else texts[step],
-                "rejected": texts[step] if is_better else other,
+                "prompt": form.prompt(episode, step),
+                "chosen": other if is_better else recorded,
+                "rejected": recorded if is_better else other,
                 "margin": abs(value),
                 "ci_low": ci_low,
                 "ci_high": ci_high,
                 "episode_id": episode.id,
                 "step": step,
                 "source": "counterfactual",
+                **form.extra(episode),  # type: ignore[typeddict-item]
             }
 
 
-def fork_pairs(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[PreferencePair]:
+def fork_pairs(
+    corpus: Corpus, where: str, form: Form, remark: Remark | None
+) -> Iterator[PreferencePair]:
     """Yield a pair for each fork with another outcome than its parent.
 
     Args:
         corpus: The corpus.
         where: A SQL condition on the table `all_episodes`, for the parents.
+        form: How steps are written.
         remark: Is told how many forks make no pair because an outcome is missing.
     """
     of_parent = (
@@ -262,13 +273,15 @@ def fork_pairs(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[Pr
     for branch_id, parent_id, step in corpus.sql(query, sandbox=True).fetchall():
         parent = load_parent(parent_id)
         branch = corpus.episode(branch_id)
-        recorded = step_texts(parent).get(step)
-        other = step_texts(branch).get(step)
+        if not form.takes(parent) or not form.takes(branch):
+            continue
+        recorded = form.action(parent, step)
+        other = form.action(branch, step)
         if recorded is None or other is None or recorded == other:
             continue
         is_better = branch.outcome == "success"
         yield {
-            "prompt": prompt_text(parent, step),
+            "prompt": form.prompt(parent, step),
             "chosen": other if is_better else recorded,
             "rejected": recorded if is_better else other,
             "margin": 1.0,
@@ -277,6 +290,7 @@ def fork_pairs(corpus: Corpus, where: str, remark: Remark | None) -> Iterator[Pr
             "episode_id": parent_id,
             "step": step,
             "source": f"fork {branch_id}",
+            **form.extra(parent),  # type: ignore[typeddict-item]
         }
 
 
@@ -284,6 +298,7 @@ def step_advantages(
     corpus: Corpus,
     where: str,
     method: Method,
+    form: Form,
     remark: Remark | None,
     **options: Unpack[GroupOptions],
 ) -> Iterator[StepAdvantages]:
@@ -293,6 +308,7 @@ def step_advantages(
         corpus: The corpus.
         where: A SQL condition on the table `all_episodes`.
         method: See `group_advantages`.
+        form: How steps are written.
         remark: Is told how many episodes are alone in their group.
         options: See `group_advantages`.
     """
@@ -300,6 +316,16 @@ def step_advantages(
         table.episode_id: table
         for table in group_advantages(corpus, method, where=where, **options)
     }
+    if remark is not None and options.get("measure", "return") == "return":
+        unmeasured = f"({where}\n) AND total_reward IS NULL AND outcome IS NOT NULL"
+        ((n_unmeasured,),) = corpus.sql(
+            f"SELECT count(*) FROM episodes WHERE {unmeasured}", sandbox=True
+        ).fetchall()
+        if n_unmeasured:
+            remark(
+                f"{n_unmeasured} episodes have an outcome and no rewards: "
+                "measure='outcome' (--measure outcome) compares them"
+            )
     if remark is not None:
         # The n of a row of GRPO is the size of the group; other methods count other things.
         sizes = list(tables.values())
@@ -312,16 +338,17 @@ def step_advantages(
                 "to compare them with"
             )
     for episode in corpus.episodes(where):
-        if episode.id in tables:
+        if episode.id in tables and form.takes(episode):
             # A step with an unknown advantage must not train: 0 gives no gradient.
             advantages = [0.0 if math.isnan(row.value) else row.value for row in tables[episode.id]]
             yield {
-                "prompt": prompt_text(episode),
-                "completions": list(step_texts(episode).values()),
+                "prompt": form.prompt(episode),
+                "completions": form.completions(episode),
                 "advantages": advantages,
                 "reward": episode.total_reward,
                 "episode_id": episode.id,
                 "method": method,
+                **form.extra(episode),  # type: ignore[typeddict-item]
             }
 
 

@@ -63,12 +63,26 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--method", choices=METHODS, default="grpo", help="method of advantages (default: grpo)"
     )
+    parser.add_argument(
+        "--measure",
+        choices=("return", "outcome"),
+        default="return",
+        help="grpo: what the episodes of a group are compared by (default: return)",
+    )
+    parser.add_argument(
+        "--messages",
+        action="store_true",
+        help="prm, dpo and grpo: prompts and steps as chat messages with tool calls and results, "
+        "of agents' episodes alone (default: texts)",
+    )
     add_json(parser)
 
 
 @reads_folder
 def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Write training data and print the number of rows."""
+    if arguments.messages and arguments.kind not in NEEDS:
+        raise ValueError(f"--messages is for {', '.join(NEEDS)}, and not for {arguments.kind}")
     require_selection(corpus, arguments.where)
     if arguments.kind in TRAJECTORIES:
         _write_trajectories(arguments, corpus)
@@ -146,5 +160,7 @@ def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) ->
         arguments.output,
         where=arguments.where,
         method=arguments.method,
+        messages=arguments.messages,
+        measure=arguments.measure,
         tell=remarks.append,
     )

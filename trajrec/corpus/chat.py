@@ -6,12 +6,14 @@ the whole of it, exactly as the model saw it.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
@@ -79,6 +81,86 @@ class Conversation(msgspec.Struct, kw_only=True):
                 span do not say its text: no span would be right.
         """
         return token_spans(self.messages, self.answers, tokenizer, tools=self.tools)
+
+
+class Decision(NamedTuple):
+    """What an agent said at a step, in the form of `Conversation.messages`.
+
+    Attributes:
+        before: The messages that it had then.
+        answer: Its message.
+        results: The results of the calls in it.
+        tools: The tools on offer.
+    """
+
+    before: list[JsonObject]
+    answer: JsonObject
+    results: list[JsonObject]
+    tools: list[JsonObject]
+
+
+def decisions(episode: Episode) -> dict[int, Decision]:
+    """Return the decisions of an agent's episode by step, the last one of each step.
+
+    They come from the model calls, and from the tool calls at steps without one: nothing was
+    recorded of the model then, or, in a fork, its answer came from the recording.
+    """
+    transcript = episode.transcript
+    answered = list(_answered(transcript.model_calls))
+    found = _of_attempts(episode)
+    for number, (call, talk) in enumerate(answered):
+        *before, answer = talk.messages
+        results: list[JsonObject] = []
+        if number + 1 < len(answered):
+            _, later = answered[number + 1]
+            if _continues(later.keys, talk):
+                # Without its own answer: a request may end with the results.
+                results = _results(later.messages[len(talk.messages) : -1])
+        results = results or _results_by_id(transcript.attempts, answer)
+        found[call.start.step] = Decision(before, answer, results, talk.tools)
+    return found
+
+
+def _of_attempts(episode: Episode) -> dict[int, Decision]:
+    talk = _of_tool_calls(episode)
+    steps = sorted({attempt.start.step for attempt in episode.transcript.attempts})
+    return {
+        step: Decision(
+            talk.messages[:place],
+            talk.messages[place],
+            _results(talk.messages[place + 1 :]),
+            talk.tools,
+        )
+        for step, place in zip(steps, talk.answers, strict=True)
+    }
+
+
+def _results(messages: Sequence[JsonObject]) -> list[JsonObject]:
+    """Return the messages before the first one that is no result of a tool."""
+    return list(itertools.takewhile(lambda message: message["role"] == "tool", messages))
+
+
+def _results_by_id(attempts: Sequence[Attempt], answer: JsonObject) -> list[JsonObject]:
+    """Return the results of the calls of an answer that no later request has."""
+    # Of several attempts at a call, the last.
+    by_id = {attempt.start.call_id: attempt for attempt in attempts if attempt.start.call_id}
+    return [
+        _result(by_id[call["id"]], call["id"])
+        for call in answer.get("tool_calls", ())
+        if call["id"] in by_id
+    ]
+
+
+def _result(attempt: Attempt, call_id: str | None) -> JsonObject:
+    text = _text(attempt.result)
+    if attempt.has_failed and attempt.end is not None:
+        text = attempt.end.message
+    return {
+        "role": "tool",
+        "tool_call_id": call_id,
+        "name": attempt.tool,
+        "content": text,
+    }
 
 
 def conversations(episode: Episode) -> Iterator[Conversation]:
@@ -199,6 +281,17 @@ def _key(message: Message) -> str:
 def _of_model_calls(calls: Sequence[ModelCall]) -> list[_Talk]:
     """Return the conversations of model calls that were answered."""
     talks: list[_Talk] = []
+    for _, talk in _answered(calls):
+        before = next((t for t in talks if _continues(talk.keys, t)), None)
+        if before is None:
+            talks.append(talk)
+        else:
+            talks[talks.index(before)] = talk
+    return talks
+
+
+def _answered(calls: Sequence[ModelCall]) -> Iterator[tuple[ModelCall, _Talk]]:
+    """Yield the model calls that were answered, each with its messages and its answer."""
     said: set[str] = set()
     for call in calls:
         content = content_of(call)
@@ -208,15 +301,10 @@ def _of_model_calls(calls: Sequence[ModelCall]) -> list[_Talk]:
             continue
         talk = _talk_of(call, content, said)
         message = Message("assistant", answer.text or "", chosen)
-        before = next((t for t in talks if _continues(talk.keys, t)), None)
         talk.answer_key = _key(message)
         said.add(talk.answer_key)
         talk.add(message, content.answered(), is_answer=True)
-        if before is None:
-            talks.append(talk)
-        else:
-            talks[talks.index(before)] = talk
-    return talks
+        yield call, talk
 
 
 def _continues(keys: Sequence[str], earlier: _Talk) -> bool:
@@ -299,11 +387,7 @@ def _of_tool_calls(episode: Episode) -> _Talk:
         ]
         talk.add(Message("assistant", "", tuple(calls)), None, is_answer=True)
         for call in calls:
-            attempt = last[call.number]
-            failed = attempt.has_failed and attempt.end is not None
-            row = {"role": "tool", "tool_call_id": call.call_id, "name": attempt.tool}
-            text = attempt.end.message if failed else _text(attempt.result)
-            talk.messages.append(row | {"content": text})
+            talk.messages.append(_result(last[call.number], call.call_id))
     return talk
 
 

@@ -1,0 +1,182 @@
+"""Labels, pairs and advantages as chat messages with tool calls and results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.cli.main import main
+from trajrec.envs import Bank
+from trajrec.replay import credit
+
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+
+
+def reply(text: str | None, *calls: tuple[str, str, str]) -> dict[str, Any]:
+    """Return an answer as the chat API has it."""
+    rows = [
+        {"id": own, "type": "function", "function": {"name": name, "arguments": arguments}}
+        for own, name, arguments in calls
+    ]
+    message = {"role": "assistant", "content": text, **({"tool_calls": rows} if rows else {})}
+    return {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+
+
+def answer_with(said: dict[str, Any], **_: Any) -> dict[str, Any]:
+    return said
+
+
+@trajrec.verifier(id="right", version="1")
+def is_right(state: Any) -> bool:
+    return bool(state["answer"] == ["7"])
+
+
+def record_agent(folder: Path, answer: str) -> str:
+    """Record an agent that looks at two places at once and answers; "7" is right."""
+    written: list[str] = []
+    with trajrec.episode(
+        folder, task="t", goal="How many?", watch={"answer": written}, checks=[is_right]
+    ) as ep:
+        look = ep.tool(lambda place: {"lamps": len(place)}, name="look", access="read")
+        talk: list[Any] = [{"role": "user", "content": "How many?"}]
+        calls = (("c1", "look", '{"place": "hall"}'), ("c2", "look", '{"place": "den"}'))
+        for said in (reply("I look.", *calls), reply(answer)):
+            got = ep.model(partial(answer_with, said), model="m", messages=list(talk), tools=TOOLS)
+            message = got["choices"][0]["message"]
+            talk.append(message)
+            for call in message.get("tool_calls", ()):
+                result = look(**json.loads(call["function"]["arguments"]))
+                row = {"role": "tool", "tool_call_id": call["id"], "content": json.dumps(result)}
+                talk.append(row)
+        written.append(answer)
+        ep.stop("done")
+    return ep.id
+
+
+@pytest.mark.slow
+def test_advantages_stand_beside_messages_and_results(tmp_path: Path, capsys: Any) -> None:
+    for answer in ("7", "8"):
+        record_agent(tmp_path / "runs", answer)
+    trajrec.close_logs()
+    for name in ("rows.jsonl", "rows.parquet"):
+        words = ["export", str(tmp_path / "runs"), "grpo", "-o", str(tmp_path / name)]
+        assert main([*words, "--messages"]) == 0
+        said = capsys.readouterr().err
+        assert "no rows: 2 episodes have an outcome and no rewards: measure='outcome'" in said
+        assert main([*words, "--messages", "--measure", "outcome"]) == 0
+        assert "2 rows" in capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    for row, answer in zip(rows, ("7", "8"), strict=True):
+        assert row["prompt"] == [{"role": "user", "content": "How many?"}]
+        first, last = row["completions"]
+        assert [message["role"] for message in first] == ["assistant", "tool", "tool"]
+        assert [call["id"] for call in first[0]["tool_calls"]] == ["c1", "c2"]
+        assert [message["content"] for message in first[1:]] == ['{"lamps": 4}', '{"lamps": 3}']
+        assert last == [{"role": "assistant", "content": answer}]
+        assert len(row["advantages"]) == 2
+        assert row["tools"][0]["function"]["name"] == "look"
+    assert rows[0]["advantages"][1] > 0 > rows[1]["advantages"][1]
+    query = (
+        f"SELECT prompt[1].role, completions[1][2].content, tools FROM '{tmp_path}/rows.parquet'"
+    )
+    for role, content, tools in duckdb.sql(query).fetchall():
+        assert (role, content) == ("user", '{"lamps": 4}')
+        assert json.loads(tools) == rows[0]["tools"]
+
+
+@pytest.mark.slow
+def test_a_pair_of_calls_is_two_messages_after_one_prompt(tmp_path: Path) -> None:
+    with trajrec.episode(
+        tmp_path / "runs", task="t", world=Bank(), checks=[lambda world: world.has_paid]
+    ) as ep:
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=150)
+        ep.call("withdraw")
+        ep.stop("done")
+    trajrec.close_logs()
+
+    def follow(context: Any, rng: np.random.Generator) -> Any:
+        plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+        return plan[context.step] if context.step < len(plan) else None
+
+    target = tmp_path / "pairs.jsonl"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        action = ("choose", {"amount": 50})
+        episode = corpus.episode(ep.id)
+        credit.counterfactual(episode, follow, 1, action=action, n_rollouts=8)
+    assert main(["export", str(tmp_path / "runs"), "dpo", "-o", str(target), "--messages"]) == 0
+    row = json.loads(target.read_text())
+    assert [message["role"] for message in row["prompt"]] == ["user", "assistant", "tool"]
+    assert row["prompt"][0]["content"] == "Pay in 100, choose an amount, take it out."
+    for name, amount in (("chosen", 50), ("rejected", 150)):
+        (message,) = row[name]
+        (call,) = message["tool_calls"]
+        assert call["function"] == {"name": "choose", "arguments": f'{{"amount":{amount}}}'}
+
+
+@pytest.mark.slow
+def test_labels_stand_beside_the_messages_of_each_step(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path / "runs", world=Bank(), checks=[has_paid]) as ep:
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=50)
+        ep.call("withdraw")
+    trajrec.close_logs()
+
+    def follow(context: Any, rng: np.random.Generator) -> Any:
+        plan = [("deposit", {"amount": 100}), ("choose", {"amount": 50}), ("withdraw", {})]
+        return plan[context.step] if context.step < len(plan) else None
+
+    with trajrec.open(tmp_path / "runs") as corpus:
+        credit.estimate(corpus.episode(ep.id), follow, n_rollouts=4, success=has_paid)
+        assert credit.export(corpus, "prm", tmp_path / "rows.jsonl", messages=True) == 1
+    row = json.loads((tmp_path / "rows.jsonl").read_text())
+    assert row["labels"] == [True, True, True]
+    roles = [[message["role"] for message in step] for step in row["completions"]]
+    assert roles == [["assistant", "tool"]] * 3
+
+
+@trajrec.verifier(id="paid", version="1")
+def has_paid(world: Any) -> bool:
+    return bool(world.has_paid)
+
+
+def test_environments_have_no_messages(tmp_path: Path, capsys: Any) -> None:
+    env = trajrec.record(gym.make("FrozenLake-v1"), tmp_path / "runs")
+    for _ in range(2):
+        env.reset(seed=1)
+        while not any(env.step(env.action_space.sample())[2:4]):
+            pass
+    env.close()
+    words = ["export", str(tmp_path / "runs"), "grpo", "-o", str(tmp_path / "rows.jsonl")]
+    assert main([*words, "--messages"]) == 0
+    assert "no rows" in capsys.readouterr().err
+    words[2] = "transitions"
+    assert main([*words, "--messages"]) == 2
+    assert "--messages is for prm, dpo, grpo" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_what_if_with_other_arguments_gives_pairs(tmp_path: Path) -> None:
+    corpus = Path(__file__).parent.parent / "sample_trajectories" / "support"
+    runs = shutil.copytree(corpus, tmp_path / "runs")
+    target = tmp_path / "pairs.jsonl"
+    assert main(["export", str(runs), "dpo", "-o", str(target), "--messages"]) == 0
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert len(rows) == 8
+    for row in rows:
+        # The recorded model was asked; the changed call is of its recorded answer.
+        assert row["prompt"][-1]["role"] == "tool"
+        cents = [
+            json.loads(row[name][0]["tool_calls"][0]["function"]["arguments"])["cents"]
+            for name in ("chosen", "rejected")
+        ]
+        assert cents == [12900, 129]
