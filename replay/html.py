@@ -6,6 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from trajrec.corpus.scratch import replacing
 from trajrec.replay.execute.report import ReplayReport, ReplaySummary
 from trajrec.types import Value
 from trajrec.values.json import describe_field
@@ -65,9 +66,12 @@ def write_html(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
     """Write replays as a page with one row for each, those that diverged first.
 
     Args:
-        path: The file; it is overwritten.
+        path: The file; it is replaced when all is written.
         reports: The replays.
         name: The name of the replayed corpus.
+
+    Raises:
+        CorpusError: The file cannot be written.
     """
     summary = ReplaySummary()
     rows = []
@@ -75,7 +79,8 @@ def write_html(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
         summary.add(report)
         rows.append(_row(report))
     text = page(f"Replay of {name}", [str(summary)], "", _COLUMNS, rows)
-    path.write_text(text, "utf-8", errors="backslashreplace")
+    with replacing(path) as partial:
+        partial.write_text(text, "utf-8", errors="backslashreplace")
 
 
 def _row(report: ReplayReport) -> tuple[Value, ...]:

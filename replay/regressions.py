@@ -10,6 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.scratch import replacing
 from trajrec.replay.execute.report import ReplayReport
 
 # Outside of these ranges XML 1.0 has no characters, not even as references.
@@ -80,9 +81,12 @@ def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
     Each episode is a test case: a failure if it diverged, an error if it was refused.
 
     Args:
-        path: The file; it is overwritten.
+        path: The file; it is replaced when all is written.
         reports: The replays.
         name: The name of the test suite: the replayed corpus.
+
+    Raises:
+        CorpusError: The file cannot be written.
     """
     suite = ElementTree.Element("testsuite", name=_xml_text(name))
     counts = {"tests": 0, "failures": 0, "errors": 0}
@@ -97,7 +101,8 @@ def write_junit(path: Path, reports: Iterable[ReplayReport], name: str) -> None:
             ElementTree.SubElement(case, "error", message=_xml_text("; ".join(report.remarks)))
     for key, count in counts.items():
         suite.set(key, str(count))
-    ElementTree.ElementTree(suite).write(path, encoding="utf-8", xml_declaration=True)
+    with replacing(path) as partial:
+        ElementTree.ElementTree(suite).write(partial, encoding="utf-8", xml_declaration=True)
 
 
 def _xml_text(text: str) -> str:

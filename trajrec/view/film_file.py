@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from trajrec.corpus.scratch import replacing
 from trajrec.errors import MissingPackageError
 from trajrec.view.film import Picture
 
@@ -87,6 +88,7 @@ def write_film(path: Path, reel: Reel, *, fps: float = 25.0, scale: int | None =
     Raises:
         MissingPackageError: The extra `film` is not installed.
         ValueError: The name ends otherwise, or the pictures differ in size.
+        CorpusError: The file cannot be written.
     """
     suffix = check_suffix(path)
     steps = reel.steps
@@ -94,14 +96,9 @@ def write_film(path: Path, reel: Reel, *, fps: float = 25.0, scale: int | None =
         places = np.linspace(0, len(steps) - 1, min(SHEET_PICTURES, len(steps)))
         steps = [steps[place] for place in places.round().astype(int)]
     frames = _of_one_size(reel.frames(steps), scale)
-    # The suffix stays the last one: the writers choose the format by it.
-    partial = path.with_name(f".{path.stem}.partial{suffix}")
     write = {".gif": _write_gif, ".mp4": _write_mp4, ".png": _write_sheet}[suffix]
-    try:
+    with replacing(path) as partial:
         write(partial, frames, fps)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return steps
 
 
@@ -142,7 +139,9 @@ def _write_gif(path: Path, frames: Iterator[Frame], fps: float) -> None:
     images = (image.fromarray(frame.picture) for frame in frames)
     first = next(images)
     duration_ms = max(20, round(100 / fps) * 10)
-    first.save(path, save_all=True, append_images=images, duration=duration_ms, loop=0)
+    first.save(
+        path, format="GIF", save_all=True, append_images=images, duration=duration_ms, loop=0
+    )
 
 
 def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
@@ -156,7 +155,13 @@ def _write_mp4(path: Path, frames: Iterator[Frame], fps: float) -> None:
             if writer is None:
                 size = (pixels.shape[1], pixels.shape[0])
                 writer = ffmpeg.write_frames(
-                    str(path), size, fps=fps, codec="libx264", quality=8, macro_block_size=2
+                    str(path),
+                    size,
+                    fps=fps,
+                    codec="libx264",
+                    quality=8,
+                    macro_block_size=2,
+                    output_params=["-f", "mp4"],
                 )
                 writer.send(None)
             writer.send(np.ascontiguousarray(pixels))
@@ -187,7 +192,7 @@ def _write_sheet(path: Path, frames: Iterator[Frame], fps: float) -> None:
     draw = draw_module.Draw(picture)
     for frame, place in zip(shown, places, strict=True):
         draw.text(place, "reset" if frame.step < 0 else f"step {frame.step}", fill=(60, 60, 60))
-    picture.save(path)
+    picture.save(path, format="PNG")
 
 
 def _needed(module: str) -> Any:

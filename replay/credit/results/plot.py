@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trajrec.corpus.scratch import replacing
 from trajrec.errors import MissingPackageError
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import CreditTable
@@ -77,18 +78,21 @@ def plot(
     Raises:
         MissingPackageError: matplotlib is not installed.
         ValueError: The file has another ending, or the table has nothing to plot.
+        CorpusError: The file cannot be written.
     """
     path = check_file(file)
     default_title = f"episode {table.episode_id}, policy {table.policy_id}"
     figure = _figure(table, marked, title or default_title)
     if path.suffix != ".html":
-        figure.savefig(path, dpi=_DPI)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=_DPI, format=path.suffix[1:])
         return path
     picture = io.StringIO()
     figure.savefig(picture, format="svg")
     svg = picture.getvalue()
     # The XML declaration in front of the element is not allowed inside HTML.
-    path.write_text(_page(table, svg[svg.index("<svg") :], title), "utf-8")
+    with replacing(path) as partial:
+        partial.write_text(_page(table, svg[svg.index("<svg") :], title), "utf-8")
     return path
 
 
