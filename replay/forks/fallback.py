@@ -62,6 +62,7 @@ def with_fallback(
     Raises:
         ControlError: No way is right.
         DivergenceError: The environment is not in the recorded state at a step.
+        SnapshotError: The environment has state that cannot be set, whichever way is taken.
     """
     attempt = first
     failures: list[ControlError] = []
@@ -70,6 +71,9 @@ def with_fallback(
             return run(attempt)
         except (ControlError, DivergenceError, SnapshotError) as exc:
             if first.restore != "auto" or not first.control:
+                raise
+            if isinstance(exc, SnapshotError) and attempt.restore == "reexecute":
+                # Nothing is copied then: no other way would mend it.
                 raise
             if isinstance(exc, ControlError):
                 failures.append(exc)
@@ -127,7 +131,7 @@ def _all_failed(failures: list[ControlError]) -> ControlError:
     return ControlError(
         "no way of reaching its steps is right for this environment, so there is no result: "
         f"{reasons}; `trajrec check-determinism` looks for the cause",
-        episode_id=last.episode_id,
+        episode_id=next((one.episode_id for one in reversed(failures) if one.episode_id), ""),
         restore=last.restore,
         start=last.start,
         step=last.step,
