@@ -129,6 +129,8 @@ def test_a_killed_recorder_is_shown_as_interrupted(corpus: trajrec.Corpus) -> No
     assert not news(client, id_of(corpus), "", -1)["isLive"]
 
 
+# Rows that go from the journal to the log are read again, and the table comes again.
+@pytest.mark.usefixtures("no_flusher")
 def test_the_table_comes_again_only_when_it_changes(corpus: trajrec.Corpus) -> None:
     client = signed_in(corpus)
     with recording(corpus) as episode:

@@ -72,7 +72,8 @@ class Revision(NamedTuple):
     """How far a corpus has been read.
 
     Attributes:
-        number: Grows whenever the rows of a table change; it counts for one open corpus alone.
+        number: Grows whenever the rows of a table change, and when rows are read again because they
+            went from a journal to their log; it counts for one open corpus alone.
         n_recording: Logs that a living process writes.
     """
 
