@@ -102,11 +102,12 @@ def test_a_film_shows_each_observed_picture(tmp_path: Path, capsys: Any) -> None
     assert sorted(path.name for path in tmp_path.iterdir()) == ["film.gif", "runs"]
 
 
-def test_a_step_that_raised_has_no_picture(tmp_path: Path) -> None:
+def test_a_step_that_raised_has_no_picture(tmp_path: Path, capsys: Any) -> None:
     episode = record_screen(tmp_path / "runs", fails=True)
     film = tmp_path / "film.gif"
     assert main(["film", str(tmp_path / "runs"), episode.id, "-o", str(film)]) == 0
     assert [int(picture[0, 0, 0]) for picture in images(film)] == [0, 40, 80]
+    assert "steps without a picture: 1" in capsys.readouterr().err
 
 
 def test_steps_of_a_film_can_be_chosen(tmp_path: Path) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Generic, Protocol, TypeVar
 
 from trajrec.corpus.chat import Decision, decisions
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.texts import counterfactual_text, prompt_text, step_texts
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
+
+T = TypeVar("T")
 
 
 class Form(Protocol):
@@ -43,8 +44,29 @@ class Form(Protocol):
         """Return further columns of a row."""
 
 
+class _LastOnes(Generic[T]):
+    """Remembers what a function returned for the last two episodes, and not the episodes.
+
+    The rows of an episode follow each other; a fork and its parent take turns.
+    """
+
+    def __init__(self, function: Callable[[Episode], T]) -> None:
+        self._function = function
+        self._known: dict[str, T] = {}
+
+    def __call__(self, episode: Episode) -> T:
+        if episode.id not in self._known:
+            while len(self._known) > 1:
+                del self._known[next(iter(self._known))]
+            self._known[episode.id] = self._function(episode)
+        return self._known[episode.id]
+
+
 class TextForm:
     """Actions and tool calls as JSON, and prompts with an item a line."""
+
+    def __init__(self) -> None:
+        self._texts = _LastOnes(step_texts)
 
     def takes(self, episode: Episode) -> bool:
         return True
@@ -53,10 +75,10 @@ class TextForm:
         return prompt_text(episode, step)
 
     def completions(self, episode: Episode) -> list[Value]:
-        return list(step_texts(episode).values())
+        return list(self._texts(episode).values())
 
     def action(self, episode: Episode, step: int) -> Value:
-        return step_texts(episode).get(step)
+        return self._texts(episode).get(step)
 
     def counterfactual(self, action: str, episode: Episode, step: int) -> Value:
         return counterfactual_text(action, is_agent_episode=episode.is_agent_episode)
@@ -73,8 +95,7 @@ class MessageForm:
     """
 
     def __init__(self) -> None:
-        # Rows of one episode follow each other.
-        self._decisions = functools.lru_cache(maxsize=2)(decisions)
+        self._decisions = _LastOnes(decisions)
 
     def takes(self, episode: Episode) -> bool:
         return episode.is_agent_episode and bool(self._decisions(episode))
@@ -113,7 +134,6 @@ class MessageForm:
         return {"tools": [] if decision is None else decision.tools}
 
     def _decision(self, episode: Episode, step: int | None) -> Decision | None:
-        """Return the decision at a step, or the first one; else the next one after the step."""
+        """Return the decision at a step, None if there is none; by default the first one."""
         found = self._decisions(episode)
-        later = [own for own in found if step is None or own >= step]
-        return found[min(later)] if later else None
+        return found.get(min(found) if step is None else step)

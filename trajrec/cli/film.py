@@ -91,6 +91,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         reel = _recorded(episode, arguments.steps)
     if len(reel) == 0:
         raise ValueError(_why_empty(episode, report))
+    n_missing = len(_chosen(episode, arguments.steps)) - len(reel)
     steps = write_film(arguments.out, reel, fps=arguments.fps, scale=arguments.scale)
     source = "as they were observed" if report is None else f"drawn by a replay: {report.grade}"
     size_kb = arguments.out.stat().st_size / 1000
@@ -98,6 +99,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         f"{arguments.out}: {len(steps)} pictures, {_name(steps[0])} to {_name(steps[-1])}, "
         f"{source}; {size_kb:,.0f} kB"
     )
+    if n_missing and (report is None or report.divergence is None):
+        say(f"steps without a picture: {n_missing}; they raised, or the log has lost them")
     if report is not None and report.grade != "exact":
         say(f"the replay: {report}")
     if report is None or report.divergence is None:
