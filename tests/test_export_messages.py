@@ -12,9 +12,11 @@ import duckdb
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import only
 
 import trajrec
 from trajrec.cli.main import main
+from trajrec.corpus.chat import decisions
 from trajrec.envs import Bank
 from trajrec.replay import credit
 
@@ -91,6 +93,22 @@ def test_advantages_stand_beside_messages_and_results(tmp_path: Path, capsys: An
     for role, content, tools in duckdb.sql(query).fetchall():
         assert (role, content) == ("user", '{"lamps": 4}')
         assert json.loads(tools) == rows[0]["tools"]
+
+
+def test_a_last_call_has_the_result_of_its_own_step(tmp_path: Path) -> None:
+    talk: list[Any] = [{"role": "user", "content": "How many?"}]
+    with trajrec.episode(tmp_path, task="t") as ep:
+        ep.tool(lambda place: {"lamps": len(place)}, name="look", access="read")
+        for place in ("hall", "cellar"):
+            # This server begins to count anew with each answer.
+            said = reply(None, ("call_0", "look", json.dumps({"place": place})))
+            ep.model(partial(answer_with, said), model="m", messages=list(talk), tools=TOOLS)
+            ep.execute("look", {"place": place}, call_id="call_0")
+            # The agent forgets what it has seen, so no request has a result.
+    trajrec.close_logs()
+    found = decisions(only(tmp_path))
+    contents = [[message["content"] for message in found[step].results] for step in (0, 1)]
+    assert contents == [['{"lamps": 4}'], ['{"lamps": 6}']]
 
 
 @pytest.mark.slow

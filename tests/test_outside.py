@@ -282,6 +282,20 @@ def test_a_policy_that_remembers_branches_is_warned_of(tmp_path: Path) -> None:
         fork_many(episode, policy="random", n_branches=3, **options)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="there is no /proc")
+def test_own_children_are_no_ties_and_others_are() -> None:
+    before = Holdings.present()
+    wait = [sys.executable, "-c", "input()"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(wait, stdin=pipe) as own, subprocess.Popen(wait, stdin=pipe) as engine:
+        assert own.stdin is not None
+        known = before.with_children([own.pid], [own.stdin.fileno()])
+        assert shared_since(known) == f"it has the child process {engine.pid}"
+        engine.communicate(b"\n")
+        assert not shared_since(known)
+        own.communicate(b"\n")
+
+
 class InChildLater(Hidden):
     """The number moves into a child process at step 20, from which on it cannot be copied."""
 

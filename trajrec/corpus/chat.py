@@ -108,6 +108,10 @@ def decisions(episode: Episode) -> dict[int, Decision]:
     transcript = episode.transcript
     answered = list(_answered(transcript.model_calls))
     found = _of_attempts(episode)
+    # Some servers give the calls of each answer the same ids: they tell calls of one step apart.
+    by_step: dict[int, list[Attempt]] = {}
+    for attempt in transcript.attempts:
+        by_step.setdefault(attempt.start.step, []).append(attempt)
     for number, (call, talk) in enumerate(answered):
         *before, answer = talk.messages
         results: list[JsonObject] = []
@@ -116,7 +120,7 @@ def decisions(episode: Episode) -> dict[int, Decision]:
             if _continues(later.keys, talk):
                 # Without its own answer: a request may end with the results.
                 results = _results(later.messages[len(talk.messages) : -1])
-        results = results or _results_by_id(transcript.attempts, answer)
+        results = results or _results_by_id(by_step.get(call.start.step, ()), answer)
         found[call.start.step] = Decision(before, answer, results, talk.tools)
     return found
 
