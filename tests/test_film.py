@@ -143,7 +143,7 @@ def test_pictures_of_several_sizes_make_no_film(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "has no pictures among its observations; --render replays it"),
+        ([], "has no pictures in its observations; --render runs it again"),
         (["--render", "--steps", "90:"], "has no such steps: it has 6"),
         (["-o", "film.avi"], "a film is a file named *.gif, *.mp4, *.png, got 'film.avi'"),
     ],

@@ -49,8 +49,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--render",
         action="store_true",
-        help="replay the episode, which runs its environment, and take what that draws; "
-        "by default the pictures among the recorded observations",
+        help="run the episode again, and take the pictures that its environment draws "
+        "(default: the pictures in its observations)",
     )
     parser.add_argument(
         "--steps",
@@ -156,9 +156,11 @@ def _chosen(episode: Episode, steps: slice) -> list[int]:
 def _why_empty(episode: Episode, report: ReplayReport | None) -> str:
     if report is None:
         remedy = (
-            "" if episode.is_agent_episode else "; --render replays it and takes what that draws"
+            ""
+            if episode.is_agent_episode
+            else "; --render runs it again, and takes the pictures that its environment draws"
         )
-        return f"episode {episode.id} has no pictures among its observations{remedy}"
+        return f"episode {episode.id} has no pictures in its observations{remedy}"
     if report.divergence is not None:
         return f"episode {episode.id}: the replay diverged at once: {report.divergence}"
     return f"episode {episode.id}: its environment draws no pictures of one, three or four channels"
