@@ -18,6 +18,7 @@ from conftest import rows
 from shop_agent import solve
 
 import trajrec
+from trajrec.agents import running_calls
 from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
@@ -141,3 +142,11 @@ def test_an_open_corpus_counts_a_growing_episode_once(
                 ).fetchall()
                 assert result == [(x + 1, x + 1, "echo")]
                 assert corpus.sql("SELECT n_steps FROM episodes").fetchall() == [(x + 1,)]
+
+
+def test_episodes_that_are_over_cost_later_calls_nothing(tmp_path: Path) -> None:
+    state = {"n": 0}
+    for number in range(5):
+        with trajrec.episode(tmp_path / "runs", watch=state) as ep:
+            ep.tool(state.update, name="put")(n=number)
+        assert len(running_calls._CHAIN.get()) <= 1

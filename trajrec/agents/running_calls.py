@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from trajrec.agents.counters import CallPosition
 from trajrec.protocols import Tool
 
-# The calls that led here, the outermost first: the id of their `RunningCalls`, and their position.
-# Those that have ended are left out when it is read, as a call may end in another context.
-_CHAIN: ContextVar[tuple[tuple[int, CallPosition], ...]] = ContextVar("trajrec_calls", default=())
+_Link: TypeAlias = "tuple[weakref.ref[RunningCalls], CallPosition]"
+
+# The calls that led here, the outermost first: their `RunningCalls`, and their position. Those that
+# have ended are left out when it is read, as a call may end in another context. Not by the id of
+# their `RunningCalls`: another episode may have the same one later.
+_CHAIN: ContextVar[tuple[_Link, ...]] = ContextVar("trajrec_calls", default=())
 
 
 def is_read(tool: Tool | None) -> bool:
@@ -37,6 +41,7 @@ class RunningCalls:
 
     def __init__(self) -> None:
         self._calls: dict[CallPosition, RunningCall] = {}
+        self._self = weakref.ref(self)
 
     def __bool__(self) -> bool:
         return bool(self._calls)
@@ -54,23 +59,28 @@ class RunningCalls:
     def enter(self, position: CallPosition) -> None:
         """Note that what runs in this context from here on is the code of a call that has begun."""
         if position in self._calls:
-            _CHAIN.set((*self._chain(), (id(self), position)))
+            _CHAIN.set((*_running_chain(), (self._self, position)))
 
     def leave(self, position: CallPosition) -> None:
         """Note that it is not any more, and the call goes on: its awaitable may run anywhere."""
         if position in self._calls:
-            _CHAIN.set(tuple(item for item in self._chain() if item != (id(self), position)))
+            own = (self._self, position)
+            _CHAIN.set(tuple(link for link in _running_chain() if link != own))
 
     def end(self, position: CallPosition) -> None:
         """Note that a call has ended."""
         self._calls.pop(position, None)
+
+    def has(self, position: CallPosition) -> bool:
+        """Return whether the call at a position runs."""
+        return position in self._calls
 
     def innermost(self) -> RunningCall | None:
         """Return the call whose own code runs; None if it may be another one's, or the program's.
 
         It is known if all calls that run have led to this context, each by calling the next.
         """
-        own = [position for owner, position in self._chain() if owner == id(self)]
+        own = [position for owner, position in _running_chain() if owner is self._self]
         if own and len(own) == len(self._calls):
             return self._calls[own[-1]]
         if len(self._calls) == 1:
@@ -78,9 +88,11 @@ class RunningCalls:
             return None if only.is_read else only
         return None
 
-    def _chain(self) -> list[tuple[int, CallPosition]]:
-        return [
-            (owner, position)
-            for owner, position in _CHAIN.get()
-            if owner != id(self) or position in self._calls
-        ]
+
+def _running_chain() -> list[_Link]:
+    """Return the calls that led here and have not ended, of all episodes."""
+    return [
+        (reference, position)
+        for reference, position in _CHAIN.get()
+        if (owner := reference()) is not None and owner.has(position)
+    ]
