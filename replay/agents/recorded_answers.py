@@ -25,6 +25,7 @@ from trajrec.wire.json_bodies import NOT_JSON, read_json
 
 _NO_CALL_END = "the recorded call was open when its log ended"
 _NO_MODEL_END = "the recorded model call was open when its log ended"
+_LEFT = "the recorded stream was not read on before its episode ended; nothing is known of the rest"
 
 
 def as_stored(value: Value) -> Value:
@@ -102,13 +103,13 @@ def call_result(attempt: Attempt) -> Value:
 def call_items(attempt: Attempt) -> RecordedStream:
     """Return the recorded items of a generator, which raises at their end if it did."""
     end = attempt.end
+    result = rehydrate(attempt.result)
+    items = result if isinstance(result, list) else []
     if end is None:
-        return RecordedStream([], as_exception("builtins.TimeoutError", _NO_CALL_END))
+        reason = _LEFT if attempt.left_ns else _NO_CALL_END
+        return RecordedStream(items, as_exception("builtins.TimeoutError", reason))
     error = as_exception(end.error_type, end.message) if end.is_raised else None
-    items = rehydrate(attempt.result)
-    return RecordedStream(
-        items if isinstance(items, list) else [], error, hangs=_was_given_up(attempt)
-    )
+    return RecordedStream(items, error, hangs=_was_given_up(attempt))
 
 
 def _was_given_up(attempt: Attempt) -> bool:
@@ -126,10 +127,12 @@ def model_answer(call: ModelCall) -> Value:
     """Return the recorded answer of a model, or raise its recorded exception."""
     end = call.end
     if end is None:
-        cut_off = as_exception("builtins.TimeoutError", _NO_MODEL_END)
+        left = call.open_end
+        cut_off = as_exception("builtins.TimeoutError", _NO_MODEL_END if left is None else _LEFT)
         if call.answer is None:
             raise cut_off
-        return RecordedStream(rehydrate(call.answer), cut_off)
+        pieces = RecordedStream(rehydrate(call.answer), cut_off)
+        return deliver(pieces, left is not None and left.is_async)
     error = as_exception(end.error_type, end.message) if end.error_type else None
     if end.answer_data is None:
         given_up = as_exception(end.error_type, end.message)

@@ -89,8 +89,9 @@ class ToolAnswers:
 
     def excuse(self, attempt: Attempt) -> None:
         """Excuse the requests within a call, whose code does not run again: say a sub-agent's."""
-        if attempt.end is not None:
-            self._spans.append((attempt.start.time_ns, attempt.end.time_ns))
+        end_ns = attempt.left_ns if attempt.end is None else attempt.end.time_ns
+        if end_ns:
+            self._spans.append((attempt.start.time_ns, end_ns))
 
     def not_excused(self, requests: Sequence[Request]) -> list[Request]:
         """Return the requests that began outside of the calls that were excused."""

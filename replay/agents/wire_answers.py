@@ -11,6 +11,7 @@ from urllib.parse import urljoin, urlsplit
 
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.wire_calls import CANCELLATIONS
+from trajrec.log.events import ExchangeEnd
 from trajrec.redaction.digests import without_digests_in_bytes
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.request_bodies import BodyRedactor
@@ -22,6 +23,8 @@ KEYS = ("exact", "canonical", "loose")
 """The keys by which requests are matched, each weaker than the one before."""
 
 _NO_END = "the recorded request was open when its log ended"
+
+_LEFT = "the recorded stream was not read on before its episode ended; nothing is known of the rest"
 
 # The statuses at which clients wait and try again.
 _RETRIED = frozenset({408, 409, 429})
@@ -139,6 +142,8 @@ def _body_of(exchange: HttpExchange) -> bytes:
 def answer_of(exchange: HttpExchange) -> HttpAnswer:
     """Return a recorded response as a tap delivers it, without waits between retries."""
     end = exchange.end
+    if end is None and exchange.open_end is not None:
+        return _open_answer(exchange, exchange.open_end)
     if end is None:
         # A head may have come. Without one, the pieces cannot be delivered either.
         return HttpAnswer(0, [], [], TimeoutError(_NO_END))
@@ -156,6 +161,20 @@ def answer_of(exchange: HttpExchange) -> HttpAnswer:
         chunks=exchange.chunks,
         error=error_after,
         hangs=is_left,
+    )
+
+
+def _open_answer(exchange: HttpExchange, left: ExchangeEnd) -> HttpAnswer:
+    """Return what had come of a response when its episode ended."""
+    if left.status is None:
+        return HttpAnswer(0, [], [], TimeoutError(_NO_END), hangs=True)
+    return HttpAnswer(
+        status=left.status,
+        headers=_answered_headers(exchange, left.status, left.headers),
+        chunks=exchange.chunks,
+        # Not an end, which would pass for that of the answer; and no wait, since who reads on does
+        # something else than was recorded. No TimeoutError, whose text urllib3 replaces.
+        error=ConnectionError(_LEFT),
     )
 
 

@@ -374,7 +374,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
     def _end(self, ending: AgentEnding, fault: Fault = "") -> None:
         recording = self._begun()
         try:
-            recording.calls.states.end()
+            recording.end()
         finally:
             self._has_ended = True
             if self._token is not None:

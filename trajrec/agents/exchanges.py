@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 import time
 from typing import NamedTuple
 from urllib.parse import urljoin
@@ -66,6 +68,7 @@ class ExchangeRecorder:
         self._deltas = BodyDeltas()
         self.memory = ExchangeMemory()
         self._n_exchanges = 0
+        self._open: dict[int, RecordedExchange] = {}
 
     def begin(self, request: HttpRequest) -> RecordedExchange:
         """Record a request that is about to be sent; return the exchange to report to."""
@@ -98,7 +101,13 @@ class ExchangeRecorder:
             self._deltas.add(number, body, delta)
             self._n_exchanges = number + 1
         self.memory.add_request(request.url, request.body)
-        return RecordedExchange(self, number, position, request)
+        exchange = self._open[number] = RecordedExchange(self, number, position, request)
+        return exchange
+
+    def leave_open(self) -> None:
+        """Record of each exchange that has no end what came of it, at the end of the episode."""
+        for exchange in list(self._open.values()):
+            exchange.left_open()
 
     def _position(self, request: HttpRequest) -> _Position:
         """Return the place of a request in the episode. A retry belongs to the step of the first."""
@@ -125,7 +134,9 @@ class ExchangeRecorder:
     def add_end(
         self, number: int, status: int | None, headers: Headers, response: _Response
     ) -> None:
-        """Record the end of an exchange."""
+        """Record the end of an exchange, or what came of it until the end of the episode."""
+        if not response.notes.is_open:
+            self._open.pop(number, None)
         journal = self.journal
         exc = response.error
         error = NO_ERROR if exc is None else journal.describe(exc)
@@ -190,6 +201,9 @@ class RecordedExchange:
         self._has_parts = False
         self._coding = ""
         self._is_over = False
+        self._was_left = False
+        # Re-entrant: a finalizer or a signal handler may end the exchange while it is written.
+        self._lock = threading.RLock()
 
     def responded(self, status: int, headers: Headers) -> None:
         """Note the head of the response."""
@@ -207,31 +221,60 @@ class RecordedExchange:
         now = time.monotonic()
         if now > self._drain_at:
             if self._drain_at:
-                self._drain()
+                with self._lock:
+                    self._drain()
             else:
                 self._first_ns = time.time_ns()
             self._drain_at = now + DRAIN_SECONDS
 
     def ended(self, error: BaseException | None) -> None:
         """Note the end of the exchange."""
-        if self._is_over:
-            return
-        self._is_over = True
-        recorder = self._recorder
-        self._drain()
-        rest = self._redactor.finish()
-        if self._has_parts and rest:
-            self._add_part(rest)
-        n_secrets = self._redactor.n_secrets
-        has_body = self._status is not None and not self._has_parts
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+            # Its record says that it was open when the episode ended, if the log is closed by now.
+            if not (self._was_left and self._recorder.journal.is_closed):
+                self._end(error)
+
+    def left_open(self) -> None:
+        """Record what came until now, because the episode ends; see `trajrec.log.open_ends`."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._was_left = True
+            self._drain()
+            own = self._recorder.journal.redactor
+            # A copy: the body may be read on, and a secret may be cut here.
+            redactor = copy.deepcopy(self._redactor, {id(own): own})
+            rest = redactor.finish()
+            response = self._response(None, rest, redactor.n_secrets, is_open=True)
+            self._recorder.add_end(self._number, self._status, self._headers, response)
+
+    def _response(
+        self, error: BaseException | None, body: bytes | None, n_secrets: int, *, is_open: bool
+    ) -> _Response:
         notes = ResponseNotes(
             # With marks in it, the pieces have other sizes.
             sizes=self._sizes if len(self._sizes) > 1 and not n_secrets else [],
             first_ns=self._first_ns,
             coding=self._coding,
+            is_open=is_open,
         )
-        body_data = recorder.journal.store(codec.encode(rest)) if has_body else None
-        response = _Response(error, body_data, n_secrets, notes)
+        has_body = self._status is not None and body is not None
+        store = self._recorder.journal.store
+        body_data = store(codec.encode(body)) if has_body else None
+        return _Response(error, body_data, n_secrets, notes)
+
+    def _end(self, error: BaseException | None) -> None:
+        recorder = self._recorder
+        self._drain()
+        rest: bytes | None = self._redactor.finish()
+        if self._has_parts:
+            if rest:
+                self._add_part(rest)
+            rest = None
+        response = self._response(error, rest, self._redactor.n_secrets, is_open=False)
         recorder.add_end(self._number, self._status, self._headers, response)
         if self._has_failed(error):
             # The next request with the same bytes is its retry.
@@ -260,10 +303,11 @@ class RecordedExchange:
 
     def _drain(self) -> None:
         """Write the pieces that came, as far as no secret can begin in them."""
-        pieces = self._pieces
-        if not pieces:
+        # In this way, because another thread may append one meanwhile.
+        pieces = self._pieces[:]
+        del self._pieces[: len(pieces)]
+        if not pieces or (self._was_left and self._recorder.journal.is_closed):
             return
-        self._pieces = []
         if not self._decoder.is_plain:
             try:
                 pieces = [self._decoder.decode(piece) for piece in pieces]

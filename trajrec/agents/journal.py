@@ -34,6 +34,11 @@ class Journal:
         self.redactor = redactor
         self.number = log.new_episode()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more can be recorded."""
+        return self.log.writer.is_closed
+
     def add(self, event: Event, size: int = EVENT_BYTES) -> None:
         """Add an event."""
         self.log.add(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.state_recorder import StateRecorder
 from trajrec.agents.streams import Stream, is_stream
 from trajrec.log.events import AnswerPart, ModelEnd, ModelStart
+from trajrec.log.open_ends import open_data
 from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.streams import StreamRedactor, join_pieces
 from trajrec.types import JsonObject, Value
@@ -43,6 +45,7 @@ class ModelCallRecorder:
         self._states = states
         self._steps = steps
         self._conversation = Conversation()
+        self._open: dict[int, _OpenStream] = {}
 
     def execute(
         self, function: Callable[..., Value], args: tuple[Value, ...], kwargs: JsonObject
@@ -130,12 +133,13 @@ class ModelCallRecorder:
         """Return a stream whose pieces are recorded as far as no secret can begin in them."""
         journal = self._journal
         redactor = StreamRedactor(journal.redactor)
+        stream = self._open[number] = _OpenStream(redactor, is_async=is_async)
 
         is_broken = False
 
         def add_piece(piece: Value) -> None:
             nonlocal is_broken
-            if is_broken:
+            if is_broken or (stream.was_left and journal.is_closed):
                 return
             try:
                 pieces = redactor.add(piece)
@@ -150,6 +154,10 @@ class ModelCallRecorder:
                 raise
 
         def add_end(exc: BaseException | None) -> None:
+            self._open.pop(number, None)
+            if stream.was_left and journal.is_closed:
+                # Its record says that it was open when the episode ended.
+                return
             rest = [] if is_broken else redactor.finish()
             self._add_end(
                 number,
@@ -161,6 +169,27 @@ class ModelCallRecorder:
             )
 
         return Stream(answer, add_piece, add_end)
+
+    def leave_open(self) -> None:
+        """Record of each stream that has no end what came of it, at the end of the episode."""
+        own = self._journal.redactor
+        for number, stream in list(self._open.items()):
+            # A copy: the stream may be read on, and a secret may be cut here.
+            redactor = copy.deepcopy(stream.redactor, {id(own): own})
+            end = ModelEnd(
+                episode=self._journal.number,
+                number=number,
+                time_ns=time.time_ns(),
+                # For readers that do not know of provisional ends.
+                outcome="cancelled",
+                answer_data=self._journal.store(join_pieces(redactor.finish())),
+                is_streamed=True,
+                is_redacted=redactor.n_secrets > 0,
+                is_async=stream.is_async,
+                extra_data=open_data(),
+            )
+            self._journal.add(end)
+            stream.was_left = True
 
     def _add_end(
         self,
@@ -191,6 +220,23 @@ class ModelCallRecorder:
 
     def _add_exception(self, number: int, exc: BaseException, *, is_async: bool = False) -> None:
         self._add_end(number, None, exc, is_async=is_async)
+
+
+class _OpenStream:
+    """A streamed answer that has not ended.
+
+    Args:
+        redactor: Has the pieces that are held back.
+        is_async: Whether the answer was awaited.
+
+    Attributes:
+        was_left: Whether the episode ended before the stream did.
+    """
+
+    def __init__(self, redactor: StreamRedactor, *, is_async: bool) -> None:
+        self.redactor = redactor
+        self.is_async = is_async
+        self.was_left = False
 
 
 class _BrokenOffError(BaseException):

@@ -27,6 +27,15 @@ class Recorders(NamedTuple):
     models: ModelCallRecorder
     exchanges: ExchangeRecorder
 
+    def end(self) -> None:
+        """Record the last changes of the state, and what is open when the episode ends."""
+        try:
+            self.calls.states.end()
+        finally:
+            self.calls.leave_open()
+            self.models.leave_open()
+            self.exchanges.leave_open()
+
     @classmethod
     def of_episode(
         cls, journal: Journal, steps: StepCounter, *, tools: dict[str, Tool], is_error: IsError

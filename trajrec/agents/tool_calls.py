@@ -19,6 +19,7 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.state_recorder import StateRecorder
 from trajrec.log.assumptions import assumed_data
 from trajrec.log.events import CallEnd, CallStart
+from trajrec.log.open_ends import open_data
 from trajrec.protocols import Tool
 from trajrec.recording.faults import is_infra
 from trajrec.types import JsonObject, Value
@@ -60,6 +61,7 @@ class ToolCallRecorder:
         self._arguments = ArgumentCheck()
         # If it ends the episode, the world is to blame and not the agent.
         self.last_raised: BaseException | None = None
+        self._streams: dict[CallPosition, RecordedToolStream] = {}
 
     def execute(
         self,
@@ -98,7 +100,28 @@ class ToolCallRecorder:
         """Begin a call whose result is the items of a generator; return what notes them."""
         position, tool, _, _ = self._begin(name, arguments, "", "")
         self.states.enter_call(position, tool)
-        return RecordedToolStream(functools.partial(self._add_stream, position, tool))
+        stream = RecordedToolStream(functools.partial(self._add_stream, position, tool))
+        self._streams[position] = stream
+        return stream
+
+    def leave_open(self) -> None:
+        """Record of each generator that has no end its items, at the end of the episode."""
+        for position, stream in list(self._streams.items()):
+            data, is_redacted = self._journal.encode(stream.items)
+            end = CallEnd(
+                episode=self._journal.number,
+                step=position.step,
+                call=position.call,
+                attempt=position.attempt,
+                time_ns=time.time_ns(),
+                # For readers that do not know of provisional ends.
+                outcome="cancelled",
+                result_data=data,
+                is_redacted=is_redacted,
+                extra_data=open_data(),
+            )
+            self._journal.add(end, len(data))
+            stream.was_left = True
 
     def open_call(self, name: str, arguments: JsonObject, *, invalid: str) -> OpenToolCall:
         """Begin a call that runs in another process; return what notes its end."""
@@ -187,6 +210,10 @@ class ToolCallRecorder:
         error: BaseException | None,
     ) -> None:
         """Add the end of a generator. Its items are the result, also before an exception."""
+        stream = self._streams.pop(position)
+        if stream.was_left and self._journal.is_closed:
+            # Its record says that it was open when the episode ended.
+            return
         # A generator that is closed early gave what the agent wanted of it.
         if error is None or isinstance(error, GeneratorExit):
             self._add_result(position, tool, items)
@@ -306,21 +333,26 @@ class RecordedToolStream:
 
     Args:
         on_end: Called once at the end, with the items and the exception.
+
+    Attributes:
+        items: The items so far.
+        was_left: Whether the episode ended before the generator did.
     """
 
     recorded: RecordedStream | None = None
+    was_left = False
 
     def __init__(self, on_end: Callable[[list[Value], BaseException | None], None]) -> None:
         self._on_end = on_end
-        self._items: list[Value] = []
+        self.items: list[Value] = []
 
     def received(self, item: Value) -> None:
         """Note an item."""
-        self._items.append(item)
+        self.items.append(item)
 
     def ended(self, error: BaseException | None) -> None:
         """Record the end."""
-        self._on_end(self._items, error)
+        self._on_end(self.items, error)
 
 
 def find_error(result: Value) -> str | None:

@@ -22,9 +22,10 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     Attributes:
         start: The recorded begin.
-        end: The recorded end; None if the log ends before it.
+        end: The recorded end; None if the log or the episode ends before it.
         arguments: The arguments, by name.
-        result: The returned value; None if the attempt raised.
+        result: The returned value; None if the attempt raised. Of a generator, the list of its
+            items, also if it has no end.
         retry_of: The failed attempt that this one repeats; None if it repeats none.
         followed_by: The next call of the tool after this failed attempt, if it is no retry.
         retry_by: Who retried: agent, scaffold, transport or harness; "" if it is no retry.
@@ -37,6 +38,7 @@ class Attempt(msgspec.Struct, kw_only=True):
         notes: Findings, e.g. a tool that was declared to read changed the state.
         state_digest: Digest of all watched parts after it, as checks store it; None if it has not
             ended, if nothing was watched, or if a part is unknown.
+        left_ns: The time at which the episode ended before a generator did; 0 if it did not.
         is_from_wire: Whether it is known from the model calls alone: its tool was not recorded.
         is_outcome_known: Whether it is known if it failed: many model calls tell no more than a
             text.
@@ -58,6 +60,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     open_paths: set[str] = msgspec.field(default_factory=set)
     notes: list[str] = msgspec.field(default_factory=list)
     state_digest: str | None = None
+    left_ns: int = 0
     is_from_wire: bool = False
     is_outcome_known: bool = True
     unproved: frozenset[str] = frozenset()
@@ -74,7 +77,7 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     @property
     def outcome(self) -> str:
-        """One of ok, error, timeout, cancelled and unknown; open if the log ends before it."""
+        """One of ok, error, timeout, cancelled and unknown; open if the log or episode ends first."""
         if self.end is None:
             return "open"
         if not self.is_outcome_known or is_unknown(self.end.extra_data):

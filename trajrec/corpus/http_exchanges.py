@@ -8,6 +8,7 @@ from itertools import accumulate, pairwise
 
 from trajrec.corpus.stored_values import StoredValues
 from trajrec.log.events import AgentEvent, ExchangeEnd, ExchangePart, ExchangeStart
+from trajrec.wire.exchange import Headers
 from trajrec.wire.stored import NO_NOTES, ResponseNotes, decode_body, decode_notes
 
 OF_EXCHANGES = frozenset((ExchangeStart, ExchangePart, ExchangeEnd))
@@ -19,7 +20,9 @@ class HttpExchange:
 
     Attributes:
         start: The recorded request.
-        end: The recorded end; None if the log ends before it.
+        end: The recorded end; None if the log or the episode ends before it.
+        open_end: What had come when the episode ended before the body was read to its end; None if
+            nothing tells.
         request_body: The body of the request; None if it is lost.
         response_body: The body of the response, as far as it came.
         notes: What else is known of the response.
@@ -32,11 +35,19 @@ class HttpExchange:
     response_body: bytes = b""
     notes: ResponseNotes = NO_NOTES
     parts: list[bytes] = field(default_factory=list)
+    open_end: ExchangeEnd | None = None
 
     @property
     def status(self) -> int | None:
         """The HTTP status, None if no response came."""
-        return None if self.end is None else self.end.status
+        end = self.end or self.open_end
+        return None if end is None else end.status
+
+    @property
+    def headers(self) -> Headers:
+        """The headers of the response, as far as they are kept."""
+        end = self.end or self.open_end
+        return [] if end is None else end.headers
 
     @property
     def has_failed(self) -> bool:
@@ -81,16 +92,23 @@ def read_exchanges(events: Iterable[AgentEvent], values: StoredValues) -> list[H
             else:
                 _add_end(exchange, event, values)
     for exchange in exchanges.values():
-        if exchange.parts:
+        if exchange.parts and exchange.open_end is None:
             exchange.response_body = b"".join(exchange.parts)
     return list(exchanges.values())
 
 
 def _add_end(exchange: HttpExchange, event: ExchangeEnd, values: StoredValues) -> None:
-    exchange.end = event
     exchange.notes = decode_notes(event.extra_data)
     body = values.decode(event.body_data)
-    if isinstance(body, bytes):
-        exchange.response_body = body
-    elif body is not None:
-        values.report(event, f"the response of exchange {event.number} is lost")
+    if not isinstance(body, bytes):
+        if body is not None:
+            values.report(event, f"the response of exchange {event.number} is lost")
+        body = b""
+    if exchange.notes.is_open:
+        exchange.open_end = event
+        # What was held back in search of secrets follows the parts that were written.
+        body = b"".join(exchange.parts) + body
+    else:
+        exchange.end = event
+        exchange.open_end = None
+    exchange.response_body = body

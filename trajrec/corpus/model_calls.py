@@ -11,6 +11,7 @@ from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.stored_values import LOST, StoredValues
 from trajrec.corpus.wire_calls import WireCall, answer_value, wire_calls
 from trajrec.log.events import AgentEvent, AnswerPart, ExchangeStart, ModelEnd, ModelStart
+from trajrec.log.open_ends import is_open_end
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import Opaque
 
@@ -23,13 +24,15 @@ class ModelCall:
 
     Attributes:
         start: The recorded begin.
-        end: The recorded end; None if the log ends before it.
+        end: The recorded end; None if the log or the episode ends before it.
         messages: All messages of the request.
         request: The other arguments, by name; positional ones under "args".
         answer: The answer; a list of pieces if it was streamed, without the last ones if the log
             ends before the stream; None if there is none. Of an exchange, the whole answer, which
             the pieces of a stream are put together to.
         wire: The exchange that it was seen as; None of a call by `ep.model`.
+        open_end: What of a stream was held back in search of secrets when the episode ended before
+            it; None if nothing tells.
     """
 
     start: ModelStart
@@ -38,10 +41,11 @@ class ModelCall:
     request: JsonObject
     answer: Value
     wire: WireCall | None = None
+    open_end: ModelEnd | None = None
 
     @property
     def outcome(self) -> str:
-        """One of ok, error and cancelled; open if the log ends before the call."""
+        """One of ok, error and cancelled; open if the log or the episode ends before the call."""
         return "open" if self.end is None else self.end.outcome
 
     @property
@@ -86,6 +90,9 @@ def read_model_calls(
                 values.report(event, "an answer to a model call that is not open")
             else:
                 _add_answer(call, event, values)
+    for call in calls.values():
+        if call.end is None and call.open_end is not None:
+            _add_pieces(call, call.open_end.answer_data, values)
     if not exchanges:
         return list(calls.values())
     for wire in wire_calls(exchanges, set(calls)):
@@ -106,9 +113,10 @@ def read_model_calls(
 
 def _add_answer(call: ModelCall, event: AnswerPart | ModelEnd, values: StoredValues) -> None:
     if isinstance(event, AnswerPart):
-        # In place: a copy for each part would make long streams quadratic.
-        call.answer = [] if call.answer is None else call.answer
-        call.answer += values.decode_as(list, event.data, [])
+        _add_pieces(call, event.data, values)
+        return
+    if is_open_end(event.extra_data):
+        call.open_end = event
         return
     call.end = event
     # Of a long stream, the parts come before.
@@ -116,6 +124,12 @@ def _add_answer(call: ModelCall, event: AnswerPart | ModelEnd, values: StoredVal
         call.answer = [*call.answer, *values.decode_as(list, event.answer_data, [])]
     else:
         call.answer = values.decode(event.answer_data)
+
+
+def _add_pieces(call: ModelCall, data: bytes | None, values: StoredValues) -> None:
+    # In place: a copy for each part would make long streams quadratic.
+    call.answer = [] if call.answer is None else call.answer
+    call.answer += values.decode_as(list, data, [])
 
 
 def _messages(

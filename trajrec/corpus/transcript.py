@@ -31,6 +31,7 @@ from trajrec.log.events import (
     is_at_reset,
     step_of_request,
 )
+from trajrec.log.open_ends import is_open_end
 from trajrec.log.schema import EpisodeEnd
 from trajrec.log.source_facts import messages_of
 from trajrec.tracking.parts import digest_of_parts
@@ -171,8 +172,11 @@ class Transcript:
             # A damaged log may have lost the begin.
             self._values.report(event, "an end of an attempt that is not open")
             return
-        attempt.end = event
         attempt.result = self._values.decode(event.result_data)
+        if is_open_end(event.extra_data):
+            attempt.left_ns = event.time_ns
+            return
+        attempt.end = event
         attempt.state_digest = state.digest()
 
     def _add_changes(

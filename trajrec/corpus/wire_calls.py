@@ -56,9 +56,7 @@ class WireCall:
         if exchange.notes.coding:
             # Nothing can be read in it, not even whether it is whole.
             return AnswerContent(None)
-        end = exchange.end
-        headers = [] if end is None else end.headers
-        kind = header(headers, "content-type")
+        kind = header(exchange.headers, "content-type")
         return self.dialect.answer(exchange.status or 200, kind, exchange.response_body)
 
     @property

@@ -94,10 +94,14 @@ class CallStart(Record, tag="call", frozen=True, kw_only=True):
 class CallEnd(Record, tag="result", frozen=True, kw_only=True):
     """The end of an attempt. An attempt without one was open when the log ended.
 
+    A provisional one (`trajrec.log.open_ends`) has the items of a generator that was open when the
+    episode ended. Another end may come after it, which replaces it.
+
     Attributes:
         outcome: "error" stands for a raised exception and for a result that reports an error.
         is_raised: Whether the tool raised.
-        extra_data: The parts of the state that were not compared, see `trajrec.log.assumptions`.
+        extra_data: The parts of the state that were not compared, see `trajrec.log.assumptions`, or
+            that the end is provisional.
     """
 
     episode: Count
@@ -177,7 +181,7 @@ class ModelStart(Record, tag="model", frozen=True, kw_only=True):
 
 
 class ModelEnd(Record, tag="answer", frozen=True, kw_only=True):
-    """The answer to a model call.
+    """The answer to a model call. A provisional one is as in `ExchangeEnd`.
 
     A streamed answer is the list of its pieces; the first ones may be in AnswerParts.
     """
@@ -274,6 +278,9 @@ class ExchangePart(Record, tag="exchange_part", frozen=True):
 
 class ExchangeEnd(Record, tag="response", frozen=True, kw_only=True):
     """The response to a request. A request without one was open when the log ended.
+
+    A provisional one (`trajrec.log.open_ends`) says what had come when the episode ended. Its body
+    is what follows the parts. Parts and an end may come after it, which replace it.
 
     Attributes:
         status: The HTTP status, None if no response came.

@@ -30,11 +30,13 @@ class ResponseNotes(NamedTuple):
             secrets were taken out of it.
         first_ns: Time of the first piece, 0 if unknown.
         coding: The content coding that the body still has, "" if it is decoded.
+        is_open: Whether the episode ended before the body was read to its end: `IS_OPEN`.
     """
 
     sizes: list[int]
     first_ns: int
     coding: str
+    is_open: bool = False
 
 
 NO_NOTES = ResponseNotes([], 0, "")
@@ -101,6 +103,7 @@ def decode_notes(data: bytes | None) -> ResponseNotes:
         sizes=sizes if isinstance(sizes, list) and all(map(_is_count, sizes)) else [],
         first_ns=first_ns if isinstance(first_ns, int) and _is_count(first_ns) else 0,
         coding=coding if isinstance(coding, str) else "",
+        is_open=fields.get("is_open") is True,
     )
 
 

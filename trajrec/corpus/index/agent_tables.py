@@ -22,8 +22,8 @@ ATTEMPTS = Table(
         (
             "outcome",
             "VARCHAR",
-            "ok, error, timeout or cancelled; open if the log ends before it; unknown if only model"
-            " calls or an imported record tell of it, and do not say whether it failed",
+            "ok, error, timeout or cancelled; open if log or episode ends before it; unknown if only"
+            " model calls or an imported record tell of it, and do not say whether it failed",
         ),
         ("result", "JSON", "its result; NULL if it raised, or if there is none"),
         ("is_raised", "BOOLEAN", "whether its error was raised and not returned"),
@@ -101,7 +101,7 @@ MODEL_CALLS = Table(
             "price that the answer gives, in the provider's currency; else by the prices that"
             " `trajrec.open` or `trajrec sql` was given; NULL if it is unknown",
         ),
-        ("outcome", "VARCHAR", "ok, error or cancelled; open if the log ends before it"),
+        ("outcome", "VARCHAR", "ok, error or cancelled; open if log or episode ends before it"),
         ("status", "INTEGER", "HTTP status of the response; NULL if none came, or none was seen"),
         (
             "error_type",
