@@ -454,7 +454,7 @@ def drawn_calls(rng: random.Random) -> list[tuple[str, str]]:
     return calls
 
 
-@suite("agents", fixed=2, drawn=20, whole=1_000)
+@suite("agents", fixed=2, drawn=10, whole=1_000)
 def test_no_state_is_claimed_that_was_not_there(share: Share, tmp_path: Path) -> None:
     for seed in share.of(range(1_000)):
         check_claims(tmp_path / str(seed), drawn_calls(random.Random(seed)))

@@ -28,7 +28,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@suite("hostile", fixed=0, drawn=12, whole=20_000)
+@suite("hostile", fixed=0, drawn=8, whole=20_000)
 def test_no_mutation_gives_a_traceback_or_a_wrong_value(share: Share, seeds: Path) -> None:
     assert share.size is not None
     numbers = share.rng().integers(0, 1 << 40, share.size).tolist()

@@ -138,7 +138,7 @@ def check_import(path: Path, folder: Path) -> None:
 
 
 @needs_data
-@suite("imports", fixed=4, drawn=75, whole=10_000)
+@suite("imports", fixed=4, drawn=50, whole=10_000)
 def test_a_changed_file_gives_an_error_or_a_whole_import(share: Share, tmp_path: Path) -> None:
     paths = whole_files()
     for number in range(share.size or 0):

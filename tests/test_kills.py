@@ -163,7 +163,7 @@ HAS_GAMES = importlib.util.find_spec("pettingzoo") is not None
 ALL = [kind for kind in killed.KINDS if kind != "lock" and (HAS_GAMES or kind != "games")]
 
 
-@suite("kills", fixed=2, drawn=15, whole=2000)
+@suite("kills", fixed=2, drawn=10, whole=2000)
 def test_kill_at_any_moment_loses_nothing_that_was_reported(
     share: Share, zygote: Zygote, tmp_path: Path
 ) -> None:

@@ -121,7 +121,7 @@ def bits(value: Value) -> Any:
     return name, repr(value)
 
 
-@examples("log", recorded, recorded, fixed=100, drawn=2_000, whole=100_000)
+@examples("log", recorded, recorded, fixed=100, drawn=700, whole=100_000)
 def test_applied_changes_of_any_keys_give_the_other_value(before: Value, after: Value) -> None:
     was = bits(before)
     changes = diff(before, after)
