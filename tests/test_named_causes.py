@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import pytest
 import trajrec
 from trajrec.replay import replay_episode, replay_episodes
 from trajrec.replay.diagnose.cause import TrialResult, find_cause
+from trajrec.replay.diagnose.trials import REPEATS, Trials
 from trajrec.replay.execute.report import Divergence
 
 NAMED = ("clock", "global random", "unseeded generator", "network", "addresses", "hash order")
@@ -53,6 +55,44 @@ def test_chance_is_hardly_ever_named_as_a_cause(
     causes = [cause_of(lambda: draw.choices(values, weights)[0]) for _ in range(30)]
     n_named = sum(cause.startswith(NAMED) for cause in causes)
     assert n_named <= 2, (n_named, set(causes))
+
+
+def test_a_condition_that_decides_nothing_costs_one_trial() -> None:
+    n_trials = 0
+
+    def read() -> float:
+        nonlocal n_trials
+        n_trials += 1
+        return 3.0
+
+    trials: Trials[float] = Trials(read, lambda a, b: a == b)
+    assert n_trials == REPEATS
+    assert not trials.shows([nullcontext, nullcontext])
+    assert n_trials == REPEATS + 2
+
+
+def test_a_variant_that_repeats_nothing_shows_nothing() -> None:
+    held: list[str] = []
+
+    @contextmanager
+    def hold(name: str) -> Iterator[None]:
+        held.append(name)
+        yield
+        held.clear()
+
+    seen: list[float] = []
+
+    def read() -> float:
+        # Under the first variant as unchanged at the first trial alone; under the second another.
+        seen.append(0.0)
+        if held == ["first"]:
+            return float(seen.count(0.0) % 2)
+        return 5.0 if held else 1.0
+
+    trials: Trials[float] = Trials(read, lambda a, b: a == b)
+    seen[:] = []
+    assert not trials.shows([lambda: hold("first"), lambda: hold("second")])
+    assert trials.shows([nullcontext, lambda: hold("second")])
 
 
 @pytest.mark.mostly_slow(1)

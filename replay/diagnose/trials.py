@@ -56,15 +56,22 @@ class Trials(Generic[Result]):
         Args:
             variants: The condition in several forms, for instance with other seeds.
         """
-        results: list[Result] = []
+        before = self.baseline
+        # Variants of which one trial gave the unchanged result. Most conditions decide nothing, and
+        # their other trials count only if another variant is about to show something.
+        passed: list[Condition] = []
         for variant in variants:
-            repeated = self._repeated(variant)
-            if repeated is None or self._is_late:
+            first = self._trial(variant)
+            if self.baseline is not None and self._is_same(self.baseline, first):
+                passed.append(variant)
+            elif not self._is_repeated(first, variant):
                 return False
-            results.append(repeated)
-            before = results[0] if self.baseline is None else self.baseline
-            if not self._is_same(before, repeated):
-                return True
+            elif before is None:
+                before = first
+            elif not self._is_same(before, first):
+                return all(self._is_repeated(before, other) for other in passed)
+            if self._is_late:
+                return False
         return False
 
     @property
@@ -80,13 +87,11 @@ class Trials(Generic[Result]):
                 break
         return first
 
-    def _repeated(self, condition: Condition) -> Result | None:
-        """Return the result of trials under a condition, or None if they differ."""
-        first = self._trial(condition)
-        for _ in range(VARIANT_REPEATS - 1):
-            if not self._is_same(first, self._trial(condition)):
-                return None
-        return first
+    def _is_repeated(self, first: Result, condition: Condition) -> bool:
+        """Return whether all further trials under a condition give its first result in time."""
+        return not self._is_late and all(
+            self._is_same(first, self._trial(condition)) for _ in range(VARIANT_REPEATS - 1)
+        )
 
     def _trial(self, condition: Condition) -> Result:
         start = time.monotonic()
