@@ -71,6 +71,20 @@ def test_every_other_agent_is_seen_whole_and_reruns(tmp_path: Path, name: str) -
 
 
 @pytest.mark.slow
+def test_calls_that_fail_in_parallel_are_told_apart(tmp_path: Path) -> None:
+    if package := missing("smolagents"):
+        pytest.skip(f"{package} is not installed")
+    command = [sys.executable, "-W", "ignore", str(HERE / "smolagents_agents.py"), str(tmp_path)]
+    done = subprocess.run([*command, "5"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert "fast failed" in seen["told"][3]
+    # The framework tells the results in the order of the ids.
+    assert [seen["results"][f"c-{k}"] for k in range(4)] == seen["told"][0].split("\n")
+    assert (seen["different"], seen["first"]) == (0, "")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(FRAMEWORKS.values())))
 def test_agent_of_a_framework_wins_with_another_call(tmp_path: Path, name: str) -> None:
     if package := missing(name):

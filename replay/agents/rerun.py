@@ -165,6 +165,17 @@ class Rerun(ContinuedEpisode):
         """How many HTTP requests were found by each of `trajrec.replay.agents.wire_answers.KEYS`."""
         return self._answers.n_matched
 
+    @property
+    def recorded_ends(self) -> Mapping[str, int] | None:
+        """When the recorded tool calls ended, by the model's ids of them; None once it is live."""
+        if self.live is not None:
+            return None
+        return {
+            attempt.start.call_id: attempt.end.time_ns
+            for attempt in self._requests.attempts
+            if attempt.start.call_id and attempt.end is not None
+        }
+
     def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
         """Return the recorded items of a call of a generator."""
         found = self._take_attempt(tool, arguments, "", has_code=True)
