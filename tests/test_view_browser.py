@@ -110,6 +110,8 @@ def pages_of(folder: Path) -> dict[str, str]:
         "sql": "/sql?q=SELECT+*+FROM+attempts",
         "agent": f"/e/{credited}",
         "state": f"/e/{credited}/1?tab=state",
+        "places": f"/e/{credited}/state",
+        "place": f"/e/{credited}/state?path=&at=1",
         "environment": f"/e/{pole}",
         "credit": f"/e/{credited}/credit",
         "no credit": f"/e/{pole}/credit",
@@ -118,6 +120,10 @@ def pages_of(folder: Path) -> dict[str, str]:
         "hostile": f"/e/{hostile}/0?tab=state",
         "hostile failure": f"/e/{hostile}/1",
         "large": f"/e/{large}/0?tab=state",
+        "hostile places": f"/e/{hostile}/state",
+        "hostile place": f"/e/{hostile}/state?path=/text",
+        "large places": f"/e/{large}/state",
+        "large place": f"/e/{large}/state?path=",
         "large diff": f"/diff/{large}/{hostile}",
     }
 

@@ -79,6 +79,13 @@ class StateHistory:
                 for name, n in self._part_counts(n_events)
             }
 
+    def unknown_after(self, index: int) -> str:
+        """Return why the part that an event changed is unknown after it; "" if it is known."""
+        with self._lock:
+            part = self._parts[self._events[index].part]
+            part.go_to(self._positions[index] + 1)
+            return part.unknown_reason()
+
     def last_unknown(self) -> StateUnknownError | None:
         """Return why the last state is unknown; None if it is known, or if there is none."""
         step = self._events[-1].step if self._events else -1

@@ -286,9 +286,7 @@ class Transcript:
     def _initial_events(self) -> list[StateChange]:
         if StateChange not in self._kinds:
             return []
-        return [
-            event for event in self._events if type(event) is StateChange and is_at_reset(event)
-        ]
+        return [e for e in self._events if type(e) is StateChange and is_at_reset(e)]
 
     def state(self, step: int) -> dict[str, Value]:
         """Return the parts of the state when a step began, as plain data of its own.
@@ -326,11 +324,14 @@ class Transcript:
         """
         return self.history.state(n_changes, step)
 
+    def n_changes_before(self, step: int) -> int:
+        """Return the number of recorded changes, with those of the reset, when a step began."""
+        return (self._positions.before(step) or self._positions.last).n_changes
+
     def digests_before(self, step: int) -> dict[str, str]:
         """Return the digests of the parts when a step began, as far as they are known."""
-        position = self._positions.before(step) or self._positions.last
         changes = [event for event in self._events if isinstance(event, StateChange)]
-        return {e.part: e.digest for e in changes[: position.n_changes] if e.digest}
+        return {e.part: e.digest for e in changes[: self.n_changes_before(step)] if e.digest}
 
     def first_call_without(self, keys: Collection[AttemptKey]) -> AttemptKey | None:
         """Return the first call that began and is not one of some; None if there is none."""

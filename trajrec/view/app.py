@@ -32,6 +32,7 @@ from trajrec.view.news import news_json
 from trajrec.view.page_values import page_values, pane_values
 from trajrec.view.pages import LATER, own_file, render
 from trajrec.view.panes import state_text
+from trajrec.view.place_view import read_places
 from trajrec.view.served_corpus import ServedCorpus
 
 _LINKS = Links()
@@ -66,6 +67,7 @@ def make_app(served: ServedCorpus, *, port: int, token: str) -> Guard:
         Route("/e/{id}", pages.episode),
         Route("/e/{id}/forks", pages.forks),
         Route("/e/{id}/credit", pages.credit),
+        Route("/e/{id}/state", pages.state_places),
         Route("/e/{id}/live", pages.live),
         Route("/e/{id}/{step:int}", pages.step),
         Route("/e/{id}/{step:int}/pane", pages.pane),
@@ -255,6 +257,22 @@ class _Pages:
         if reason:
             return JSONResponse({"unknown": reason}, status_code=404)
         return Response(to_json(state), media_type="application/json")
+
+    def state_places(self, request: Request) -> Response:
+        given = request.path_params["id"]
+        asked = request.query_params
+        view = self._served.episode(given)
+        if view.id != given:
+            query = f"?{request.url.query}" if request.url.query else ""
+            return RedirectResponse(f"{_LINKS.state(view.id)}{query}", status_code=303)
+        try:
+            at = int(asked["at"]) if asked.get("at") else None
+            first = int(asked.get("from", "-1"))
+        except ValueError:
+            return _message(400, "at and from must be whole numbers.")
+        with self._served.lock:
+            page = read_places(view, asked.get("path"), at, first)
+            return self._corpus_page("state", "place.html", page=page, view=view)
 
     def raw(self, request: Request) -> Response:
         step = request.path_params["step"]

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from trajrec.corpus.attempts import argument_changes
 from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.place_history import MadeChange, made_changes, place_pointer
 from trajrec.errors import LogError
-from trajrec.log.assumptions import suspects
-from trajrec.log.events import PROGRAM
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import Change
 from trajrec.values.json import describe_path, to_json_value, to_pointer
@@ -20,7 +19,15 @@ from trajrec.view.evidence import Evidence
 from trajrec.view.film import Film, film_of, strip_steps
 from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
 from trajrec.view.live import growth_of, recording_of
-from trajrec.view.panes import CheckView, Pane, agent_pane, check_view, environment_pane, state_text
+from trajrec.view.panes import (
+    CheckView,
+    LastChanges,
+    Pane,
+    agent_pane,
+    check_view,
+    environment_pane,
+    state_text,
+)
 from trajrec.view.rows import (
     AgentStep,
     StepRow,
@@ -28,6 +35,7 @@ from trajrec.view.rows import (
     agent_steps,
     environment_rows,
     overcome_words,
+    raw_step,
     window,
 )
 from trajrec.view.svg import Lane, ticks
@@ -94,17 +102,34 @@ class EpisodeView:
 
     @cached_property
     def _agent_rows(self) -> list[StepRow]:
-        return [agent_row(item, self._overcome) for item in self._items]
+        made = self._made_in_step
+        return [
+            agent_row(
+                item, self._overcome, sum(len(one.changes) for one in made.get(item.step, ()))
+            )
+            for item in self._items
+        ]
 
     @cached_property
-    def _last_changes(self) -> dict[tuple[str, str], list[int]]:
-        steps: dict[tuple[str, str], list[int]] = {}
-        for attempt in self.episode.transcript.attempts:
-            for part, changes in attempt.changes.items():
-                for change in changes:
-                    place = (part, describe_path(change.path))
-                    steps.setdefault(place, []).append(attempt.start.step)
-        return steps
+    def _made_changes(self) -> list[MadeChange]:
+        """The changes of an agent's world, in order."""
+        return list(made_changes(self.episode.transcript))
+
+    @cached_property
+    def _made_in_step(self) -> dict[int, list[MadeChange]]:
+        in_step: dict[int, list[MadeChange]] = {}
+        for made in self._made_changes:
+            in_step.setdefault(made.step, []).append(made)
+        return in_step
+
+    @cached_property
+    def _last_changes(self) -> LastChanges:
+        last: LastChanges = {}
+        for made in self._made_changes:
+            for change in made.changes:
+                place = (made.part, describe_path(change.path))
+                last.setdefault(place, []).append((made.number, made.step))
+        return last
 
     def rows(self, step: int) -> list[StepRow]:
         """Return the lines of the list around a step: all of them, or a window of 500."""
@@ -170,6 +195,7 @@ class EpisodeView:
             item,
             overcome=self._overcome,
             argument_changes=self._argument_changes,
+            made=self._made_in_step.get(step, []),
             last_changes=self._last_changes,
         )
 
@@ -183,26 +209,19 @@ class EpisodeView:
         return (None, reason) if reason else (make_tree(state, self._changes_until(step)), "")
 
     def _changes_until(self, step: int) -> dict[str, Changer]:
-        """Return who changed each place last, up to a step."""
+        """Return who changed each place last, before the step behind this one began."""
         if not self.is_agent:
             return {}
-        transcript = self.episode.transcript
-        tools = {attempt.key: attempt.tool for attempt in transcript.recorded_attempts}
+        n_changes = self.episode.transcript.n_changes_before(step + 1)
         changers: dict[str, Changer] = {}
-        for number, (event, changes) in enumerate(transcript.state_changes()):
-            if event.step > step:
-                continue
-            who = tools.get((event.step, event.call, event.attempt), "an unknown call")
-            if event.actor == PROGRAM:
-                who = "the agent's own program"
-            elif suspects(event):
-                who = "one of several calls, or the program between them"
-            for change in changes:
-                pointer = to_pointer(change.path)
+        for made in self._made_changes:
+            if made.number >= n_changes:
+                break
+            for change in made.changes:
                 # Of keys that look alike in JSON, it is not known which one a place is.
-                if pointer == describe_path(change.path):
-                    place = f"/{event.part}{pointer}" if event.part else pointer
-                    changers[place] = Changer(number, event.step, who)
+                if to_pointer(change.path) == describe_path(change.path):
+                    place = place_pointer(made.part, change.path)
+                    changers[place] = Changer(made.number, made.step, made.who)
         return changers
 
     @cached_property
@@ -210,7 +229,9 @@ class EpisodeView:
         """The lanes of the timeline; those without content are left out."""
         is_agent = self.is_agent
         lanes = (
-            agent_lanes(self.episode, self._items) if is_agent else environment_lanes(self.episode)
+            agent_lanes(self.episode, self._items, self._made_changes)
+            if is_agent
+            else environment_lanes(self.episode)
         )
         lanes += [self._replay_lane(), self._credit_lane(), self._fork_lane()]
         return [lane for lane in lanes if any(lane.paths.values())]
@@ -342,30 +363,7 @@ class EpisodeView:
         item = self._item_of_step.get(step)
         if item is None:
             raise IndexError(f"episode {self.id} has no step {step}")
-        return {
-            "step": step,
-            "model_calls": [
-                {
-                    "request": to_json_value(call.request),
-                    "messages": to_json_value(call.messages),
-                    "answer": to_json_value(call.answer),
-                    "outcome": call.outcome,
-                }
-                for call in item.model_calls
-            ],
-            "attempts": [
-                {
-                    "tool": attempt.tool,
-                    "call": attempt.start.call,
-                    "attempt": attempt.start.attempt,
-                    "arguments": to_json_value(attempt.arguments),
-                    "outcome": attempt.outcome,
-                    "result": to_json_value(attempt.result),
-                    "message": attempt.end.message if attempt.end is not None else None,
-                }
-                for attempt in item.attempts
-            ],
-        }
+        return raw_step(item)
 
 
 def _is_record(value: Value) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.place_history import MadeChange
 from trajrec.corpus.transcript import ModelCall
 from trajrec.types import Value
 from trajrec.values.diff import MISSING
@@ -33,14 +34,22 @@ Place = tuple[str, str]
 """A part of the state, and a JSON Pointer into it."""
 
 
-def agent_lanes(episode: Episode, steps: Sequence[AgentStep]) -> list[Lane]:
-    """Return the lanes of an agent's episode; a lane without content is left out."""
+def agent_lanes(
+    episode: Episode, steps: Sequence[AgentStep], changes: Sequence[MadeChange]
+) -> list[Lane]:
+    """Return the lanes of an agent's episode; a lane without content is left out.
+
+    Args:
+        episode: The episode.
+        steps: Its steps.
+        changes: The changes of its world, in order.
+    """
     first = episode.first_step
     width = _width(episode)
     lanes = [
         _call_lane(steps, first, width),
         _token_lane(steps, first, width),
-        *_state_lanes(episode, steps, first, width),
+        *_state_lanes(changes, first, width),
     ]
     return [lane for lane in lanes if any(lane.paths.values())]
 
@@ -135,20 +144,18 @@ def tokens_of(call: ModelCall) -> int:
     return (answer.usage.input or 0) + (answer.usage.output or 0)
 
 
-def _state_lanes(
-    episode: Episode, steps: Sequence[AgentStep], first: int, width: int
-) -> list[Lane]:
+def _state_lanes(made: Sequence[MadeChange], first: int, width: int) -> list[Lane]:
     courses: dict[Place, list[tuple[int, Value]]] = {}
     befores: dict[Place, Value] = {}
     counts: Counter[int] = Counter()
-    for item in steps:
-        for attempt in item.attempts:
-            for part, changes in attempt.changes.items():
-                counts[item.step - first] += len(changes)
-                for change in changes:
-                    place = (part, to_pointer(change.path))
-                    befores.setdefault(place, change.before)
-                    courses.setdefault(place, []).append((item.step - first, change.after))
+    for item in made:
+        # What the program changed before the first step is drawn at the first one.
+        step = max(0, item.step - first)
+        counts[step] += len(item.changes)
+        for change in item.changes:
+            place = (item.part, to_pointer(change.path))
+            befores.setdefault(place, change.before)
+            courses.setdefault(place, []).append((step, change.after))
     all_changes = Lane(
         label="state changes",
         summary=f"{counts.total()} changes of the state in {len(counts)} steps",
@@ -156,15 +163,31 @@ def _state_lanes(
         paths={"changes": bars({step: float(n) for step, n in counts.items()}, width)},
     )
     most = sorted(courses, key=lambda place: (-len(courses[place]), place))[:N_PLACES]
-    lanes = [_place_lane(place, befores[place], courses[place], width) for place in sorted(most)]
+    lanes = [
+        place_lane(
+            _short("".join(place)) or "(whole state)",
+            "".join(place),
+            befores[place],
+            courses[place],
+            width,
+        )
+        for place in sorted(most)
+    ]
     return [all_changes, *lanes]
 
 
-def _place_lane(
-    place: Place, before: Value, course: Sequence[tuple[int, Value]], width: int
+def place_lane(
+    label: str, name: str, before: Value, course: Sequence[tuple[int, Value]], width: int
 ) -> Lane:
-    part, pointer = place
-    label = _short(f"{part}{pointer}") or "(whole state)"
+    """Return the course of a place of the state: a line if it is a number, else marks.
+
+    Args:
+        label: The label of the lane.
+        name: The place.
+        before: Its value before the first change.
+        course: Steps from 0, ascending, and the value from there on.
+        width: Steps of the episode.
+    """
     values = [before, *(value for _, value in course)]
     if all(value is MISSING or _is_number(value) for value in values) and any(
         map(_is_number, values)
@@ -172,10 +195,10 @@ def _place_lane(
         points = [(0, _number(before)), *((step, _number(value)) for step, value in course)]
         path = step_line(points, width)
         known = [value for value in map(_number, values) if value is not None]
-        summary = f"{part}{pointer}: {len(course)} changes, from {min(known):g} to {max(known):g}"
+        summary = f"{name}: {len(course)} changes, from {min(known):g} to {max(known):g}"
         return Lane(label=label, summary=summary, width=width, paths={"line": path}, is_line=True)
     path = marks((step for step, _ in course), width)
-    summary = f"{part}{pointer}: {len(course)} changes"
+    summary = f"{name}: {len(course)} changes"
     return Lane(label=label, summary=summary, width=width, paths={"changes": path})
 
 

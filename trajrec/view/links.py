@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 
 class Links:
@@ -29,6 +29,22 @@ class Links:
     def credit(self, episode_id: str) -> str | None:
         """Return the address of an episode's credit; None if it has none."""
         return f"/e/{quote(episode_id, safe='')}/credit"
+
+    def state(
+        self, episode_id: str, pointer: str | None = None, at: int | None = None
+    ) -> str | None:
+        """Return the address of the history of a place of the state; None if it has none.
+
+        Args:
+            episode_id: The episode.
+            pointer: The place; None for the list of all that changed.
+            at: The step after which its value is told.
+        """
+        asked = {} if pointer is None else {"path": pointer}
+        if at is not None:
+            asked["at"] = str(at)
+        query = f"?{urlencode(asked)}" if asked else ""
+        return f"/e/{quote(episode_id, safe='')}/state{query}"
 
     def interface(self, digest: str) -> str | None:
         """Return the address of an interface; None if it has none."""
@@ -65,6 +81,12 @@ class ReportLinks(Links):
         return None
 
     def credit(self, episode_id: str) -> str | None:
+        """Return None: a report has one page."""
+        return None
+
+    def state(
+        self, episode_id: str, pointer: str | None = None, at: int | None = None
+    ) -> str | None:
         """Return None: a report has one page."""
         return None
 

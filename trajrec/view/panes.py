@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.place_history import MadeChange, place_pointer
 from trajrec.corpus.transcript import ModelCall
 from trajrec.errors import CorpusError, LogError, StateUnknownError
 from trajrec.log.schema import Check, Failure
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change, diff
-from trajrec.values.json import describe_path, to_json_value
+from trajrec.values.json import describe_path, to_json_value, to_pointer
 from trajrec.view.rows import AgentStep, attempt_status
 from trajrec.view.text import Shown, json_text, shown, shown_text
+
+LastChanges: TypeAlias = dict[tuple[str, str], list[tuple[int, int]]]
+"""Part and path of each place of the state -> number and step of each of its changes."""
 
 MAX_CHANGES = 200
 """Changes of the state that a step shows; the rest is counted."""
@@ -56,11 +61,22 @@ class TurnView:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeView:
-    """A change of one place of the state."""
+    """A change of one place of the state.
+
+    Attributes:
+        place: The place, in words.
+        before: The value before; None if there was none.
+        after: The value after; None if there is none.
+        pointer: The place as an address has it.
+        who: Who made it, if the page has no other place for that.
+        last_changed: The step that had changed it before; None if none had.
+    """
 
     place: str
     before: Shown | None
     after: Shown | None
+    pointer: str = ""
+    who: str = ""
     last_changed: int | None = None
 
 
@@ -137,7 +153,8 @@ def agent_pane(
     *,
     overcome: dict[AttemptKey, str],
     argument_changes: dict[AttemptKey, list[Change]],
-    last_changes: dict[tuple[str, str], list[int]],
+    made: Sequence[MadeChange],
+    last_changes: LastChanges,
 ) -> Pane:
     """Return a step of an agent.
 
@@ -146,13 +163,13 @@ def agent_pane(
         item: The step.
         overcome: See `trajrec.view.rows.overcome_words`.
         argument_changes: See `trajrec.corpus.attempts.argument_changes`.
-        last_changes: Part and path of each place of the state -> the steps that changed it.
+        made: The changes of the state in this step.
+        last_changes: The changes of each place of the state.
     """
     changes = [
-        _change_view(change, part, last_changes, item.step)
-        for attempt in item.attempts
-        for part, found in attempt.changes.items()
-        for change in found
+        _state_change(one, change, last_changes, is_only=len(item.attempts) == 1)
+        for one in made
+        for change in one.changes
     ]
     is_watched = bool(episode.transcript.initial_digests)
     return Pane(
@@ -190,7 +207,10 @@ def environment_pane(episode: Episode, step: int) -> Pane:
         values=values,
         failures=failures,
         checks=checks,
-        changes=[_change_view(change, "", {}, step) for change in changes[:MAX_CHANGES]],
+        changes=[
+            replace(change_view(change), pointer=to_pointer(change.path))
+            for change in changes[:MAX_CHANGES]
+        ],
         n_changes=len(changes),
         state_note=note,
     )
@@ -295,7 +315,7 @@ def _attempt(
         error=error,
         retried=None if attempt.retry_of is None else attempt.retry_of[0],
         retry_by=attempt.retry_by,
-        argument_changes=[_change_view(change, "", {}, 0) for change in argument_changes],
+        argument_changes=[change_view(change) for change in argument_changes],
         notes=attempt.notes,
     )
 
@@ -312,15 +332,29 @@ def _milliseconds(time_ns: int) -> str | None:
     return f"{time_ns / 1e6:,.1f} ms" if time_ns else None
 
 
-def _change_view(
-    change: Change, part: str, last_changes: dict[tuple[str, str], list[int]], step: int
-) -> ChangeView:
-    path = describe_path(change.path)
-    earlier = [other for other in last_changes.get((part, path), []) if other < step]
+def change_view(change: Change) -> ChangeView:
+    """Return a change of a value for the page."""
     return ChangeView(
-        place=f"{part}{path}" or "(whole state)",
+        place=describe_path(change.path),
         before=None if change.before is MISSING else shown(change.before),
         after=None if change.after is MISSING else shown(change.after),
+    )
+
+
+def _state_change(
+    made: MadeChange, change: Change, last_changes: LastChanges, *, is_only: bool
+) -> ChangeView:
+    path = describe_path(change.path)
+    earlier = [
+        step for number, step in last_changes.get((made.part, path), ()) if number < made.number
+    ]
+    # A step with one call needs no word on who changed the state, unless it was not that call.
+    is_clear = is_only and made.call is not None
+    return replace(
+        change_view(change),
+        place=f"{made.part}{path}" or "(whole state)",
+        pointer=place_pointer(made.part, change.path),
+        who="" if is_clear else made.who,
         last_changed=earlier[-1] if earlier else None,
     )
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import ModelCall
 from trajrec.log.schema import Failure
-from trajrec.types import Value
+from trajrec.types import JsonObject, Value
 from trajrec.values.diff import diff
+from trajrec.values.json import to_json_value
 from trajrec.view.text import cell
 
 WINDOW = 500
@@ -82,6 +83,34 @@ def agent_steps(episode: Episode) -> list[AgentStep]:
     ]
 
 
+def raw_step(item: AgentStep) -> JsonObject:
+    """Return the values of a step whole, as JSON values."""
+    return {
+        "step": item.step,
+        "model_calls": [
+            {
+                "request": to_json_value(call.request),
+                "messages": to_json_value(call.messages),
+                "answer": to_json_value(call.answer),
+                "outcome": call.outcome,
+            }
+            for call in item.model_calls
+        ],
+        "attempts": [
+            {
+                "tool": attempt.tool,
+                "call": attempt.start.call,
+                "attempt": attempt.start.attempt,
+                "arguments": to_json_value(attempt.arguments),
+                "outcome": attempt.outcome,
+                "result": to_json_value(attempt.result),
+                "message": attempt.end.message if attempt.end is not None else None,
+            }
+            for attempt in item.attempts
+        ],
+    }
+
+
 def overcome_words(attempts: Sequence[Attempt]) -> dict[AttemptKey, str]:
     """Return, for each failed attempt that was overcome, when, and with which arguments.
 
@@ -105,10 +134,10 @@ def overcome_words(attempts: Sequence[Attempt]) -> dict[AttemptKey, str]:
     return words
 
 
-def agent_row(item: AgentStep, overcome: dict[AttemptKey, str]) -> StepRow:
-    """Return the line of a step of an agent."""
+def agent_row(item: AgentStep, overcome: dict[AttemptKey, str], n_changes: int) -> StepRow:
+    """Return the line of a step of an agent, which changed some values of the state."""
     if not item.attempts:
-        return _row_without_calls(item)
+        return replace(_row_without_calls(item), n_changes=n_changes)
     last_of_call = {attempt.start.call: attempt for attempt in item.attempts}
     first = last_of_call[min(last_of_call)]
     worst = max(item.attempts, key=lambda attempt: _SEVERITY[attempt_status(attempt)])
@@ -124,7 +153,7 @@ def agent_row(item: AgentStep, overcome: dict[AttemptKey, str]) -> StepRow:
         status=attempt_status(worst),
         words=_words(worst, overcome),
         result="" if result is None else cell(result, _CELL),
-        n_changes=sum(len(c) for a in item.attempts for c in a.changes.values()),
+        n_changes=n_changes,
     )
 
 

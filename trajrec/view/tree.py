@@ -39,6 +39,7 @@ class Node:
         children: Its children, at most 500 of them.
         n_more: Children that are left out.
         changed: Who changed it or a part of it last; None if nobody did.
+        pointer: The place, as an address has it.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Node:
     children: Sequence[Node] = ()
     n_more: int = 0
     changed: Changer | None = None
+    pointer: str = ""
 
 
 def make_tree(state: Value, changes: Mapping[str, Changer] | None = None) -> Node:
@@ -84,11 +86,11 @@ class _Builder:
         whole = _later(outer, self._changes.get(place))
         changed = _later(whole, self._inside.get(place))
         if not isinstance(value, (dict, list)) or not value:
-            return Node(key=key, text=_short(value), changed=changed)
+            return Node(key=key, text=_short(value), changed=changed, pointer=place)
         kind = "object" if isinstance(value, dict) else "list"
         text = f"{kind} of {len(value)}"
         if depth >= MAX_DEPTH:
-            return Node(key=key, text=_short(value), changed=changed)
+            return Node(key=key, text=_short(value), changed=changed, pointer=place)
         children: list[Node] = []
         for name, item in _items(value):
             if len(children) >= MAX_CHILDREN or self._n_left <= 0:
@@ -101,6 +103,7 @@ class _Builder:
             children=children,
             n_more=len(value) - len(children),
             changed=changed,
+            pointer=place,
         )
 
 
