@@ -41,7 +41,8 @@ _CLOSED = (
 class Sandbox(NamedTuple):
     """The limits of queries that run in a closed instance of DuckDB.
 
-    DuckDB looks at them between batches of rows: one value that a function makes may exceed them.
+    DuckDB looks at them between batches of rows. A query that may make a larger value runs in a
+    process of its own, which is ended at these limits (`trajrec.corpus.query_process`).
 
     Attributes:
         seconds: Longest time that a query may take.
@@ -55,6 +56,8 @@ class Sandbox(NamedTuple):
 def close_off(con: duckdb.DuckDBPyConnection, sandbox: Sandbox) -> None:
     """Close an instance of DuckDB off, for good: it keeps only the databases that it has."""
     con.execute(f"SET memory_limit = '{_memory(sandbox.memory)}'")
+    # Rows go to another instance whole (`trajrec.corpus.query_child`).
+    con.execute("SET GLOBAL arrow_lossless_conversion = true")
     for setting in _CLOSED:
         con.execute(f"SET {setting}")
 
@@ -95,15 +98,9 @@ def run_closed(
         timer.start()
         return _relation(cursor, query, params).materialize()
     except duckdb.InterruptException as exc:
-        raise QueryError(
-            f"the query took longer than {sandbox.seconds:g} s and was stopped; give it more time "
-            "(`trajrec sql --timeout`, or Sandbox(seconds=...))"
-        ) from exc
-    except duckdb.OutOfMemoryException as exc:
-        raise QueryError(
-            f"the query needs more memory than {sandbox.memory}; give it more "
-            "(`trajrec sql --memory`, or Sandbox(memory=...))"
-        ) from exc
+        raise too_long(sandbox) from exc
+    except (duckdb.OutOfMemoryException, MemoryError) as exc:
+        raise too_large(sandbox) from exc
     except duckdb.PermissionException as exc:
         raise QueryError(
             f"{first_lines(exc)}; queries of --where and `trajrec sql` read the tables alone "
@@ -115,6 +112,31 @@ def run_closed(
         timer.cancel()
         if timer.ident is not None:
             timer.join()
+
+
+def check_closed(cursor: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Refuse a query that is not one SELECT or EXPLAIN, or that DuckDB cannot parse.
+
+    Raises:
+        QueryError: It is refused.
+    """
+    _check(cursor, query, _READING)
+
+
+def too_long(sandbox: Sandbox) -> QueryError:
+    """Return the error of a query that was stopped at its limit of time."""
+    return QueryError(
+        f"the query took longer than {sandbox.seconds:g} s and was stopped; give it more time "
+        "(`trajrec sql --timeout`, or Sandbox(seconds=...))"
+    )
+
+
+def too_large(sandbox: Sandbox) -> QueryError:
+    """Return the error of a query that was stopped at its limit of memory."""
+    return QueryError(
+        f"the query needs more memory than {sandbox.memory}; give it more "
+        "(`trajrec sql --memory`, or Sandbox(memory=...))"
+    )
 
 
 def _relation(

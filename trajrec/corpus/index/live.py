@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from trajrec.corpus.bounded_queries import has_bounded_values
 from trajrec.corpus.index.build import Builder, create_tables
 from trajrec.corpus.index.catalog import Catalog
 from trajrec.corpus.index.content_reader import Progress
@@ -26,7 +27,15 @@ from trajrec.corpus.index.scan import FolderState, Scan, ScanMode, scan_folder
 from trajrec.corpus.index.tables import CHECKS, EPISODE_TABLES, TABLES
 from trajrec.corpus.index.tails import Tails
 from trajrec.corpus.index.views import VIEWS
-from trajrec.corpus.sandbox import Params, Sandbox, close_off, run_closed, run_own
+from trajrec.corpus.query_process import QueryProcess
+from trajrec.corpus.sandbox import (
+    Params,
+    Sandbox,
+    check_closed,
+    close_off,
+    run_closed,
+    run_own,
+)
 from trajrec.errors import CorpusError
 from trajrec.log.folder import INDEX_FOLDER, is_inside
 from trajrec.log.locks import is_being_written
@@ -120,6 +129,8 @@ class LiveIndex:
         self._mode = scan
         self._progress = progress
         self.con = connect()
+        # For queries that DuckDB cannot stop; started by the first of them.
+        self._process: QueryProcess | None = None
         self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
         # Global settings hold for the connections of queries too. A query finds the data frames of
         # its caller, who is some frames above.
@@ -149,6 +160,8 @@ class LiveIndex:
     def close(self) -> None:
         """Close the connection, and with it the index file and the logs that are written."""
         self._tails.close()
+        if self._process is not None:
+            self._process.close()
         for cursor in list(self._cursors):
             cursor.close()
         self.con.close()
@@ -183,7 +196,19 @@ class LiveIndex:
         return run_own(self._new_cursor(), query, params)
 
     def sql_closed(self, query: str, params: Params, sandbox: Sandbox) -> duckdb.DuckDBPyRelation:
-        """Return the rows of somebody else's query; see `run_closed`."""
+        """Return the rows of somebody else's query, which ends at its limits."""
+        cursor = self._new_cursor()
+        check_closed(cursor, query)
+        if has_bounded_values(cursor, query):
+            return run_closed(cursor, query, params, sandbox)
+        if self._process is None:
+            self._process = QueryProcess(
+                self._folder, scan=self._mode, sandbox=sandbox, cost=self._layers.cost
+            )
+        return self._process.sql(query, params)
+
+    def sql_here(self, query: str, params: Params, sandbox: Sandbox) -> duckdb.DuckDBPyRelation:
+        """Return the rows of somebody else's query, run in this process; see `run_closed`."""
         return run_closed(self._new_cursor(), query, params, sandbox)
 
     def _new_cursor(self) -> duckdb.DuckDBPyConnection:
