@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -22,7 +23,7 @@ from trajrec.cli.main import main
 from trajrec.cli.safe_stream import escaped, escaped_json
 from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.corpus.sandbox import Sandbox
-from trajrec.errors import QueryError, UnknownToolError
+from trajrec.errors import CorpusError, QueryError, UnknownToolError
 from trajrec.recording.event_log import close_logs
 
 N_STEPS = 12
@@ -80,6 +81,58 @@ def test_no_query_changes_anything(
         corpus.sql(query.format(folder=tmp_path), sandbox=sandbox).fetchall()
     assert corpus.sql("SELECT count(*) FROM steps").fetchall() == [(N_STEPS,)]
     assert not list(tmp_path.iterdir())
+
+
+DAMAGE = [
+    "DROP VIEW main.steps",
+    "CREATE OR REPLACE VIEW main.steps AS SELECT 1 AS step",
+    "ALTER VIEW main.steps RENAME TO other",
+    "INSERT INTO delta.running VALUES (1)",
+    "DROP TABLE delta.dropped",
+    "DROP SCHEMA delta CASCADE",
+    "CREATE TEMP VIEW steps AS SELECT 1 AS step",
+]
+
+
+def attempt(relation: duckdb.DuckDBPyRelation, statement: str) -> None:
+    with contextlib.suppress(duckdb.Error):
+        relation.query("v", statement)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_a_relation_runs_breaks_no_later_query(corpus: trajrec.Corpus, damage: str) -> None:
+    for ending in ("rollback", "commit"):
+        relation = corpus.sql("SELECT * FROM steps").limit(3)
+        attempt(relation, ending)
+        attempt(relation, damage)
+        attempt(relation, "commit")
+        relation.close()
+        assert corpus.sql("SELECT count(*) FROM steps").fetchall() == [(N_STEPS,)]
+        assert len(list(corpus.episodes("n_steps > 0"))) == 2
+
+
+@pytest.mark.slow
+def test_what_a_relation_runs_breaks_no_later_refresh(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        for k in range(2, 5):
+            relation = corpus.sql("SELECT * FROM steps")
+            for statement in ("rollback", "DELETE FROM delta.steps", "DELETE FROM delta.episodes"):
+                attempt(relation, statement)
+            fill(tmp_path)
+            assert corpus.sql("SELECT count(*) FROM steps").fetchall() == [(k * N_STEPS,)]
+            assert len(list(corpus.episodes())) == 2 * k
+
+
+def test_a_detached_index_is_told(tmp_path: Path) -> None:
+    fill(tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        relation = corpus.sql("SELECT * FROM steps")
+        attempt(relation, "rollback")
+        attempt(relation, "DETACH stored")
+        for ask in (lambda: corpus.sql("SELECT 1"), lambda: list(corpus.episodes())):
+            with pytest.raises(CorpusError, match="has detached the index; open the corpus again"):
+                ask()
 
 
 REACHING = [

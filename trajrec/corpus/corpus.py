@@ -174,8 +174,11 @@ class Corpus(Analyses, TrainingReads, Labelling, CorpusCard):
         """
         if sandbox and self._sandbox is None:
             return self._in_sandbox().sql(query, params=params)
-        # Before each query, so that an answer has all episodes that were recorded before it.
-        self.refresh()
+        with self._lock:
+            # Before each query, so that an answer has all episodes that were recorded before it.
+            self.refresh()
+            if self._sandbox is None:
+                self._index.protect()
         if self._sandbox is None:
             return self._index.sql(query, params)
         return self._index.sql_closed(query, params, self._sandbox)

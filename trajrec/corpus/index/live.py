@@ -21,6 +21,7 @@ from trajrec.corpus.index.file import (
     detach_index,
     update_index,
 )
+from trajrec.corpus.index.guard import Guard
 from trajrec.corpus.index.ids import IDS_NAME, IdFile
 from trajrec.corpus.index.layers import Layers
 from trajrec.corpus.index.scan import FolderState, Scan, ScanMode, scan_folder
@@ -145,7 +146,8 @@ class LiveIndex:
         self._views: dict[str, str] = {}
         self._has_views = False
         self._folders: dict[str, FolderState] = {}
-        self._tails = Tails(self.con, folder)
+        self._guard = Guard(self.con)
+        self._tails = Tails(self.con, folder, self._guard)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
         self._layers = Layers(has_file=self._attach(), has_delta=False, cost=cost)
         self._ids = IdFile(folder / INDEX_FOLDER / IDS_NAME)
@@ -162,6 +164,7 @@ class LiveIndex:
         self._tails.close()
         if self._process is not None:
             self._process.close()
+        self._guard.close()
         for cursor in list(self._cursors):
             cursor.close()
         self.con.close()
@@ -190,6 +193,10 @@ class LiveIndex:
     def rows(self, query: str, params: Params = None) -> list[tuple[Value, ...]]:
         """Return the rows of a query of ours."""
         return self._new_cursor().execute(query, params).fetchall()
+
+    def protect(self) -> None:
+        """Keep the connections of `sql` from changing anything until the next `refresh` with news."""
+        self._guard.hold()
 
     def sql(self, query: str, params: Params) -> duckdb.DuckDBPyRelation:
         """Return the user's own query; see `run_own`."""
@@ -224,6 +231,8 @@ class LiveIndex:
         Args:
             again: Whether to list all folders, since a file is not what the tables say.
         """
+        if self._layers.has_file:
+            self._guard.check("stored")
         mode: ScanMode = "full" if again else self._mode
         scan = self._scan(mode)
         if scan.has_news:
@@ -259,6 +268,7 @@ class LiveIndex:
     def _update(self, scan: Scan, *, is_full: bool) -> None:
         """Read what differs into memory."""
         self.revision += 1
+        self._guard.release()
         if not self._layers.has_delta:
             self._create_delta()
         # Rows of episodes that go on are continued: without the rows that come from frames now.
@@ -321,6 +331,7 @@ class LiveIndex:
         if running != self.running:
             self.running = running
             self.revision += 1
+            self._guard.release()
             self.con.execute("DELETE FROM delta.running")
             keys = [logs[log].log_key for log, is_running in running.items() if is_running]
             if keys:
@@ -347,6 +358,7 @@ class LiveIndex:
         """Create some views, but those that are there already as they are to be."""
         for name, query in views.items():
             if self._views.get(name) != query:
+                self._guard.release()
                 self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
                 self._views[name] = query
 

@@ -9,6 +9,7 @@ import duckdb
 
 from trajrec.corpus.index.build import Builder, create_tables
 from trajrec.corpus.index.catalog import OpenLog
+from trajrec.corpus.index.guard import Guard
 from trajrec.corpus.index.tables import EPISODE_TABLES
 from trajrec.errors import LogError
 from trajrec.log.journal import journal_path
@@ -26,6 +27,7 @@ class Tails:
     Args:
         con: The connection.
         folder: The corpus.
+        guard: Is released before the tables change.
 
     Attributes:
         is_empty: Whether no journal has any rows.
@@ -33,12 +35,13 @@ class Tails:
         readers: The readers of the logs that have rows here, by path relative to the corpus.
     """
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, folder: Path, guard: Guard) -> None:
         self.is_empty = True
         self.n_reads = 0
         self.readers: dict[str, LogReader] = {}
         self._con = con
         self._folder = folder
+        self._guard = guard
         self._has_tables = False
         # The state of the journals that the tables have; None if they were emptied.
         self._read: dict[str, tuple[int, int, int]] | None = {}
@@ -114,6 +117,7 @@ class Tails:
 
     def _prepare(self) -> None:
         """Have empty tables."""
+        self._guard.release()
         self.clear()
         if not self._has_tables:
             self._con.execute(f"CREATE SCHEMA {SCHEMA}")
