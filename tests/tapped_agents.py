@@ -206,6 +206,51 @@ def requests_retry(url: str) -> Any:
     return said
 
 
+def http_client_alone(url: str) -> Any:
+    import http.client
+    from urllib.parse import urlsplit
+
+    said: list[Any] = []
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    for number in range(5):
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            json.dumps(CHAT),
+            {"Content-Type": "application/json"},
+        )
+        answer = connection.getresponse()
+        if number % 2:
+            said.append([answer.status, answer.read().decode(), answer.read().decode()])
+        else:
+            buffer = bytearray(7)
+            pieces = []
+            while n := answer.readinto(buffer):
+                pieces.append(bytes(buffer[:n]).decode("latin-1"))
+            said.append([answer.status, "".join(pieces)])
+    body = json.dumps({**CHAT, "stream": True}).encode()
+    connection.request("POST", "/v1/chat/completions", body=body)
+    said.append([line.decode() for line in connection.getresponse()])
+    connection.close()
+    return said
+
+
+def urllib_alone(url: str) -> Any:
+    import urllib.error
+    import urllib.request
+
+    said: list[Any] = []
+    for stream in (False, False, False, False, False, True):
+        data = json.dumps({**CHAT, "stream": stream}).encode()
+        request = urllib.request.Request(f"{url}/v1/chat/completions", data)
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                said.append([answer.status, [line.decode() for line in answer]])
+        except urllib.error.HTTPError as error:
+            said.append([error.code, error.read().decode()])
+    return said
+
+
 def urllib3_alone(url: str) -> Any:
     import urllib3
 
@@ -295,6 +340,8 @@ AGENTS = {
         Agent(genai_stream, "google.genai", _GEMINI),
         Agent(genai_async, "google.genai aiohttp", _GEMINI),
         Agent(requests_retry, "requests"),
+        Agent(http_client_alone, "http.client"),
+        Agent(urllib_alone, "urllib.request"),
         Agent(urllib3_alone, "urllib3"),
         Agent(aiohttp_alone, "aiohttp"),
         Agent(httpx_alone, "httpx"),

@@ -40,7 +40,22 @@ def hold_urllib3(url: str, most: int) -> Any:
     return pool, answer, pieces, [next(pieces) for _ in range(most)]
 
 
-HOLDERS: dict[str, Hold] = {"httpx": hold_httpx, "urllib3": hold_urllib3}
+def hold_http_client(url: str, most: int) -> Any:
+    import http.client
+    from urllib.parse import urlsplit
+
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    connection.request("POST", PATH, json.dumps(STREAM))
+    answer = connection.getresponse()
+    pieces = iter(answer.read1, b"")
+    return connection, answer, pieces, [next(pieces) for _ in range(most)]
+
+
+HOLDERS: dict[str, Hold] = {
+    "httpx": hold_httpx,
+    "urllib3": hold_urllib3,
+    "http.client": hold_http_client,
+}
 
 
 def close(held: Any) -> None:
@@ -55,7 +70,7 @@ def only_episode(folder: Path) -> Any:
         return next(corpus.episodes())
 
 
-@pytest.mark.mostly_slow(2)
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("most", [2, 0])
 @pytest.mark.parametrize("client", HOLDERS)
 def test_a_held_stream_is_recorded_as_far_as_read(client: str, most: int, tmp_path: Path) -> None:

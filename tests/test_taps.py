@@ -21,7 +21,7 @@ from trajrec.agents.exchanges import RecordedExchange
 
 HERE = Path(__file__).parent
 
-QUICK = {"httpx_alone", "httpx2_alone", "aiohttp_alone", "urllib3_alone"}
+QUICK = {"httpx_alone", "httpx2_alone", "aiohttp_alone", "urllib3_alone", "http_client_alone"}
 
 
 def need(*packages: str) -> None:

@@ -61,6 +61,23 @@ def pieces_of_requests(url: str, asked: Any, most: int = 99) -> Iterator[bytes]:
                 return
 
 
+def pieces_of_urllib(url: str, asked: Any, most: int = 99) -> Iterator[bytes]:
+    import urllib.request
+
+    request = urllib.request.Request(url, json.dumps(asked).encode())
+    with urllib.request.urlopen(request, timeout=0.5) as answer:
+        if "stream" not in asked:
+            # Only this notices that a body is cut.
+            yield answer.read()
+            return
+        number = 0
+        while piece := answer.read1():
+            yield piece
+            number += 1
+            if number == most:
+                return
+
+
 def in_loop(pieces: Any, most: int) -> Iterator[bytes]:
     """Yield what an asynchronous iterator yields, in a loop of its own."""
 
@@ -117,6 +134,7 @@ CLIENTS = {
     "httpx2": pieces_of_httpx2,
     "httpx, asynchronous": pieces_of_async_httpx,
     "aiohttp": pieces_of_aiohttp,
+    "urllib": pieces_of_urllib,
     "urllib3": pieces_of_urllib3,
     "requests": pieces_of_requests,
 }
@@ -154,9 +172,10 @@ def check_same(
     assert both[0] == both[1] or most < 99
     assert tapped[1:] == bare[1:]
     (note,) = notes
-    # urllib3 reads on before it hands out a piece, and drops it if that fails.
+    # These read on before they hand out a piece, and drop it if that fails.
     seen = b"".join(note.chunks)
-    assert seen == b"".join(tapped[0]) or (tapped[1] and client in ("urllib3", "requests"))
+    is_eager = client in ("urllib", "urllib3", "requests")
+    assert seen == b"".join(tapped[0]) or (tapped[1] and is_eager)
     with answering(save(notes, tmp_path / "notes.json")) as answered:
         assert take(run(server.url + PATH, asked, most=most)) == tapped
     assert (answered[0].status, answered[0].body) == (note.status, note.body)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 TAPS = {
     "aiohttp": "trajrec.taps.aiohttp_tap",
+    "http.client": "trajrec.taps.http_client_tap",
     "httpx": "trajrec.taps.httpx_tap",
     "httpx2": "trajrec.taps.httpx_tap",
     "urllib3": "trajrec.taps.urllib3_tap",

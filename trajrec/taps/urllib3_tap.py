@@ -10,15 +10,15 @@ import functools
 import http.client
 import importlib
 import inspect
-import io
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 from trajrec.taps import hub
+from trajrec.taps.memory_socket import MemorySocket
 from trajrec.taps.patching import AnswerFault, Replacement, answering, note_fault
-from trajrec.taps.raw_answers import HANG_S, head_of, pieces_of
+from trajrec.taps.raw_answers import HANG_S
 from trajrec.wire.exchange import Exchange, HttpAnswer, HttpRequest
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -201,7 +201,7 @@ def _answer(
         raise answer.error
     with answering("urllib3"):
         pool.num_requests += 1
-        raw = http.client.HTTPResponse(_MemorySocket(answer), method=method)  # type: ignore[arg-type]
+        raw = http.client.HTTPResponse(MemorySocket(answer), method=method)  # type: ignore[arg-type]
         raw.begin()
         response = response_class(
             body=raw,
@@ -221,47 +221,6 @@ def _answer(
         response._connection = kw.get("response_conn")
         response._pool = pool
         return response
-
-
-class _MemorySocket:
-    """As much of a socket as the standard library's response needs."""
-
-    def __init__(self, answer: HttpAnswer) -> None:
-        self._answer = answer
-
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        """Return the file that a response is read from."""
-        return io.BufferedReader(_AnswerFile(self._answer))
-
-
-class _AnswerFile(io.RawIOBase):
-    """A recorded answer as the bytes of HTTP/1.1, one piece for each read."""
-
-    def __init__(self, answer: HttpAnswer) -> None:
-        self._answer = answer
-        self._pieces = iter([head_of(answer), *pieces_of(answer)])
-        self._rest = b""
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer with the next piece, or as much of it as fits; return its size.
-
-        Raises:
-            BaseException: The recorded exception, after the last piece.
-        """
-        data = self._rest or next(self._pieces, b"")
-        if not data:
-            if self._answer.hangs:
-                time.sleep(HANG_S)
-            if self._answer.error is not None:
-                raise self._answer.error
-        size = min(len(data), len(buffer))
-        buffer[:size] = data[:size]
-        self._rest = data[size:]
-        return size
 
 
 def _tapped_class(base: Any) -> type:
