@@ -106,8 +106,9 @@ def test_an_episode_without_credit_is_called_unknown(browser: TestClient) -> Non
 def test_the_largest_certain_effect_is_named(corpus: trajrec.Corpus, browser: TestClient) -> None:
     view = credit_of(corpus, "clear")
     assert view.decided == 1
-    assert "Step 1 lost most: advantage -0.400 [-0.500, -0.300]" in view.decision
-    assert "at one other step too" in view.decision
+    assert "Step 1 lost most: advantage -0.400, 95 % interval -0.500 to -0.300." in view.decision
+    assert "Step 2 earned most: advantage +0.200" in view.decision
+    assert "At no other step does the interval exclude 0." in view.decision
     assert (
         f'href="/e/{EPISODE}/1">open step 1</a>'
         in browser.get(f"/e/{EPISODE}/credit?run=clear").text
@@ -174,7 +175,8 @@ def test_the_episode_opens_at_the_decisive_step(
     lane = next(lane for lane in view.lanes if lane.label == "credit")
     assert {name for name, path in lane.paths.items() if path} == {"earned", "failed", "unknown"}
     page = browser.get(f"/e/{EPISODE}").text
-    assert "step 1 decided most" in page
+    assert "step 1 lost most: -0.400 [-0.500, -0.300]; step 2 earned most: +0.200" in page
+    assert "what it earned or lost" in page
     assert "the estimand of advantage" in page
     assert "Credit of this step: unknown" in browser.get(f"/e/{EPISODE}/7/pane").text
 

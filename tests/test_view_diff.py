@@ -166,7 +166,7 @@ def client(corpus: trajrec.Corpus) -> TestClient:
     return browser
 
 
-def test_a_fork_has_no_reset_that_could_differ(tmp_path: Any) -> None:
+def test_a_fork_shares_its_parents_steps_before_it(tmp_path: Any) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
     for _ in range(4):
@@ -179,8 +179,9 @@ def test_a_fork_has_no_reset_that_could_differ(tmp_path: Any) -> None:
             branch.step(1)
         (fork,) = corpus.episodes(kind="fork")
         view = compared(corpus, parent.id, fork.id)
-        assert kinds(view) == [("a", -1, -1), ("a", 0, 1), ("same", 2, 2), ("differs", 3, 3)]
-        assert view.n_shared == 2
+        assert kinds(view) == [("same", -1, -1), ("same", 0, 2), ("differs", 3, 3)]
+        assert view.n_shared == 5
+        assert view.first == 3
 
 
 def test_calls_are_compared_as_json_without_loss() -> None:
@@ -190,3 +191,16 @@ def test_calls_are_compared_as_json_without_loss() -> None:
         shown = diff_view._shown(a, b)
         assert shown.left != shown.right
     assert diff_view._shown([["refund", {}]], []).right == "(nothing)"
+
+
+def test_a_turn_before_a_fork_is_no_difference(tmp_path: Any) -> None:
+    """The fork of a call begins behind the model's turn, which is its parent's."""
+    with trajrec.open(ROOT / "sample_trajectories" / "support") as corpus:
+        rows = corpus.sql("SELECT parent_id, episode_id FROM forks ORDER BY ALL").fetchall()
+        for parent, own in rows:
+            views = [EpisodeView(corpus.episode(one), Evidence()) for one in (parent, own)]
+            first = views[1].steps[0]
+            for part in compare_views(*views).parts:
+                assert part.kind != "a" or part.first > first
+                names = [field.name for field in part.fields]
+                assert part.first != first or not any(name.startswith("model") for name in names)

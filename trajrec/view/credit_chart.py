@@ -53,8 +53,15 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
     @property
+    def words(self) -> str:
+        """The number with its interval, in a sentence."""
+        if self.value is None or self.low is None or self.high is None:
+            return self.text
+        return f"{self.value:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
+
+    @property
     def text(self) -> str:
-        """The number with its interval, in words."""
+        """The number with its interval, as tables show it."""
         if self.value is None:
             return "unknown"
         # A sign says that it is a difference.

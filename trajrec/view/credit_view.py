@@ -185,7 +185,7 @@ def judgements(estimates: Sequence[Estimate]) -> list[Estimate]:
 
 
 def decide(estimates: Sequence[Estimate]) -> tuple[str, int | None]:
-    """Return which step decided the outcome: a sentence, and the step if there is one."""
+    """Return which steps lost and earned most: some sentences, and the step of the larger effect."""
     rows = judgements(estimates)
     if not rows:
         return "This run compares no actions, so it cannot tell which step decided it.", None
@@ -193,12 +193,37 @@ def decide(estimates: Sequence[Estimate]) -> tuple[str, int | None]:
     certain = [item for item in rows if item.is_certain]
     if not certain:
         return f"Undecided: the interval of each {judge} holds 0.", None
-    most = max(certain, key=lambda item: abs(item.value or 0.0))
-    verb = "lost" if (most.value or 0.0) < 0 else "earned"
+    most = extremes(rows)
     if judge == "decisive":
-        return f"Step {most.step} decided it: it {verb} {most.text}.", most.step
-    words = f"Step {most.step} {verb} most: {judge} {most.text}."
-    return f"{words} {_others(len(certain) - 1)}", most.step
+        (item, *_) = most
+        return f"Step {item.step} decided it: an effect of {item.words}.", item.step
+    named = [f"Step {item.step} {_verb(item)} most: {judge} {item.words}." for item in most]
+    n_more = len({item.step for item in certain} - {item.step for item in most})
+    return " ".join([*named, _others(n_more)]), most[0].step
+
+
+def extremes(rows: Sequence[Estimate]) -> list[Estimate]:
+    """Return the largest loss and the largest gain whose intervals exclude 0, the larger first."""
+    certain = [item for item in rows if item.is_certain]
+    sides = [
+        [item for item in certain if (item.value or 0.0) < 0],
+        [item for item in certain if (item.value or 0.0) > 0],
+    ]
+    most = [max(side, key=lambda item: abs(item.value or 0.0)) for side in sides if side]
+    return sorted(most, key=lambda item: -abs(item.value or 0.0))
+
+
+def decision_words(estimates: Sequence[Estimate]) -> str:
+    """Return the same in a few words, for the head of an episode."""
+    rows = judgements(estimates)
+    if not rows:
+        return "values alone"
+    named = [f"step {item.step} {_verb(item)} most: {item.text}" for item in extremes(rows)]
+    return "; ".join(named) or "undecided"
+
+
+def _verb(item: Estimate) -> str:
+    return "lost" if (item.value or 0.0) < 0 else "earned"
 
 
 def _others(n: int) -> str:

@@ -29,6 +29,9 @@ MAX_ROWS = 200
 
 _Fields = Mapping[str, Value]
 
+_OF_MODEL = "model "
+"""Begins the names of the fields of a model's turn."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FieldDifference:
@@ -89,6 +92,10 @@ def compare_views(a: EpisodeView, b: EpisodeView) -> DiffView:
     steps_b = _steps(b)
     states_a = _states(a)
     states_b = _states(b)
+    shared = _shared(a, b, steps_a) | _shared(b, a, steps_b)
+    steps_a |= {step: fields for step, fields in shared.items() if step not in steps_a}
+    steps_b |= {step: fields for step, fields in shared.items() if step not in steps_b}
+    _leave_out_turns(a, b, steps_a, steps_b)
     numbers = sorted(steps_a.keys() | steps_b.keys())[:MAX_STEPS]
     parts: list[Part] = []
     have_parted = False
@@ -122,14 +129,43 @@ def compare_views(a: EpisodeView, b: EpisodeView) -> DiffView:
     )
 
 
+def _shared(
+    parent: EpisodeView, fork: EpisodeView, steps: dict[int, _Fields]
+) -> dict[int, _Fields]:
+    """Return the steps of an episode that are also those of its fork: all before the fork."""
+    origin = fork.episode.fork
+    if origin is None or origin.parent_id != parent.id:
+        return {}
+    return {step: fields for step, fields in steps.items() if step < origin.step}
+
+
+def _leave_out_turns(
+    a: EpisodeView, b: EpisodeView, steps_a: dict[int, _Fields], steps_b: dict[int, _Fields]
+) -> None:
+    """Leave the model's turn out of a step at which one was forked behind the turn of the other."""
+    for parent, fork in ((a, b), (b, a)):
+        origin = fork.episode.fork
+        if not fork.is_agent or origin is None or origin.parent_id != parent.id:
+            continue
+        if any(start.start.step == origin.step for start in fork.episode.transcript.model_calls):
+            continue
+        for steps in (steps_a, steps_b):
+            if origin.step in steps:
+                steps[origin.step] = {
+                    name: value
+                    for name, value in steps[origin.step].items()
+                    if not name.startswith(_OF_MODEL)
+                }
+
+
 def _remark(a: EpisodeView, b: EpisodeView, n_left: int) -> str:
     remarks = []
     for view, name in ((a, "A"), (b, "B")):
         fork = view.episode.fork
         if fork is not None:
             remarks.append(
-                f"{name} is a fork: its log begins at step {fork.step}, and the steps before are "
-                f"those of its parent {fork.parent_id[:10]}"
+                f"{name} is a fork: its log begins at step {fork.step}, and what came before is that "
+                f"of its parent {fork.parent_id[:10]}"
             )
     if n_left:
         remarks.append(f"The last {n_left:,} steps are not compared")

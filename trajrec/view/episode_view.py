@@ -14,7 +14,7 @@ from trajrec.types import JsonObject, Value
 from trajrec.values.diff import Change
 from trajrec.values.json import describe_path, to_json_value, to_pointer
 from trajrec.view.credit_chart import Estimate
-from trajrec.view.credit_view import judgements
+from trajrec.view.credit_view import decision_words, extremes, judgements
 from trajrec.view.evidence import Evidence
 from trajrec.view.film import Film, film_of, strip_steps
 from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, failed_steps
@@ -164,14 +164,18 @@ class EpisodeView:
     def telling_step(self) -> int | None:
         """The step to open at; None without steps.
 
-        That of a divergence, else the one that decided the outcome, else the first failure that was
-        not overcome, else the first one.
+        That of a divergence, else the one that decided the outcome (of a failure, the largest loss),
+        else the first failure that was not overcome, else the first one.
         """
         if not self.steps:
             return None
         if self.diverged_at is not None:
             return self.diverged_at
-        credited = [step for step in self.credited_steps if step in self.steps]
+        most = extremes(judgements(self.evidence.credit))
+        if self.episode.outcome == "failure":
+            # Whoever opens an episode that failed asks where it was lost.
+            most.sort(key=lambda item: (item.value or 0.0) > 0)
+        credited = [item.step for item in most if item.step in self.steps]
         if credited:
             return credited[0]
         failed = self.failed_steps
@@ -284,11 +288,8 @@ class EpisodeView:
 
     @property
     def decision(self) -> str:
-        """Which step decided the outcome by the latest estimates, in a few words."""
-        if not judgements(self.evidence.credit):
-            return "values alone"
-        steps = self.credited_steps
-        return f"step {steps[0]} decided most" if steps else "undecided"
+        """Which steps lost and earned most by the latest estimates, in a few words."""
+        return decision_words(self.evidence.credit)
 
     @property
     def credited_steps(self) -> list[int]:

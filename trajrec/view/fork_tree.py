@@ -87,6 +87,7 @@ class ForkTree:
         end: The last step of all, plus 1.
         n_branches: All branches.
         n_shown: Those that are shown.
+        has_rewards: Whether any episode of it has a reward.
         remark: What is missing of the tree, in words; "" if nothing is.
     """
 
@@ -96,6 +97,7 @@ class ForkTree:
     n_shown: int
     n_won: int
     n_failed: int
+    has_rewards: bool
     remark: str
 
 
@@ -121,6 +123,7 @@ def read_fork_tree(corpus: Corpus, episode_id: str) -> ForkTree:
         n_shown=len(rows),
         n_won=sum(row[5] == "success" for row in rows),
         n_failed=sum(row[5] == "failure" for row in rows),
+        has_rewards=any(row[4] is not None and not math.isnan(row[4]) for row in (root, *rows)),
         remark=""
         if found
         else f"The episode {root_id[:10]}, which all of these were forked from, is not in the corpus.",

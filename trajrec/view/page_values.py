@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trajrec.types import Value
 from trajrec.view.commands import episode_commands, step_commands
+from trajrec.view.credit_view import MEANINGS
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.film import Thumbnail
 from trajrec.view.links import Links
@@ -59,6 +60,7 @@ def pane_values(
         "links": links,
         "pane": pane,
         "credit": view.credit_of(step),
+        "meanings": MEANINGS,
         "step_commands": commands,
         "has_state": has_state,
         "tree": tree,
