@@ -329,6 +329,30 @@ def test_episode_with_a_gap_is_graded_partial(
     assert "lost steps 20 to 29" in report.notes[-1]
 
 
+def test_flags_of_a_lost_last_step_are_not_compared(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    is_over = False
+    n_steps = 0
+    while not is_over:
+        *_, is_over, _, _ = env.step(0)
+        n_steps += 1
+        if n_steps == 5:
+            env.flush()
+    env.close()
+    with LogReader(env.path) as reader:
+        lost = reader.frames[2]
+    data = bytearray(env.path.read_bytes())
+    # Its columns, which lie behind its events.
+    data[lost.offset + lost.size - 16] ^= 0xFF
+    env.path.write_bytes(data)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert (episode.ending, episode.missing_steps) == ("terminated", [(5, n_steps)])
+        report = replay_episode(episode)
+    assert (report.grade, report.n_steps) == ("partial", 5), report
+
+
 def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
     cartpole = gym.wrappers.FrameStackObservation(
         gym.wrappers.TimeAwareObservation(gym.make("CartPole-v1")), 3

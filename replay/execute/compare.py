@@ -184,7 +184,9 @@ def compare_flags(episode: Episode, execution: Execution) -> FieldChange | None:
         return None
     end = episode.end
     recorded: tuple[int, bool, bool] | None = None
-    if end is not None and end.ending in ("terminated", "truncated"):
+    # The flags are those of the last step, which a damaged log may have lost.
+    has_last_step = end is not None and episode.step_numbers[last_row] == end.n_steps - 1
+    if end is not None and has_last_step and end.ending in ("terminated", "truncated"):
         recorded = (last_row, end.terminated, end.truncated)
     live = execution.end
     if live == recorded:
