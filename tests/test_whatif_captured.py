@@ -111,6 +111,22 @@ def test_captured_function_is_run_from_the_step_on(
     assert len(server.attempts) == 4
 
 
+def test_control_that_made_no_live_call_has_no_steps(server: ModelServer, tmp_path: Path) -> None:
+    agent = Plain(server.url)
+    episode = captured(agent, tmp_path)
+    what_if(episode, at=1, change=None, agent=agent.run, n=1, n_controls=1, success=won, **LEAVE)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = (
+            "SELECT metadata->>'$.what_if.arm', fork_step, n_steps, end_step FROM forks ORDER BY 1"
+        )
+        (changed, control, unchanged) = corpus.sql(query).fetchall()
+        assert changed[1:] == unchanged[1:] == (1, 2, 3)
+        assert control[1:] == (1, 0, 1)
+        (read,) = corpus.episodes("metadata->>'$.what_if.arm' = 'control'", kind="fork")
+        assert (read.n_steps, read.end_step) == (0, 1)
+
+
 @pytest.mark.slow
 def test_prompt_reaches_requests_of_threads_without_context(
     server: ModelServer, tmp_path: Path

@@ -82,7 +82,7 @@ def continue_live(
     Args:
         episode: The recorded episode.
         step: The step at which the agent differs.
-        steps: The count of the rerun, which goes on.
+        steps: The count of the rerun, which goes on; brought to the step if it is before it.
         answered: The requests that the recording has answered.
         functions: The tools that are functions.
         goal: The agent's goal.
@@ -115,6 +115,8 @@ def continue_live(
         if options.watch is not None:
             restore_watched(episode, options.watch, answered)
 
+    # A fork that makes no call ends at its first step, not before it.
+    steps.step = max(steps.step, step - 1)
     metadata = {
         **options.about,
         "attempts": sorted(map(list, answered.attempts)),

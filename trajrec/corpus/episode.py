@@ -145,7 +145,8 @@ class Episode(StepArrays, EpisodeCard):
     def end_step(self) -> int:
         """Number of its last step plus 1."""
         if self.end is not None:
-            return self.end.n_steps
+            # Forks of agents that made no call were once recorded with an end before their step.
+            return max(self.first_step, self.end.n_steps)
         steps = [segment.first_step + segment.n_steps for segment in self.rows.segments]
         steps += [step_of_request(event) + 1 for event in self.agent_events]
         steps += [failure.step + 1 for failure in self.failures]
