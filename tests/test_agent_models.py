@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,19 @@ def test_a_retried_model_call_is_one_step(tmp_path: Path) -> None:
     )
     assert result == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("model", "infra")]
+
+
+def test_failed_model_calls_count_as_failures_of_the_episode(tmp_path: Path) -> None:
+    def refuse(**_: Any) -> Any:
+        raise ConnectionError("reset")
+
+    def break_down() -> None:
+        raise ValueError("broken")
+
+    with trajrec.episode(tmp_path, wire=False) as ep:
+        tool = ep.tool(break_down)
+        for call in (lambda: ep.model(refuse, messages=[]), tool):
+            with contextlib.suppress(ConnectionError, ValueError):
+                call()
+    counts = "SELECT n_failures, (SELECT count(*) FROM failures) FROM episodes"
+    assert rows(tmp_path, counts) == [(2, 2)]

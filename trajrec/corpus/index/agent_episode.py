@@ -111,6 +111,7 @@ def episode_rows(
     rows.messages += [message_row(row, said) for said in transcript.messages]
     for number, event in enumerate(transcript.side_effects):
         rows.side_effects.append(_side_effect(row, number, transcript, event))
+    row.n_failures = len(rows.failures)
     rows.n_bytes = _size(rows, texts)
     return rows
 
@@ -132,7 +133,6 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
     start = episode.start
     end = episode.end
     task = transcript.task_start
-    n_failed = sum(attempt.has_failed for attempt in transcript.attempts)
     row = EpisodeRow(
         episode_id=episode.id,
         env_id=episode.header.env.env_id or transcript.world or None,
@@ -144,7 +144,6 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         reset_key=_key(digest_of_parts(transcript.initial_digests)),
         outcome=episode.outcome,
         fault=episode.fault,
-        n_failures=len(episode.failures) + n_failed,
         redacted_step=episode.redacted_step,
     )
     if start is not None:

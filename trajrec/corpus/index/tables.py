@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 26
+INDEX_VERSION = 27
 
 
 ALL_EPISODES = Table(
@@ -74,7 +74,7 @@ ALL_EPISODES = Table(
         ("claimed_done", "BOOLEAN", "whether the agent claimed to be done; NULL if unknown"),
         ("terminated", "BOOLEAN", "flag of the last step"),
         ("truncated", "BOOLEAN", "flag of the last step"),
-        ("n_failures", "BIGINT", "failures recorded in it"),
+        ("n_failures", "BIGINT", "number of its rows in the table failures"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
         (
             "redacted_step",
