@@ -20,6 +20,7 @@ from model_server import Attempt, ModelServer, Turn
 
 import trajrec
 from trajrec.cli.main import main
+from trajrec.cli.rerun import warn_of_others
 
 pytestmark = pytest.mark.slow
 
@@ -409,6 +410,24 @@ def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["capture", str(tmp_path), "--openai-base", "ftp://a", "--", "true"]) == 2
     with pytest.raises(SystemExit):
         main(["capture", str(tmp_path), "--metadata", "trial", "--", "true"])
+
+
+def test_only_conversations_of_the_same_command_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own: dict[int, str] = {}
+    for n_conversations in (2, 1):
+        for k in range(n_conversations):
+            # The user's own name of the run, which both commands have.
+            metadata = {"run": "a", "command": ["sh", "agent.sh"]}
+            with trajrec.episode(tmp_path, task=f"t{k}", metadata=metadata) as ep:
+                own[n_conversations] = ep.id
+        trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        warn_of_others(corpus, corpus.episode(own[1]))
+        assert capsys.readouterr().err == ""
+        warn_of_others(corpus, corpus.episode(own[2]))
+        assert "the recorded command had 1 more conversation, whose" in capsys.readouterr().err
 
 
 def test_a_rerun_reports_a_damaged_log(tmp_path: Path) -> None:

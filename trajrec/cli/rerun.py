@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
             f"episode {episode.id} has sessions of MCP servers, which a recording cannot hand over "
             "to the servers; leave out --on-miss live"
         )
-    _warn_of_others(corpus, episode)
+    warn_of_others(corpus, episode)
     return _run_command(arguments, episode)
 
 
@@ -187,18 +187,18 @@ def _commands(episode: Episode) -> list[Attempt]:
     return [attempt for attempt in attempts if attempt.tool == COMMAND_TOOL]
 
 
-def _warn_of_others(corpus: Corpus, episode: Episode) -> None:
+def warn_of_others(corpus: Corpus, episode: Episode) -> None:
     """Say so if the recorded command had conversations in other episodes."""
-    run_id = _metadata_of(episode).get("run")
-    if run_id is None:
-        return
-    query = "SELECT episode_id FROM episodes WHERE metadata->>'run' = ?"
-    runs = corpus.sql(query, params=[str(run_id)]).fetchall()
-    n_others = len({row[0] for row in runs} - {episode.id})
+    # One command writes one log. The name of a run may be the user's, of many commands.
+    query = (
+        "SELECT count(*) FROM episodes WHERE episode_id <> ? AND metadata->>'command' IS NOT NULL "
+        "AND log = (SELECT any_value(log) FROM all_episodes WHERE episode_id = ? AND kind <> 'copy')"
+    )
+    ((n_others,),) = corpus.sql(query, params=[episode.id, episode.id]).fetchall()
     if n_others:
         say(
-            f"trajrec: the recorded command had {n_others} more conversations, whose requests this "
-            "episode does not have; --one-episode records them together"
+            f"trajrec: the recorded command had {counted(n_others, 'more conversation')}, whose "
+            "requests this episode does not have; --one-episode records them together"
         )
 
 
