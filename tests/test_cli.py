@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -21,6 +22,7 @@ from conftest import Scripted, record
 import trajrec
 from trajrec.cli.exit_status import MEANINGS, ExitStatus
 from trajrec.cli.main import build_parser, main
+from trajrec.cli.output import Progress
 from trajrec.corpus.lone_episode import read_episode
 from trajrec.envs import Bank
 from trajrec.log import frames
@@ -806,3 +808,17 @@ def test_fork_and_credit_take_an_environment(
     credit = f"credit {tmp_path} {episode.id} --policy random -n 2 --env CartPole-v1 --json"
     assert run(f"{credit} --steps 1:4 --estimator value") == 0
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 3]
+
+
+def test_progress_bar_leaves_nothing_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr("trajrec.cli.output.PROGRESS_AFTER_S", 0.0)
+    monkeypatch.setattr("trajrec.cli.output.PROGRESS_EVERY_S", 0.0)
+    with Progress("indexing") as progress:
+        progress(1, 2)
+    drawn = screen.getvalue()
+    assert drawn.endswith("\r\033[K")
+    progress(2, 2)  # the index is brought up to date once more, behind the results
+    assert screen.getvalue() == drawn

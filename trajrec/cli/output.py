@@ -140,7 +140,8 @@ def say(text: str) -> None:
 class Progress:
     """A progress bar on a terminal, for tasks of more than half a second.
 
-    A context manager, and a callback (done, total).
+    A context manager, and a callback (done, total). Behind its block it draws nothing: a corpus
+    keeps its callback, and indexes new forks after the results are printed.
 
     Args:
         task: The task, e.g. "indexing".
@@ -154,15 +155,19 @@ class Progress:
         self._start = time.monotonic()
         self._last = self._start
         self._was_shown = False
+        self._is_over = False
 
     def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._is_over = True
         if self._was_shown:
             _draw("\r\033[K")
 
     def __call__(self, done: int, total: int) -> None:
+        if self._is_over:
+            return
         time_s = time.monotonic()
         is_early = time_s - self._start < PROGRESS_AFTER_S
         if not self._is_terminal or is_early or time_s - self._last < PROGRESS_EVERY_S:
