@@ -172,8 +172,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         if exc is not None:
             recording = self._begun()
             recording.journal.fail(self._steps.step, "loop", "agent", exc)
-            raised = recording.calls.last_raised
-            is_of_env = any(cause is raised for cause in causes_of(exc))
+            is_of_env = any(cause is recording.calls.last_raised for cause in causes_of(exc))
             self._end("error", fault_of(exc, is_of_env=is_of_env))
             return
         for verifier in self._spec.checks:
@@ -387,6 +386,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
                 stop_reason=self._stop_reason,
                 claimed_done=self._claimed_done,
                 fault=fault,
+                unseen=recording.unseen_ways() if self._wire else (),
             )
 
     def _begun(self) -> Recorders:

@@ -38,6 +38,9 @@ class ModelCallRecorder:
         journal: The episode's journal.
         steps: The episode's counter.
         states: Compares the watched state before each call.
+
+    Attributes:
+        n_calls: Number of the calls that have begun.
     """
 
     def __init__(self, journal: Journal, steps: StepCounter, states: StateRecorder) -> None:
@@ -45,6 +48,7 @@ class ModelCallRecorder:
         self._states = states
         self._steps = steps
         self._conversation = Conversation()
+        self.n_calls = 0
         self._open: dict[int, _OpenStream] = {}
 
     def execute(
@@ -102,6 +106,7 @@ class ModelCallRecorder:
             )
             # Not before: a later request must not refer to one that an exception has kept out.
             self._conversation.add(new)
+            self.n_calls += 1
         return number
 
     async def _await(self, number: int, answer: Awaitable[Value]) -> Value:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 from trajrec.agents.journal import Journal
 from trajrec.log.events import SideEffect
 from trajrec.log.schema import Check, EpisodeEnd
+from trajrec.log.unseen_ways import unseen_data
 from trajrec.protocols import Verdict
 from trajrec.recording.faults import Fault
 from trajrec.types import Value
@@ -121,6 +122,7 @@ def record_end(
     stop_reason: str,
     claimed_done: bool | None,
     fault: Fault,
+    unseen: Sequence[str],
 ) -> None:
     """Record the end of an episode.
 
@@ -131,6 +133,7 @@ def record_end(
         stop_reason: The agent's own reason, "" if it gave none.
         claimed_done: Whether the agent claims to be done, None if it did not say.
         fault: The component whose fault ended it, "" if none is known.
+        unseen: The ways by which model calls may have gone past the taps.
 
     Raises:
         LogWriteError: The log cannot be written, and the episode did not end by an error.
@@ -146,6 +149,7 @@ def record_end(
             stop_reason=stop_reason,
             claimed_done=claimed_done,
             fault=fault,
+            extra_data=unseen_data(unseen),
         )
     )
     if journal.log.writer.durability == "machine":

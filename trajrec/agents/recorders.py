@@ -10,6 +10,7 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.model_calls import ModelCallRecorder
 from trajrec.agents.tool_calls import IsError, ToolCallRecorder
 from trajrec.protocols import Tool
+from trajrec.taps import unseen
 
 
 class Recorders(NamedTuple):
@@ -35,6 +36,12 @@ class Recorders(NamedTuple):
             self.calls.leave_open()
             self.models.leave_open()
             self.exchanges.leave_open()
+
+    def unseen_ways(self) -> list[str]:
+        """Return the ways past the taps by which model calls may be missing, and warn of them."""
+        ways = unseen.ways(self.models.n_calls + self.exchanges.memory.n_calls)
+        unseen.warn_of(ways)
+        return ways
 
     @classmethod
     def of_episode(

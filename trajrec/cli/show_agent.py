@@ -8,6 +8,7 @@ from trajrec.cli.safe_stream import one_line
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.log.events import PROGRAM, TaskStart
+from trajrec.log.unseen_ways import unseen_of
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change
 from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, with_keys
@@ -102,6 +103,7 @@ def _facts(episode: Episode) -> JsonObject:
         "stop_reason": None if end is None else end.stop_reason,
         "claimed_done": None if end is None else end.claimed_done,
         "outcome": episode.outcome,
+        "unseen": (None if end is None else unseen_of(end.extra_data)) or None,
         "watched": _watched(task),
         "interface": _stored(episode, None if task is None else task.interface_data),
         "caller": _caller(task),

@@ -18,6 +18,11 @@ class _Outside(NamedTuple):
     ignored: str
 
 
+seen_hosts: set[str] = set()
+"""The servers to which model calls were reported, as `host_of` names them."""
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 _listeners: list[Begin] = []
 _outside: list[_Outside] = []
 
@@ -38,6 +43,25 @@ def listen_outside(begin: Begin, *, comes_first: bool, ignored: str) -> None:
     _outside[:] = [_Outside(begin, comes_first, ignored)]
 
 
+def host_of(url: str) -> str:
+    """Return the server of an address.
+
+    >>> host_of("https://me@api.openai.com:443/v1"), host_of("http://localhost:11434/api/chat")
+    ('api.openai.com', 'localhost:11434')
+    """
+    netloc = url.split("/", 3)[2] if url.count("/") > 1 else url
+    host, _, port = netloc.rpartition("@")[2].rpartition(":")
+    # Without a port, all is behind the colon that there is not; or it is within an IPv6 address.
+    if not host or not port.isdigit():
+        return host_key(netloc.rpartition("@")[2].strip("[]").lower(), "")
+    return host_key(host.strip("[]").lower(), port)
+
+
+def host_key(host: str, port: object) -> str:
+    """Return a server's name. On this machine, several may serve at ports of their own."""
+    return f"{host}:{port}" if host in _LOOPBACK else host
+
+
 def is_wanted(method: str, url: str) -> bool:
     """Return whether a request may be a call of a model, so that it is to be reported.
 
@@ -56,6 +80,7 @@ def begin_exchange(request: HttpRequest) -> Exchange | None:
     Raises:
         BaseException: A rerun has no such request in its recording. Taps pass it on.
     """
+    seen_hosts.add(host_of(request.url))
     if any(name == "content-encoding" for name, _ in request.headers):
         # Late: few requests have one, and the decoders take a while to import.
         from trajrec.wire.encodings import decoded_request

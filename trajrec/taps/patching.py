@@ -24,6 +24,7 @@ TAPS = {
     "http.client": "trajrec.taps.http_client_tap",
     "httpx": "trajrec.taps.httpx_tap",
     "httpx2": "trajrec.taps.httpx_tap",
+    "socket": "trajrec.taps.unseen",
     "urllib3": "trajrec.taps.urllib3_tap",
 }
 """Library -> the module whose `replacements` names the methods to replace."""

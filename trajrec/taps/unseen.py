@@ -1,0 +1,127 @@
+"""Model calls that go past the taps, as far as a process shows them.
+
+Two signs tell: the address of a server of models was looked up, and no tap reported a model call to
+that server; or no model call was reported at all, and a library is loaded that sends requests past
+the taps. What such requests said is not known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+from trajrec.taps import hub
+from trajrec.taps.patching import Replacement, copies_of_libraries
+
+LIBRARIES = ("curl_cffi", "primp", "pycurl", "tls_client", "vertexai")
+"""Libraries that open their connections in code of C, Go or Rust."""
+
+_HOSTS = frozenset(
+    [
+        "api.anthropic.com",
+        "api.cerebras.ai",
+        "api.cohere.com",
+        "api.deepseek.com",
+        "api.fireworks.ai",
+        "api.groq.com",
+        "api.mistral.ai",
+        "api.openai.com",
+        "api.perplexity.ai",
+        "api.together.xyz",
+        "api.x.ai",
+        "generativelanguage.googleapis.com",
+        "openrouter.ai",
+        "router.huggingface.co",
+    ]
+)
+_ENDS = (".openai.azure.com", ".cognitiveservices.azure.com", "aiplatform.googleapis.com")
+
+# Their values name servers, of this machine perhaps.
+_VARIABLES = (
+    "ANTHROPIC_API_BASE",
+    "ANTHROPIC_BASE_URL",
+    "GEMINI_API_BASE",
+    "GOOGLE_GEMINI_BASE_URL",
+    "OLLAMA_HOST",
+    "OPENAI_API_BASE",
+    "OPENAI_BASE_URL",
+)
+
+_asked_for: set[str] = set()
+_has_warned = False
+# The number of loaded modules, and the ways that they are: a look at all of them takes a while.
+_loaded: tuple[int, list[str]] = (0, [])
+
+
+def replacements(module: ModuleType) -> list[Replacement]:
+    """Return the function to replace in the module `socket`."""
+    return [Replacement(module, "getaddrinfo", _make_getaddrinfo)]
+
+
+def ways(n_model_calls: int) -> list[str]:
+    """Return the ways by which model calls may have gone past the taps.
+
+    Args:
+        n_model_calls: The number of the model calls that were recorded.
+    """
+    hosts = sorted(_asked_for - hub.seen_hosts)
+    return hosts if n_model_calls else [*hosts, *_loaded_ways()]
+
+
+def warn_of(found: Sequence[str]) -> None:
+    """Warn of such ways, once in a process."""
+    global _has_warned
+    if not found or _has_warned:
+        return
+    _has_warned = True
+    # Where warnings are errors, this one must not reach the program either.
+    with contextlib.suppress(Warning):
+        warnings.warn(
+            f"model calls may be missing in the record: no tap sees requests by "
+            f"{', '.join(found)}; record such calls with ep.model(function, ...)",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _loaded_ways() -> list[str]:
+    global _loaded
+    n_modules = len(sys.modules)
+    if _loaded[0] != n_modules:
+        names = [name for name in LIBRARIES if name in sys.modules]
+        _loaded = (n_modules, [*names, *copies_of_libraries()])
+    return _loaded[1]
+
+
+def _make_getaddrinfo(original: Any) -> Any:
+    @functools.wraps(original)
+    def getaddrinfo(host: Any, port: Any, *args: Any, **kw: Any) -> Any:
+        with contextlib.suppress(Exception):
+            _note(host, port)
+        return original(host, port, *args, **kw)
+
+    return getaddrinfo
+
+
+def _note(host: Any, port: Any) -> None:
+    """Note the host if it serves models."""
+    name = (host.decode() if isinstance(host, bytes) else host or "").lower().rstrip(".")
+    is_bedrock = name.startswith("bedrock-runtime") and name.endswith(".amazonaws.com")
+    key = hub.host_key(name, port)
+    if name in _HOSTS or name.endswith(_ENDS) or is_bedrock or key in _configured():
+        _asked_for.add(key)
+
+
+def _configured() -> set[str]:
+    """Return the servers that variables of the environment name."""
+    return {
+        hub.host_of(value if "://" in value else f"http://{value}")
+        for name in _VARIABLES
+        if (value := os.environ.get(name))
+    }
