@@ -124,6 +124,21 @@ def test_tasks_of_another_revision_are_no_shared_tasks(corpus: trajrec.Corpus) -
     assert not comparison.holds("no-loss", margin=1.0)
 
 
+def test_check_that_no_episode_has_is_refused_by_name(corpus: trajrec.Corpus) -> None:
+    for ask in (
+        lambda name: compare(corpus, "plain", "plain again", check=name),
+        lambda name: corpus.bands(check=name),
+        lambda name: corpus.pass_k(1, check=name),
+        lambda name: corpus.plan(0.1, check=name),
+    ):
+        for name in ("reach", "reached@9"):
+            with pytest.raises(
+                ValueError, match=f"no episode has the check '{name}'; checks: .*reached@1"
+            ):
+                ask(name)
+        ask("reached@1")
+
+
 def test_more_variants_widen_the_interval(corpus: trajrec.Corpus) -> None:
     alone = compare(corpus, "plain", "plain again").difference
     many = compare(corpus, "plain", "plain again", variants=10)

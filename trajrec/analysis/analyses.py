@@ -86,7 +86,8 @@ class Analyses:
 
         Raises:
             QueryError: DuckDB rejects a condition.
-            ValueError: A run has no episodes, an episode is in both, or an option is wrong.
+            ValueError: A run has no episodes, an episode is in both, no episode has the check, or an
+                option is wrong.
 
         >>> comparison = corpus.compare(
         ...     a="metadata->>'$.run' = 'base'", b="metadata->>'$.run' = 'new-prompt'"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from trajrec.analysis.conditions import outcome_columns
-from trajrec.analysis.rollouts import read_check, rollout_rows
+from trajrec.analysis.rollouts import find_check, rollout_rows
 from trajrec.analysis.source import Source, fetch, quoted
 
 Band = Literal["always_fail", "always_pass", "active", "unmeasured"]
@@ -207,7 +207,7 @@ def read_bands(
         if before.tzinfo is not None:
             before = before.astimezone(datetime.UTC).replace(tzinfo=None)
         condition = f"({where}\n) AND started_at < TIMESTAMP {quoted(before.isoformat(' '))}"
-    name = read_check(check)
+    name = find_check(check, source)
     rows = rollout_rows(condition, name, has_doubles=True)
     query = f"{bands_query(rows, min_n)} ORDER BY ALL"
     found = fetch(source, query, is_ours=where == "true")

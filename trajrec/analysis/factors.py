@@ -21,7 +21,7 @@ from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.interface_difference import Factor
 from trajrec.analysis.planned import apply_plan, planned_trials
-from trajrec.analysis.rollouts import Cell, Reading, make_cells, read_check, read_runs
+from trajrec.analysis.rollouts import Cell, Reading, find_check, make_cells, read_runs
 from trajrec.analysis.run_factors import compare_factors
 from trajrec.analysis.sides import Options, ReadSide, Side, complete_side
 from trajrec.analysis.source import Source
@@ -112,7 +112,7 @@ def read_factors(source: Source, wheres: Sequence[str], *, check: str | None) ->
     if selected:
         return _refused(f"the runs are selected by outcomes ({', '.join(dict.fromkeys(selected))})")
     options = Options(check=check)
-    groups = read_runs(source, wheres, Reading(check=read_check(check)))
+    groups = read_runs(source, wheres, Reading(check=find_check(check, source)))
     reads = [
         complete_side(Side(source, where), found, options)
         for where, found in zip(wheres, groups, strict=True)

@@ -13,9 +13,9 @@ from trajrec.analysis.planned import apply_plan, planned_trials
 from trajrec.analysis.rollouts import (
     Reading,
     count_excluded,
+    find_check,
     ids_of,
     make_cells,
-    read_check,
     read_interfaces,
     read_runs,
 )
@@ -67,7 +67,7 @@ def read_pass_k(source: Source, k: int, where: str, *, check: str | None) -> Pas
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    (groups,) = read_runs(source, [where], Reading(check=read_check(check)))
+    (groups,) = read_runs(source, [where], Reading(check=find_check(check, source)))
     cells = make_cells(groups)
     _, note = apply_plan(cells, planned_trials(read_interfaces(source, ids_of(groups))))
     used = [cell for cell in cells.values() if cell.n >= k]

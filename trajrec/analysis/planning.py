@@ -10,7 +10,7 @@ import numpy as np
 
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.estimate import Estimate, as_estimate
-from trajrec.analysis.rollouts import Reading, make_cells, read_check, read_runs
+from trajrec.analysis.rollouts import Reading, find_check, make_cells, read_runs
 from trajrec.analysis.source import Source
 from trajrec.statistics.paired_rates import rate_over_tasks
 from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
@@ -130,7 +130,7 @@ def make_plan(
         raise ValueError(f"effect_spread must be at least 0, got {effect_spread!r}")
     if names := outcome_columns(source, where):
         raise ValueError(f"the pilot is selected by outcomes ({', '.join(names)})")
-    (groups,) = read_runs(source, [where], Reading(check=read_check(check)))
+    (groups,) = read_runs(source, [where], Reading(check=find_check(check, source)))
     cells = [cell for cell in make_cells(groups).values() if cell.n]
     if len(cells) < 2:
         raise ValueError(f"a pilot needs 2 tasks with graded rollouts, and has {len(cells)}")

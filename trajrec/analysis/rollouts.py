@@ -59,6 +59,21 @@ def read_check(text: str | None) -> CheckName:
     return CheckName(check_id, version) if check_id else CheckName(text)
 
 
+def find_check(text: str | None, *sources: Source) -> CheckName:
+    """Read the name of a check of which some corpus has a verdict; see `read_check`.
+
+    Raises:
+        ValueError: No corpus has one. The message names the checks that there are.
+    """
+    name = read_check(text)
+    query = f"SELECT 1 FROM checks WHERE {name.condition} LIMIT 1"
+    if text is None or any(source.sql(query).fetchall() for source in sources):
+        return name
+    query = "SELECT DISTINCT check_id || '@' || version FROM checks"
+    names = sorted({row[0] for source in sources for row in source.sql(query).fetchall()})
+    raise ValueError(f"no episode has the check {text!r}; checks: {', '.join(names) or 'none'}")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
     """Rollouts of one task that agree in everything that is observed of their interface.

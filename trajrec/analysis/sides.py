@@ -10,7 +10,15 @@ from typing import NamedTuple
 from trajrec.analysis.arms import Over
 from trajrec.analysis.intervals import UNIT_RANGE, Range
 from trajrec.analysis.observed import ModelUse, read_model_use, read_packages
-from trajrec.analysis.rollouts import Group, Reading, ids_of, read_check, read_interfaces, read_runs
+from trajrec.analysis.rollouts import (
+    Group,
+    Reading,
+    find_check,
+    ids_of,
+    read_check,
+    read_interfaces,
+    read_runs,
+)
 from trajrec.analysis.source import Source
 from trajrec.statistics.quantiles import CONFIDENCE
 from trajrec.types import Value
@@ -103,8 +111,9 @@ def read_sides(a: Side, b: Side, options: Options) -> tuple[ReadSide, ReadSide]:
     Raises:
         QueryError: DuckDB rejects a condition.
         ValueError: A run has no episodes, or the runs share episodes: they would be compared with
-            themselves.
+            themselves; or neither has the check.
     """
+    find_check(options.check, a.source, b.source)
     reading = options.reading
     if a.source is b.source:
         groups = read_runs(a.source, [a.where, b.where], reading)
