@@ -10,7 +10,7 @@ import pytest
 from conftest import only
 
 import trajrec
-from trajrec.corpus.attempts import MAX_OPEN_FAILURES, Attempt, is_key_like
+from trajrec.corpus.attempts import KEY_WORDS, MAX_OPEN_FAILURES, Attempt, is_key_like
 from trajrec.wire.exchange import HttpRequest
 
 ANSWER = b'{"choices": [{"message": {"role": "assistant", "content": "%d"}}]}'
@@ -207,3 +207,9 @@ def test_only_the_last_failures_of_a_tool_can_be_retried(tmp_path: Path) -> None
 )
 def test_an_argument_is_key_like_by_its_last_word(name: str, value: Any, expected: bool) -> None:
     assert is_key_like(name, value) is expected
+
+
+@pytest.mark.sources
+def test_the_guide_tells_which_arguments_are_key_like() -> None:
+    guide = Path(__file__).parents[1] / "docs" / "how-to" / "record-tool-agents.md"
+    assert f": {', '.join(KEY_WORDS.split())}.\n" in guide.read_text()
