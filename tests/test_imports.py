@@ -256,13 +256,18 @@ def test_python_numbers_that_are_no_json_are_read(tmp_path: Path) -> None:
         assert one(corpus, "SELECT count(*) FROM episodes") == 1
 
 
-def test_a_file_of_no_format_says_so(tmp_path: Path) -> None:
+def test_a_file_of_no_format_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "notes.txt").write_text("hello")
     (tmp_path / "in" / "t.cast").write_text('{"version": 2}\n')
     report = import_trajectories(tmp_path / "in", tmp_path / "out")
     assert [file.status for file in report.files] == ["skipped", "skipped"]
     assert "is a recording of a terminal" in report.files[1].reason
+    assert main(["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    assert "skipped 1 file: notes.txt is of no format" in capsys.readouterr().out
+    (tmp_path / "in" / "more.txt").write_text("hello")
+    assert main(["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.rstrip().splitlines()[0].endswith(": more.txt, notes.txt")
     with pytest.raises(ImportFileError, match="of no format"):
         import_trajectories(tmp_path / "in" / "notes.txt", tmp_path / "out")
     with pytest.raises(ImportFileError, match="does not exist"):

@@ -480,7 +480,7 @@ def test_the_commands_write_and_read_a_dataset(
     command = ["import", "box/mine-v1", "--format", "minari", "-o", str(tmp_path / "back")]
     assert main(command) == 0
     assert main(command) == 0
-    assert "1 files had been imported before" in capsys.readouterr().out
+    assert "1 file had been imported before, and adds nothing" in capsys.readouterr().out
     assert main(["replay", str(tmp_path / "back")]) == 0
 
 

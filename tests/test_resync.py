@@ -407,7 +407,7 @@ def test_episodes_that_end_before_the_step_are_left_out(
     ]
     assert main(command) == 0
     captured = capsys.readouterr()
-    assert "1 episodes, 5 steps: 1 partial" in captured.out
+    assert "1 episode, 5 steps: 1 partial" in captured.out
     assert "1 episode ended before step 10" in captured.err
 
 

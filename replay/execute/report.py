@@ -14,7 +14,7 @@ from trajrec.values.diff import Change
 from trajrec.values.html_cards import MAX_ROWS, card, card_method, lines, table
 from trajrec.values.json import describe_field, to_field, typed_keys
 from trajrec.values.paths import Path
-from trajrec.values.shown import short_pair
+from trajrec.values.shown import counted, short_pair
 
 Grade = Literal["exact", "state", "partial", "observed-only", "diverged", "refused"]
 """The grade of a replay.
@@ -211,7 +211,9 @@ class ReplaySummary:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{n} {grade}" for grade, n in self.grades.most_common())
-        return f"{self.n_episodes} episodes, {self.n_steps} steps: {counts or 'nothing to replay'}"
+        episodes = counted(self.n_episodes, "episode")
+        steps = counted(self.n_steps, "step")
+        return f"{episodes}, {steps}: {counts or 'nothing to replay'}"
 
 
 def divergence_of(step: int, change: Change) -> Divergence:

@@ -32,7 +32,13 @@ class CommandParser(argparse.ArgumentParser):
         place = given.index("--")
         parsed, unknown = super().parse_known_args(given[:place], namespace)
         if parsed.command:
-            self.error(f"{' '.join(parsed.command)!r} must come after --, with the COMMAND")
+            words = " ".join(parsed.command)
+            before = given[given.index(parsed.command[0]) - 1]
+            hint = ""
+            if before.startswith("--"):
+                hint = "is no option" if before in unknown else "takes no value"
+                hint = f"; {before} {hint}"
+            self.error(f"{words!r} must come after --, with the COMMAND{hint}")
         parsed.command = given[place + 1 :]
         return parsed, unknown
 

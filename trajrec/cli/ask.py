@@ -186,7 +186,8 @@ def _total(corpus: Corpus, selected: str, n_listed: int, *, has_size: bool) -> s
         ).fetchall()
         total += f" in {counted(n_logs, 'log')} of {n_bytes} bytes"
     if n_listed < n_episodes:
-        total += f"; {n_listed} are listed (--limit all lists all)"
+        verb = "is" if n_listed == 1 else "are"
+        total += f"; {n_listed} {verb} listed (--limit all lists all)"
     return total
 
 

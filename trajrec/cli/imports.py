@@ -11,6 +11,7 @@ from trajrec.cli.arguments import Commands, add_json
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.output import print_json, print_table, say
 from trajrec.cli.safe_stream import one_line
+from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
     from trajrec.exchange.import_reports import FileReport
@@ -118,13 +119,31 @@ def _print_summary(files: list[FileReport]) -> None:
         print(one_line(f"{n} files: {note}" if n > 1 else note))
     n_redacted = sum(file.n_redacted for file in files)
     if n_redacted:
-        print(f"secrets were removed from {n_redacted} values")
+        print(f"secrets were removed from {counted(n_redacted, 'value')}")
     n_known = sum(file.status == "known" for file in files)
     if n_known:
-        print(f"{n_known} files had been imported before, and add nothing")
-    skipped = Counter(file.reason for file in files if file.status == "skipped")
-    for reason, n in skipped.most_common():
-        print(one_line(f"skipped {n} files: each {reason}"))
+        verb = "adds" if n_known == 1 else "add"
+        print(f"{counted(n_known, 'file')} had been imported before, and {verb} nothing")
+    skipped: dict[str, list[str]] = {}
+    for file in files:
+        if file.status == "skipped":
+            skipped.setdefault(file.reason, []).append(file.path.name)
+    for reason, paths in sorted(skipped.items(), key=lambda item: -len(item[1])):
+        print(one_line(_skipped(reason, paths)))
     n_failed = sum(file.status == "failed" for file in files)
     if n_failed:
-        print(f"{n_failed} files are damaged; nothing of them was imported")
+        verb, pronoun = ("is", "it") if n_failed == 1 else ("are", "them")
+        print(f"{counted(n_failed, 'file')} {verb} damaged; nothing of {pronoun} was imported")
+
+
+# Names of skipped files that are printed; --json has all.
+MAX_NAMES = 3
+
+
+def _skipped(reason: str, files: list[str]) -> str:
+    """Return the line about files that were skipped for the same reason."""
+    if len(files) == 1:
+        return f"skipped 1 file: {files[0]} {reason}"
+    names = ", ".join(files[:MAX_NAMES])
+    more = ", ..." if len(files) > MAX_NAMES else ""
+    return f"skipped {len(files)} files: each {reason}: {names}{more}"

@@ -13,6 +13,7 @@ from trajrec.cli.load import load_policy, make_env
 from trajrec.cli.output import Progress, print_json, say
 from trajrec.errors import TrajrecError
 from trajrec.types import Action, AnyEnv, Observation
+from trajrec.values.shown import counted
 
 
 class Outcome(NamedTuple):
@@ -90,7 +91,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
                 say(f"episode {k + 1}: {outcome.failure} (it is recorded)")
     n_steps = sum(outcome.n_steps for outcome in outcomes)
     say(
-        f"{arguments.episodes} episodes, {n_steps} steps in {env.path}; "
+        f"{counted(arguments.episodes, 'episode')}, {counted(n_steps, 'step')} in {env.path}; "
         f"list them: trajrec ls {arguments.output}"
     )
     has_failed = any(outcome.failure for outcome in outcomes)

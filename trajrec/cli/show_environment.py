@@ -123,7 +123,7 @@ def _facts(episode: Episode) -> JsonObject:
         "environment": episode.env_id or header.env.class_name,
         "kwargs": to_json_value(kwargs),
         "wrappers": [name for name, _ in header.env.wrappers],
-        "recreatable": header.env.recreatable or "yes",
+        "recreatable": f"no: {header.env.recreatable}" if header.env.recreatable else "yes",
         "n_steps": episode.n_steps,
         "end_step": episode.end_step,
         "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,

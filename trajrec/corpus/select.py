@@ -47,7 +47,9 @@ def select_episodes(
         f"AND ({condition}\n) ORDER BY log, number"
     )
     if not rows:
-        raise CorpusError(f"{folder}: no episode with a step fulfils {condition!r}")
+        raise CorpusError(
+            f"{folder}: no episode with a step fulfils {' '.join(condition.split())!r}"
+        )
     failed = query(
         "SELECT log, number, step FROM failures JOIN all_episodes USING (episode_id) WHERE "
         "phase = 'step' AND call IS NULL"
