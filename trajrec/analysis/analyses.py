@@ -47,6 +47,10 @@ class Analyses:
         """Return the rows of a query."""
         raise NotImplementedError
 
+    def goal_text(self, episode_id: str) -> str | None:
+        """Return the goal of an agent's episode as text; None if tables alone are known."""
+        return None
+
     def compare(
         self,
         other: Source | None = None,
@@ -258,6 +262,8 @@ class Analyses:
         self, *, held_out: Collection[str] = ("test",), edges: Iterable[tuple[str, ...]] = ()
     ) -> Overlap:
         """Return tasks, goals and states that splits share, and data that descends from held-out.
+
+        Goals that resemble each other are found too: see `trajrec.analysis.near_duplicates`.
 
         Splits are those of the metadata. An episode declares its sources as `parents` in its
         metadata, in the lineage of its interface, or in a label that is added later: ids of

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trajrec.analysis.bands import read_bands
+from trajrec.analysis.card_overlap import overlap_of
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.disagreement import name_with_code, read_disagreement
 from trajrec.analysis.fidelity import read_fidelity
-from trajrec.analysis.overlap import read_overlap
 from trajrec.analysis.pass_k import read_pass_k
 from trajrec.analysis.recovery import read_recovery
 from trajrec.analysis.source import Source, fetch, quoted
@@ -81,7 +81,7 @@ def make_card(source: Source, about: About, comparisons: Sequence[Comparison] = 
         "claims": read_support(source, "true").as_dict(),
         "failures": _failures(source),
         "fidelity": [_plain(item) for item in read_fidelity(source)],
-        "overlap": _overlap(source, about),
+        "overlap": overlap_of(source, about.held_out),
         "comparisons": [comparison.as_dict() for comparison in comparisons],
     }
     _contradict(card)
@@ -319,18 +319,6 @@ def _failures(source: Source) -> dict[str, Any]:
         "others": others,
         "kinds": [_plain(kind) for kind in found.kinds],
         "runs": [_plain(run) for run in found.runs],
-    }
-
-
-def _overlap(source: Source, about: About) -> dict[str, Any]:
-    found = read_overlap(source, held_out=about.held_out)
-    return {
-        "shared": [_plain(item) for item in found.shared],
-        "repeated_paths": len(found.paths),
-        "episodes_in_repeated_paths": sum(path.n for path in found.paths),
-        "leaks": [_plain(leak) for leak in found.leaks],
-        "episodes_without_split": found.n_without_split,
-        "derivations": found.n_edges,
     }
 
 

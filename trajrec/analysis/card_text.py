@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trajrec.analysis.card import Card, episodes
+from trajrec.analysis.card_markdown import bullets, code, escape, table
+from trajrec.analysis.card_overlap import overlap_text
 from trajrec.analysis.estimate import spell
 from trajrec.types import Value
 from trajrec.values.shown import counted
-from trajrec.values.visible import visible
 
 SIZES = (
     (1_000, "n<1K"),
@@ -22,9 +22,6 @@ SIZES = (
 )
 
 MOST_ROWS = 20
-
-MOST_CHARACTERS = 2_000
-"""Characters of one text: a prompt may have a million."""
 
 
 class TableFile(NamedTuple):
@@ -68,11 +65,11 @@ def readme(card: Card, tables: Sequence[TableFile]) -> str:
         "## Replay",
         _fidelity(card),
         "## Overlap and lineage",
-        _overlap(card),
+        *overlap_text(card),
         *_comparisons(card),
         "## Missing",
         "These fields are not in the release. A claim that needs one of them is not supported.",
-        _bullets(card["missing"]) or "Nothing that this card looks for is missing.",
+        bullets(card["missing"]) or "Nothing that this card looks for is missing.",
         "## How to query",
         _query(tables),
     ]
@@ -92,50 +89,13 @@ def front_matter(card: Card, tables: Sequence[TableFile]) -> str:
         'tags: ["agents", "trajectories", "trajrec"]',
     ]
     lines.append("configs:")
-    for name in dict.fromkeys(table.table for table in tables):
+    for name in dict.fromkeys(file.table for file in tables):
         lines += [f"- config_name: {json.dumps(name)}", "  data_files:"]
-        for table in tables:
-            if table.table == name:
-                split = json.dumps(table.split)
-                lines += [f"  - split: {split}", f"    path: {json.dumps(table.path)}"]
+        for file in tables:
+            if file.table == name:
+                split = json.dumps(file.split)
+                lines += [f"  - split: {split}", f"    path: {json.dumps(file.path)}"]
     return "\n".join(["---", *lines, "---"])
-
-
-def _cut(text: str) -> str:
-    if len(text) <= MOST_CHARACTERS:
-        return text
-    return (
-        f"{text[:MOST_CHARACTERS]} ... ({len(text) - MOST_CHARACTERS} more characters in card.json)"
-    )
-
-
-def escape(text: Value) -> str:
-    """Return a text in which no character means anything to Markdown or HTML, on one line.
-
-    Controls and marks of direction are shown by their escapes, and a long text is cut.
-    """
-    plain = _cut(visible(" ".join(str(text).split())))
-    return re.sub(r"([\\`*_\[\]<>|#&$!~])", r"\\\1", plain)
-
-
-def code(value: Value) -> str:
-    """Return a value as code that no backtick inside of it ends."""
-    text = _cut(visible(" ".join(str(value).split()))).replace("|", "\\|")
-    fence = "``" if "`" in text else "`"
-    pad = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{fence}{pad}{text}{pad}{fence}" if text else ""
-
-
-def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of Markdown; "" without rows."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    if not lines:
-        return ""
-    return "\n".join([f"| {' | '.join(names)} |", f"|{'---|' * len(names)}", *lines])
-
-
-def _bullets(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {escape(text)}" for text in texts)
 
 
 def _days(card: Card) -> str:
@@ -233,7 +193,13 @@ def _tasks(card: Card) -> list[str]:
         for row in tasks["environments"][:MOST_ROWS]
     ]
     return [
-        f"{tasks['tasks']} named tasks.",
+        f"{counted(tasks['tasks'], 'named task')}."
+        + (
+            f" {episodes(tasks['episodes_without_task']).capitalize()} without a name of the task: "
+            "its environment and first state stand for it."
+            if tasks["episodes_without_task"]
+            else ""
+        ),
         table(("split", "episodes", "tasks"), splits),
         table(("environment", "episodes"), envs),
     ]
@@ -302,10 +268,15 @@ def _success(card: Card) -> list[str]:
     ]
     names = ("interface", "tasks", "rollouts", "success, mean over tasks, 95 %", "without result")
     bands = card["bands"]
-    text = f"Bands of tasks (at least {bands['min_n']} rollouts): {counts_text(bands['as_seen'])}"
+    text = f"Bands of tasks: {counts_text(bands['as_seen'])}"
     if bands["sure"]:
         text += f"; by the whole interval: {counts_text(bands['sure'])}"
-    return [table(names, rows), f"{text}. The table `bands` has each with its dates."]
+    return [
+        table(names, rows),
+        f"{text}. A band says how often a task is solved (always, never, or in between: active). "
+        f"It is unmeasured with fewer than {bands['min_n']} graded rollouts, or if a field that it "
+        "depends on is unknown. The table `bands` has each with its dates.",
+    ]
 
 
 def _failures(card: Card) -> str:
@@ -327,7 +298,7 @@ def _failures(card: Card) -> str:
         for other in card["failures"]["others"]
     ]
     if others:
-        blocks += ["Failures outside of calls:", _bullets(others)]
+        blocks += ["Failures outside of calls:", bullets(others)]
     for run in card["failures"]["runs"]:
         if run["looks_cleaned"]:
             name = escape(run["run"] or "without a name")
@@ -347,24 +318,6 @@ def _fidelity(card: Card) -> str:
         for row in card["fidelity"]
     ]
     return table(("environment", "episodes", "replayed", "grades", "reproduced"), rows)
-
-
-def _overlap(card: Card) -> str:
-    overlap = card["overlap"]
-    shared = [
-        f"{item['by']} {item['value']} is in the splits {', '.join(item['splits'])}"
-        for item in overlap["shared"]
-    ]
-    leaks = [
-        f"episode {leak['episode_id']} descends from a held-out one: {' -> '.join(leak['path'])}"
-        for leak in overlap["leaks"]
-    ]
-    facts = [
-        f"{overlap['episodes_in_repeated_paths']} episodes share their actions with another one",
-        f"{overlap['derivations']} declared derivations",
-        "near duplicates were not searched",
-    ]
-    return _bullets([*shared[:MOST_ROWS], *leaks[:MOST_ROWS], *facts])
 
 
 def _comparisons(card: Card) -> list[str]:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable
 
 from trajrec.analysis.lineage import Edge, Leak, find_leaks, read_edges
+from trajrec.analysis.near_duplicates import MAX_GOALS, Goal, NearDuplicates, near_duplicates
 from trajrec.analysis.source import Source, fetch
 from trajrec.task_options import IS_OF_AGENT
 
@@ -46,7 +47,7 @@ class SamePath:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """The overlap of a corpus. Exact digests only: near duplicates are not searched.
+    """The overlap of a corpus.
 
     Attributes:
         shared: Tasks, goals and first states of several splits.
@@ -54,6 +55,7 @@ class Overlap:
         leaks: Episodes with a held-out ancestor.
         n_without_split: Episodes whose metadata names no split; they are compared with none.
         n_edges: Derivations that were followed.
+        near: Goals that resemble each other.
     """
 
     shared: tuple[Shared, ...]
@@ -61,11 +63,13 @@ class Overlap:
     leaks: tuple[Leak, ...]
     n_without_split: int
     n_edges: int
+    near: NearDuplicates
 
     def __repr__(self) -> str:
         return (
             f"<Overlap: {len(self.shared)} shared between splits, {len(self.paths)} repeated paths,"
-            f" {len(self.leaks)} leaks, {self.n_without_split} episodes without a split>"
+            f" {len(self.leaks)} leaks, {len(self.near.pairs)} pairs of goals that are alike,"
+            f" {self.n_without_split} episodes without a split>"
         )
 
 
@@ -132,4 +136,37 @@ def read_overlap(
         leaks=tuple(find_leaks(all_edges, splits, held_out)),
         n_without_split=n_without,
         n_edges=len(all_edges),
+        near=_near_goals(source),
     )
+
+
+def _near_goals(source: Source) -> NearDuplicates:
+    """Return the goals that resemble each other; their texts are read from the logs."""
+    rows = fetch(
+        source,
+        f"""
+        SELECT goal_digest AS digest, min(episode_id) AS episode_id, count(*) AS n,
+            list_sort(list(DISTINCT task) FILTER (task IS NOT NULL)) AS tasks,
+            list_sort(list(DISTINCT {_SPLIT}) FILTER ({_SPLIT} IS NOT NULL)) AS splits
+        FROM episodes WHERE goal_digest IS NOT NULL GROUP BY 1 ORDER BY 1""",
+    )
+    ((n_without,),) = source.sql(
+        f"SELECT count(*) FROM episodes WHERE goal_digest IS NULL AND {IS_OF_AGENT}"
+    ).fetchall()
+    goals = []
+    for row in rows[:MAX_GOALS]:
+        text = source.goal_text(row["episode_id"])
+        if text is None:
+            n_without += row["n"]
+            continue
+        goals.append(
+            Goal(
+                digest=row["digest"],
+                tasks=tuple(row["tasks"] or ()),
+                splits=tuple(row["splits"] or ()),
+                n=row["n"],
+                text=text,
+            )
+        )
+    found = near_duplicates(goals, n_without_goal=n_without)
+    return dataclasses.replace(found, n_left=len(rows) - min(len(rows), MAX_GOALS))

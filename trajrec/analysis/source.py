@@ -38,6 +38,10 @@ class Source(Protocol):
         """Return the rows of a query; in a sandbox if it holds somebody else's condition."""
         ...
 
+    def goal_text(self, episode_id: str) -> str | None:
+        """Return the goal of an agent's episode as text; None if it is not known."""
+        ...
+
 
 def fetch(source: Source, query: str, *, is_ours: bool = True) -> list[dict[str, Any]]:
     """Return the rows of a query as dicts.

@@ -14,6 +14,7 @@ import duckdb
 
 from trajrec.analysis.analyses import Analyses
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.goals import GoalReads
 from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place, Revision
 from trajrec.corpus.index.scan import ScanMode
@@ -91,7 +92,7 @@ class Problem(NamedTuple):
     is_tail: bool
 
 
-class Corpus(Analyses, TrainingReads, Labelling, CorpusCard):
+class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
     """A folder of logs. A context manager; an open corpus holds the index file for reading.
 
     Attributes:
