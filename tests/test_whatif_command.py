@@ -84,6 +84,27 @@ def test_python_program_is_run_from_the_step_on(tmp_path: Path) -> None:
         assert trajrec_command("whatif", runs, "--list", "--json").stdout == listed.stdout
 
 
+OTHER_PROGRAM = """
+import json, sys, urllib.request
+asked = {"model": "m", "messages": [{"role": "user", "content": "Another program."}]}
+urllib.request.urlopen(sys.argv[1] + "/v1/chat/completions", json.dumps(asked).encode()).read()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_without_an_episode_asks_no_model(tmp_path: Path) -> None:
+    with ModelServer(Script()) as server:
+        subprocess.run(program(tmp_path, server.url), check=True)
+        server.attempts.clear()
+        runs = tmp_path / "runs"
+        given = ("whatif", runs, only_id(runs), "--at", 1, *RIGHT_AMOUNT, "-n", 1)
+        other = [sys.executable, "-c", OTHER_PROGRAM, server.url]
+        ended = trajrec_command(*given, "--", *other)
+        assert ended.returncode == 4, ended.stderr
+        assert not server.attempts
+    assert "before it begins an episode" in ended.stdout + ended.stderr
+
+
 @pytest.mark.slow
 def test_wrong_use_and_refusals_have_their_exit_status(tmp_path: Path) -> None:
     with ModelServer(Script()) as server:

@@ -18,6 +18,7 @@ from trajrec.agents.stand_ins import VARIABLE
 from trajrec.corpus.corpus import open as open_corpus
 from trajrec.errors import RerunStopped
 from trajrec.proxies.command import Command, RunningCommands
+from trajrec.proxies.upstreams import path_of_children
 from trajrec.replay.whatif.plan import Plan, changed_attempt, plan_of
 from trajrec.replay.whatif.programs import NO_EPISODE, RunTimeoutError, last_lines, result_of
 from trajrec.replay.whatif.result import RunResult
@@ -140,6 +141,8 @@ def run_command(
         plan_file.write_bytes(msgspec.json.encode(own))
         environment = {
             **environ,
+            # So that a program that begins no episode asks no model.
+            "PYTHONPATH": path_of_children(environ),
             VARIABLE: f"{__name__}:{make_stand_in.__name__}",
             PLAN_VARIABLE: str(plan_file),
         }

@@ -21,7 +21,7 @@ from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.types import Value
 from trajrec.wire.dialects.choose import is_model_request
-from trajrec.wire.exchange import HttpRequest
+from trajrec.wire.exchange import HttpRequest, plain_url
 
 # The arguments of `trajrec.episode` that hold for a live part too. The others describe the task,
 # which is that of the recording.
@@ -118,10 +118,19 @@ class StandIn:
         recorded call, which would be made for real otherwise.
         """
         run = self.run
-        if run is None and is_model_request(request) and self._is_first(request):
-            run = self.make()
-            self._is_conversation = True
-            run.__enter__()
+        if run is None and is_model_request(request):
+            if self._is_first(request):
+                run = self.make()
+                self._is_conversation = True
+                run.__enter__()
+            elif self.error is None:
+                # Told if the program begins no episode later.
+                self.error = ReplayError(
+                    f"the program asks a model at {plain_url(request.url)}, which the recording "
+                    "does not have, before it begins an episode with trajrec.episode: run the "
+                    "program that recorded the episode",
+                    episode_id=self.episode.id,
+                )
         return None if run is None or run.has_ended else run
 
     def _is_first(self, request: HttpRequest) -> bool:

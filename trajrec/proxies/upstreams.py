@@ -150,6 +150,12 @@ def _sibling(environ: Mapping[str, str], name: str) -> str:
     return next((environ[variable] for variable in same if environ.get(variable)), "")
 
 
+def path_of_children(environ: Mapping[str, str]) -> str:
+    """Return the PYTHONPATH by which Python programs below a command turn the taps on."""
+    children = str(Path(__file__).parent / "python_children")
+    return os.pathsep.join(filter(None, [children, environ.get("PYTHONPATH", "")]))
+
+
 def command_environment(
     environ: Mapping[str, str], address: str, routes: Routes, *, mode: Mode
 ) -> dict[str, str]:
@@ -168,8 +174,7 @@ def command_environment(
     for variable in ("NO_PROXY", "no_proxy"):
         hosts = [host for host in own.get(variable, "").split(",") if host]
         own[variable] = ",".join([*hosts, *(host for host in _LOOPBACK if host not in hosts)])
-    children = str(Path(__file__).parent / "python_children")
-    own["PYTHONPATH"] = os.pathsep.join(filter(None, [children, own.get("PYTHONPATH", "")]))
+    own["PYTHONPATH"] = path_of_children(environ)
     own[PROXY_VARIABLE] = address
     own[MODE_VARIABLE] = mode
     if mode == "rerun":

@@ -1,4 +1,4 @@
-"""Turns the taps on in Python programs below `trajrec capture` and `trajrec rerun`.
+"""Turns the taps on in Python programs below `trajrec capture`, `rerun` and `whatif`.
 
 Python imports this module when it starts, because its folder is on PYTHONPATH. The module of the
 same name that it hides, if there is one, is imported as well.
@@ -16,8 +16,9 @@ def _own_folder() -> str:
 
 def _turn_on() -> None:
     address = os.environ.get("TRAJREC_PROXY", "")
+    is_guarded = "TRAJREC_STAND_IN" in os.environ
     # Older ones go by the proxy alone, which the environment variables name.
-    if not address or sys.version_info < (3, 11):
+    if not (address or is_guarded) or sys.version_info < (3, 11):
         return
     if importlib.machinery.PathFinder.find_spec("trajrec") is None:
         # The program has an environment of its own. Only this package is added, not its neighbours.
@@ -32,9 +33,14 @@ def _turn_on() -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules["trajrec"] = module
         spec.loader.exec_module(module)
-    from trajrec.proxies import remote
+    if is_guarded:
+        from trajrec.proxies import guard
 
-    remote.install(address, is_rerun=os.environ.get("TRAJREC_PROXY_MODE") != "record")
+        guard.install()
+    else:
+        from trajrec.proxies import remote
+
+        remote.install(address, is_rerun=os.environ.get("TRAJREC_PROXY_MODE") != "record")
 
 
 def _import_hidden() -> None:
