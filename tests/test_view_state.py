@@ -105,6 +105,35 @@ def test_the_list_counts_the_changes_by_the_program(tmp_path: Path) -> None:
         assert any(lane.label == "/n" for lane in view.lanes)
 
 
+def test_changes_between_calls_have_a_lane_and_a_step(tmp_path: Path) -> None:
+    def run(ep: Any, state: dict[Any, Any]) -> None:
+        look = ep.tool(lambda: None, name="look", access="write")
+        state["n"] = 1
+        look()
+        look()
+        state["n"] = 2
+        look()
+
+    recorded(tmp_path, run, n=0)
+    with trajrec.open(tmp_path) as corpus:
+        (own,) = corpus.sql("SELECT episode_id FROM episodes").fetchall()[0]
+        view = ServedCorpus(corpus).episode(own)
+        assert [row.n_changes for row in view.rows(0)] == [1, 1, 0]
+        (lane,) = [lane for lane in view.lanes if lane.label == "between calls"]
+    assert lane.summary == f"2 changes of the state between the calls, by {PROGRAM}"
+    assert lane.paths == {"changes": "M0 0h2v1h-2z"}
+    _, text = page(tmp_path, "/e/ID/0")
+    assert re.search(rf"/n 0 → 1 .*by {PROGRAM}, before this step", text)
+
+
+def test_calls_alone_have_no_lane_between_them(tmp_path: Path) -> None:
+    recorded(tmp_path, change_and_back, n=0)
+    with trajrec.open(tmp_path) as corpus:
+        (own,) = corpus.sql("SELECT episode_id FROM episodes").fetchall()[0]
+        labels = [lane.label for lane in ServedCorpus(corpus).episode(own).lanes]
+    assert "between calls" not in labels
+
+
 def test_a_record_shows_the_changes_of_its_parts(tmp_path: Path) -> None:
     def run(ep: Any, state: dict[Any, Any]) -> None:
         def put(**lamp: Any) -> None:

@@ -159,7 +159,7 @@ def _model_row(item: ModelCall) -> JsonObject:
 
 
 def _call_row(item: Attempt) -> JsonObject:
-    has_result = item.end is not None and not item.end.is_raised
+    has_result = bool(item.left_ns) if item.end is None else not item.end.is_raised
     retry_of = None
     if item.retry_of is not None:
         retry_of = f"step {item.retry_of[0]}, by {item.retry_by}"

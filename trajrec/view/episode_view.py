@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from trajrec.corpus.attempts import argument_changes
 from trajrec.corpus.cached import cached_property
@@ -118,7 +119,11 @@ class EpisodeView:
     @cached_property
     def _made_in_step(self) -> dict[int, list[MadeChange]]:
         in_step: dict[int, list[MadeChange]] = {}
+        first = self.steps[0] if self.steps else 0
         for made in self._made_changes:
+            if made.step < first:
+                # Made after the reset, and no step of the list stands for that.
+                made = replace(made, step=first, who=f"{made.who}, before this step")
             in_step.setdefault(made.step, []).append(made)
         return in_step
 

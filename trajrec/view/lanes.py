@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.place_history import MadeChange
+from trajrec.corpus.place_history import THE_PROGRAM, MadeChange
 from trajrec.corpus.transcript import ModelCall
 from trajrec.types import Value
 from trajrec.values.diff import MISSING
@@ -162,6 +162,14 @@ def _state_lanes(made: Sequence[MadeChange], first: int, width: int) -> list[Lan
         width=width,
         paths={"changes": bars({step: float(n) for step, n in counts.items()}, width)},
     )
+    by_program = [item for item in made if item.call is None]
+    n_between = sum(len(item.changes) for item in by_program)
+    between = Lane(
+        label="between calls",
+        summary=f"{n_between} changes of the state between the calls, by {THE_PROGRAM}",
+        width=width,
+        paths={"changes": marks((max(0, item.step - first) for item in by_program), width)},
+    )
     most = sorted(courses, key=lambda place: (-len(courses[place]), place))[:N_PLACES]
     lanes = [
         place_lane(
@@ -173,7 +181,7 @@ def _state_lanes(made: Sequence[MadeChange], first: int, width: int) -> list[Lan
         )
         for place in sorted(most)
     ]
-    return [all_changes, *lanes]
+    return [all_changes, between, *lanes]
 
 
 def place_lane(

@@ -311,7 +311,7 @@ def _attempt(
         recovered_at=attempt.recovered_at,
         facts={name: value for name, value in facts.items() if value},
         arguments=shown(attempt.arguments),
-        result=shown(attempt.result) if is_returned else None,
+        result=shown(attempt.result) if is_returned or attempt.left_ns else None,
         error=error,
         retried=None if attempt.retry_of is None else attempt.retry_of[0],
         retry_by=attempt.retry_by,
@@ -322,7 +322,7 @@ def _attempt(
 
 def _outcome_words(attempt: Attempt, status: str) -> str:
     if status == "open":
-        return "no end recorded"
+        return "open when the episode ended" if attempt.left_ns else "no end recorded"
     if status == "unknown":
         return "outcome unknown"
     return attempt.outcome if attempt.has_failed else "ok"
