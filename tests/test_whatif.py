@@ -339,6 +339,35 @@ def test_effects_that_nothing_watches_are_refused_by_name(make: Make) -> None:
     assert "not restored: the effects of refund, which nothing watches" in str(result)
 
 
+def test_recorded_watch_that_is_not_given_is_asked_for(tmp_path: Path) -> None:
+    stock = {"lamp": 3}
+
+    def buy(n: int) -> int:
+        stock["lamp"] -= n
+        return stock["lamp"]
+
+    def agent(ep: Any) -> None:
+        tool = ep.tool(buy, access="write")
+        for n in (1, 2):
+            tool(n)
+
+    with trajrec.episode(tmp_path, task="t1", watch=stock) as ep:
+        agent(ep)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+    options: dict[str, Any] = {"at": 1, "change": Arguments({"n": 1}), "agent": agent, "n": 1}
+    same = {**options, "change": Arguments({"n": 2})}
+    with pytest.raises(ReplayError, match="was recorded with these arguments: give others, or no"):
+        what_if(episode, **same, success=lambda _: True, watch=stock)
+    with pytest.raises(
+        RestoreError, match=r"watched the watched state \(tree\): give it as watch="
+    ):
+        what_if(episode, **options, success=lambda _: True)
+    result = what_if(episode, **options, success=lambda state: state["lamp"] == 1, watch=stock)
+    assert (result.unchanged.n_won, result.changed.n_won) == (0, 1), str(result)
+
+
 # Tools that must not run.
 
 

@@ -18,7 +18,7 @@ from trajrec.replay.whatif.budget import Budget
 from trajrec.replay.whatif.changes import Change
 from trajrec.replay.whatif.experiment import N_CONTROLS, Experiment
 from trajrec.replay.whatif.plan import Plan, Stub, changed_attempt
-from trajrec.replay.whatif.programs import Agent, run_function
+from trajrec.replay.whatif.programs import Agent, run_function, takes_episode
 from trajrec.replay.whatif.result import WhatIfResult
 from trajrec.replay.whatif.stand_in import RunOptions, StandIn
 from trajrec.replay.whatif.unwatched import unwatched_effects
@@ -109,6 +109,8 @@ def what_if(
         runs_external=run_tools == "external",
         stubs=stubs,
     )
+    if not accept and world is None and watch is None and takes_episode(agent):
+        require_watched(episode)
     options = RunOptions(
         folder=experiment.folder,
         world=world,
@@ -250,6 +252,22 @@ def require_restored(episode: Episode, lost: list[str]) -> None:
     raise RestoreError(
         f"episode {episode.id}: this cannot be put back: {'; '.join(lost)}. Watch the state, "
         f"or accept it: accept=True (--accept){advice}"
+    )
+
+
+def require_watched(episode: Episode) -> None:
+    """Refuse a function of an episode that is given no state, if the recording watched one.
+
+    Raises:
+        RestoreError: The recording watched a state.
+    """
+    task = episode.transcript.task_start
+    if task is None or task.world or not task.parts:
+        return
+    parts = ", ".join(f"{name or 'the watched state'} ({kind})" for name, kind, _ in task.parts)
+    raise RestoreError(
+        f"episode {episode.id} watched {parts}: give it as watch=, so that it is put into its "
+        "recorded state; or go on without: accept=True"
     )
 
 

@@ -11,6 +11,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import RedactedError, ReplayError
 from trajrec.replay.whatif.changes import Arguments, Change, change_of
 from trajrec.types import JsonObject, Value
+from trajrec.values.diff import diff
 from trajrec.wire.edits import RequestEdit
 
 Arm: TypeAlias = Literal["unchanged", "changed", "control"]
@@ -129,6 +130,13 @@ def changed_attempt(episode: Episode, at: int, call: int | None, change: Change)
         raise ReplayError(
             f"nothing recorded the call {found.tool} of step {at} itself, only model calls tell of "
             "it, so another result cannot be given: record the tool by ep.tool",
+            episode_id=episode.id,
+        )
+    recorded = found.arguments
+    if isinstance(change, Arguments) and not diff(recorded, {**recorded, **change.arguments}):
+        raise ReplayError(
+            f"the call {found.tool} of step {at} was recorded with these arguments: give others, "
+            "or no change, which tells how certain the outcome was",
             episode_id=episode.id,
         )
     if isinstance(change, Arguments) and found.start.is_redacted:
