@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import enum
+import math
 import random
 import subprocess
 import sys
@@ -329,7 +330,7 @@ def test_episode_with_a_gap_is_graded_partial(
     assert "lost steps 20 to 29" in report.notes[-1]
 
 
-def test_flags_of_a_lost_last_step_are_not_compared(tmp_path: Path) -> None:
+def test_flags_and_sums_of_lost_steps_are_unknown(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
     is_over = False
@@ -349,6 +350,10 @@ def test_flags_of_a_lost_last_step_are_not_compared(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
         assert (episode.ending, episode.missing_steps) == ("terminated", [(5, n_steps)])
+        # A sum of the rewards that are left would pass for a bad episode.
+        query = "SELECT missing_steps, total_reward FROM episodes"
+        assert corpus.sql(query).fetchall() == [(n_steps - 5, None)]
+        assert math.isnan(episode.total_reward)
         report = replay_episode(episode)
     assert (report.grade, report.n_steps) == ("partial", 5), report
 

@@ -143,9 +143,8 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def end_step(self) -> int:
-        """Number of its last step plus 1."""
+        """Number of its last step plus 1; of a fork that made no call, the step of the fork."""
         if self.end is not None:
-            # Forks of agents that made no call were once recorded with an end before their step.
             return max(self.first_step, self.end.n_steps)
         steps = [segment.first_step + segment.n_steps for segment in self.rows.segments]
         steps += [step_of_request(event) + 1 for event in self.agent_events]
@@ -196,7 +195,9 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def total_reward(self) -> float:
-        """Sum of the rewards; NaN if they are no numbers (see `rewards_by_agent`)."""
+        """Sum of the rewards; NaN if some are lost, or no numbers (see `rewards_by_agent`)."""
+        if self.missing_steps:
+            return float("nan")
         return total(self.rewards) if len(self.reward_values) else 0.0
 
     @property

@@ -242,6 +242,7 @@ class LogRows:
             row.terminated = event.terminated
             row.truncated = event.truncated
             row.fault = find_fault(event, ())
+        _forget_partial_sum(row)
 
     def _add_steps(self, chunk: LogChunk, steps: StepColumns, rows: Rows) -> None:
         rewards = steps.rewards
@@ -272,6 +273,7 @@ class LogRows:
             else:
                 total = row.total_reward + float(rewards[span.start : stop].sum())
                 row.total_reward = None if math.isnan(total) else total
+            _forget_partial_sum(row)
         if not chunk.n_steps:
             return
         if steps.agent_rewards is not None:
@@ -352,3 +354,9 @@ class LogRows:
         if last >= span.obs_start:
             for value in field_values(chunk, chunk.layout("state"), last, last + 1):
                 self._last_state = {span.segment.episode: value}
+
+
+def _forget_partial_sum(row: EpisodeRow) -> None:
+    """Make the sum of the rewards unknown if some of them are lost."""
+    if row.missing_steps:
+        row.total_reward = None

@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 27
+INDEX_VERSION = 28
 
 
 ALL_EPISODES = Table(
@@ -51,7 +51,8 @@ ALL_EPISODES = Table(
         (
             "total_reward",
             "DOUBLE",
-            "sum of the rewards of its own steps; NULL if they are no numbers (see agent_rewards)",
+            "sum of the rewards of its own steps; NULL if some are lost to damage, or if they are no "
+            "numbers (see agent_rewards)",
         ),
         (
             "ending",
