@@ -323,7 +323,7 @@ def step_advantages(
         ).fetchall()
         if n_unmeasured:
             remark(
-                f"{n_unmeasured} episodes have an outcome and no rewards: "
+                f"{n_unmeasured} episodes have an outcome and no known return: "
                 "measure='outcome' (--measure outcome) compares them"
             )
     if remark is not None:
