@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,61 @@ def test_a_log_that_is_written_is_refused(tmp_path: Path) -> None:
     remove(tmp_path, "true")
     # Nothing was left of the log.
     assert not path.exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_foretells_each_refusal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = record(gym.make("CartPole-v1"), tmp_path, 3)
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    env.step(0)
+    (unsealed,) = {*tmp_path.glob("*.trj")} - {damaged}
+    copy = damaged.with_name(damaged.name + ".damaged")
+    shutil.copy(damaged, copy)
+    entry = LogReader(damaged).frames[1]
+    data = bytearray(damaged.read_bytes())
+    # In a column that the index does not decode.
+    data[entry.offset + entry.size - 9] ^= 1
+    damaged.write_bytes(data)
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*.trj*")}
+    plan = remove(tmp_path, "true", dry_run=True)
+    reasons = ["not sealed: close its recorder", "may hold the same", "only an undamaged sealed"]
+    assert len(plan.refusals) == 3
+    for path, reason in zip((unsealed, copy, damaged), reasons, strict=True):
+        assert any(str(path) in line and reason in line for line in plan.refusals)
+    main(["rm", str(tmp_path), "--where", "true", "--dry-run"])
+    assert capsys.readouterr().out.count("it would be refused: ") == 3
+    for path in (unsealed, copy):
+        with pytest.raises(CorpusError, match=re.escape(str(path))):
+            remove(tmp_path, "true")
+        env.close()
+        if path == copy:
+            copy.unlink()
+    with pytest.raises(CorpusError, match="only an undamaged sealed log"):
+        remove(tmp_path, "true")
+    assert damaged.read_bytes() == before[damaged.name]
+
+
+@pytest.mark.slow
+def test_a_damaged_log_of_labels_keeps_all_others(tmp_path: Path) -> None:
+    path = record(gym.make("CartPole-v1"), tmp_path, 2)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes("number = 0")
+        corpus.tag(episode.id, good=True)
+    trajrec.close_logs()
+    (labels,) = {*tmp_path.glob("*.trj")} - {path}
+    entry = LogReader(labels).frames[-1]
+    data = bytearray(labels.read_bytes())
+    data[entry.offset + entry.size - 9] ^= 1
+    before = path.read_bytes()
+    plan = remove(tmp_path, "number = 0", dry_run=True)
+    assert labels.name in plan.logs
+    labels.write_bytes(data)
+    with pytest.raises((CorpusError, LogError)):
+        remove(tmp_path, "number = 0", with_dependents=True)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.slow

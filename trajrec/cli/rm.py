@@ -68,6 +68,7 @@ def _print(arguments: argparse.Namespace, plan: RemovalPlan) -> None:
                 "annotations": plan.annotations,
                 "logs": sorted(plan.logs),
                 "removed": not arguments.dry_run,
+                "refusals": plan.refusals,
             }
         )
         return
@@ -77,3 +78,5 @@ def _print(arguments: argparse.Namespace, plan: RemovalPlan) -> None:
     for words, n in plan.annotations.items():
         print(f"{n} {words} {done}")
     print(f"{len(plan.logs)} logs {'would be ' if arguments.dry_run else ''}rewritten")
+    for refusal in plan.refusals:
+        print(f"it would be refused: {refusal}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus, open
 from trajrec.corpus.location import require_logs
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, LogError
 from trajrec.log.annotations import Tombstone
 from trajrec.log.folder import INDEX_FOLDER
 from trajrec.log.reader import LogReader
-from trajrec.log.removal import digests_of, remove_episodes
+from trajrec.log.removal import check_rewritable, digests_of, remove_episodes
 from trajrec.log.rewriting import SUFFIX_OF_DAMAGED
 from trajrec.log.schema import episode_id
 from trajrec.recording.event_log import open_event_log
@@ -43,12 +43,14 @@ class RemovalPlan:
             not selected.
         annotations: The number of annotations of all of these, by kind.
         logs: The logs that are rewritten, relative to the corpus: path -> numbers of episodes.
+        refusals: Why nothing can be removed as it is; empty if it can.
     """
 
     episodes: list[str]
     dependents: list[str]
     annotations: dict[str, int]
     logs: dict[str, list[int]]
+    refusals: list[str]
 
 
 def remove(
@@ -76,22 +78,26 @@ def remove(
         dry_run: Whether to remove nothing.
 
     Returns:
-        The plan that was carried out.
+        The plan that was carried out; of a dry run, with what would refuse it.
 
     Raises:
         CorpusError: Nothing is selected, something depends on a selected episode, or a log is not
-            sealed.
-        LogError: A log is damaged, or cannot be written.
+            sealed or is damaged.
+        LogError: A log cannot be written.
     """
     root = Path(folder)
     require_logs(root)
     with open(root) as corpus:
         plan = _plan(corpus, where, only_forks=only_forks)
+        if (plan.dependents or plan.annotations) and not with_dependents:
+            plan.refusals.append(
+                f"{root}: {_described(plan)}; pass --with-dependents to remove them"
+            )
+        plan.refusals.extend(_unwritable(corpus, plan))
         if dry_run:
             return plan
-        if (plan.dependents or plan.annotations) and not with_dependents:
-            raise CorpusError(f"{root}: {_described(plan)}; pass --with-dependents to remove them")
-        _check_logs(corpus, plan)
+        if plan.refusals:
+            raise CorpusError(plan.refusals[0])
         told = {row[0] for row in corpus.sql("SELECT episode_id FROM removals").fetchall()}
     _append_tombstones(root, plan, reason, told)
     targets = [*plan.episodes, *plan.dependents]
@@ -142,7 +148,13 @@ def _plan(corpus: Corpus, where: str, *, only_forks: bool) -> RemovalPlan:
     ).fetchall()
     for (log,) in copies:
         logs.setdefault(log, [])
-    return RemovalPlan(episodes=episodes, dependents=dependents, annotations=annotations, logs=logs)
+    return RemovalPlan(
+        episodes=episodes,
+        dependents=dependents,
+        annotations=annotations,
+        logs=logs,
+        refusals=[],
+    )
 
 
 def _dependents(corpus: Corpus, episodes: Sequence[str]) -> list[str]:
@@ -165,26 +177,27 @@ def _described(plan: RemovalPlan) -> str:
     return f"on the {len(plan.episodes)} selected episodes depend {' and '.join(parts)}"
 
 
-def _check_logs(corpus: Corpus, plan: RemovalPlan) -> None:
-    """Refuse logs that cannot be rewritten, before anything is.
-
-    Raises:
-        CorpusError: One is not sealed, or has a damaged copy beside it.
-    """
+def _unwritable(corpus: Corpus, plan: RemovalPlan) -> Iterator[str]:
+    """Yield why logs cannot be rewritten, before any is."""
     rows = corpus.sql(
-        "SELECT log FROM logs WHERE NOT is_sealed AND log IN (SELECT unnest(?))",
+        "SELECT log FROM logs WHERE NOT is_sealed AND log IN (SELECT unnest(?)) ORDER BY log",
         params=[list(plan.logs)],
     ).fetchall()
-    if rows:
-        raise CorpusError(
-            f"{corpus.path / rows[0][0]}: not sealed: close its recorder (trajrec.close_logs()), "
+    unsealed = {row[0] for row in rows}
+    for log in sorted(unsealed):
+        yield (
+            f"{corpus.path / log}: not sealed: close its recorder (trajrec.close_logs()), "
             "or run `trajrec recover` if its process was killed"
         )
     for log in plan.logs:
         path = corpus.path / log
-        copies = sorted(path.parent.glob(f"{path.name}{SUFFIX_OF_DAMAGED}*"))
-        if copies:
-            raise CorpusError(f"{copies[0]}: may hold the same episodes; delete it first")
+        for copy in sorted(path.parent.glob(f"{path.name}{SUFFIX_OF_DAMAGED}*")):
+            yield f"{copy}: may hold the same episodes; delete it first"
+        if log not in unsealed:
+            try:
+                check_rewritable(path)
+            except LogError as exc:
+                yield str(exc)
 
 
 def _append_tombstones(folder: Path, plan: RemovalPlan, reason: str, told: set[Value]) -> None:

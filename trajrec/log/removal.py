@@ -61,6 +61,16 @@ def digests_of(path: Path, numbers: Collection[int]) -> dict[int, str]:
     return {number: digests[number] for number in sorted(numbers) if number in digests}
 
 
+def check_rewritable(path: Path) -> None:
+    """Read a log whole, and refuse one that a removal would refuse.
+
+    Raises:
+        LogError: The log is not sealed, is damaged, or has unknown records.
+    """
+    with LogReader(path) as reader:
+        LogChunks(reader, path)
+
+
 def remove_episodes(path: Path, numbers: Collection[int], targets: Collection[str]) -> Removal:
     """Write a log anew, without some episodes and without annotations of some.
 
