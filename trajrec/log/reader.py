@@ -50,6 +50,8 @@ class LogReader(FrameReader):
         self._has_journal = with_journal and source is None
         self._journal_problem = ""
         self._halves: list[Half] = []
+        # What was read of the journal last: a writer appends to it.
+        self._known_halves: list[Half] = []
         super().__init__(path, source)
 
     def _open_source(self) -> ByteSource:
@@ -78,6 +80,8 @@ class LogReader(FrameReader):
         before = self.last_item
         has_more = super().refresh()
         self._take_journal(halves)
+        if self.is_sealed:
+            self._known_halves = []
         if self.last_item != before:
             has_more = True
         if has_more:
@@ -93,7 +97,8 @@ class LogReader(FrameReader):
         if not self._has_journal:
             return []
         try:
-            return read_journal(self.path)
+            self._known_halves = read_journal(self.path, self._known_halves)
+            return self._known_halves
         except LogError as exc:
             # Without its journal, the log itself is read all the same.
             self._journal_problem = f"the journal is not read: {exc.what}"

@@ -9,7 +9,7 @@ events after its rows were made, is read whole again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TypeAlias
 
 from trajrec.corpus.episode import Episode
@@ -55,12 +55,18 @@ class AgentRows:
         reader: The log.
         open_frames: The frames of each episode without an end that has rows from an earlier
             reading; None if no row of the log was inserted before.
+        only: The episodes to make rows of; None for all, and for the annotations.
     """
 
     def __init__(
-        self, reader: LogReader, open_frames: Mapping[int, FrameSpan] | None = None
+        self,
+        reader: LogReader,
+        open_frames: Mapping[int, FrameSpan] | None = None,
+        *,
+        only: Collection[int] | None = None,
     ) -> None:
         self._reader = reader
+        self._only = only
         self._is_first = open_frames is None
         self._open_frames = open_frames or {}
         # Episodes that began in this reading. Those that have ended are held in order.
@@ -76,6 +82,8 @@ class AgentRows:
     def add(self, chunk: LogChunk, rows: Rows) -> None:
         """Read a chunk, and add the rows of episodes that have ended."""
         for number, events in chunk.events_by_episode.items():
+            if self._only is not None and number not in self._only:
+                continue
             if number < 0:
                 self._add_annotations(chunk, rows)
                 continue

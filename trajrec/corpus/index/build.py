@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import duckdb
 
@@ -17,6 +18,7 @@ from trajrec.corpus.index.plan import FileEntry, make_plan
 from trajrec.corpus.index.rows import EpisodeRow
 from trajrec.corpus.index.scan import Scan
 from trajrec.corpus.index.tables import EPISODE_TABLES, INDEX_VERSION
+from trajrec.log.chunk import LogChunk
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
 
@@ -33,6 +35,10 @@ def create_tables(con: duckdb.DuckDBPyConnection, schema: str) -> None:
     con.execute(f"INSERT INTO {schema}.index_state SELECT {INDEX_VERSION}, 0")
 
 
+OpenRows: TypeAlias = dict[int, dict[int, EpisodeRow]]
+"""The rows of episodes without an end, by key of the log and number."""
+
+
 class Builder:
     """Reads logs into the tables of one schema.
 
@@ -43,6 +49,7 @@ class Builder:
         source: The schema, or views, that hold the rows of logs read before.
         progress: Called with (bytes read, bytes to read) after each log.
         run: Runs tasks in other processes, which read the logs.
+        open_rows: Known rows of episodes without an end; it gets those that are asked for.
 
     Attributes:
         stale_keys: Contents whose earlier rows hold no more.
@@ -57,8 +64,10 @@ class Builder:
         source: str | None = None,
         progress: Progress | None = None,
         run: RunTasks | None = None,
+        open_rows: OpenRows | None = None,
     ) -> None:
         self._con = con
+        self._open_rows = open_rows
         self._schema = schema
         self._writer = TableWriter(con, schema)
         self._folder = folder
@@ -86,12 +95,28 @@ class Builder:
         self._writer.set_files(rows, f"{self._source}.contents")
         self._con.execute(f"UPDATE {self._schema}.index_state SET next_key = {plan.next_key}")
 
-    def read_tail(self, log_key: int, reader: LogReader, n_frames: int) -> None:
+    def read_tail(
+        self,
+        log_key: int,
+        reader: LogReader,
+        n_frames: int,
+        chunks: Sequence[LogChunk],
+        only: Collection[int] | None,
+    ) -> None:
         """Read the frames of a log from `n_frames` on, and its journal.
 
-        The rows replace those of an earlier call: the tables of this schema must be empty.
+        The tables of this schema must have no rows of the episodes that are read.
+
+        Args:
+            log_key: The key of the log.
+            reader: Its reader.
+            n_frames: The frames that have rows elsewhere.
+            chunks: The others, and the journal.
+            only: The episodes of an agents' log to read; None for all.
         """
-        self._reader.read_chunks(log_key, reader, n_frames)
+        # A log of an environment is handed on in parts, each with the rows of open episodes.
+        self._writer.has_none = only is not None
+        self._reader.read_chunks(log_key, reader, n_frames, chunks=chunks, only=only)
         self._reader.flush()
 
     def insert(self, batch: Batch) -> None:
@@ -109,13 +134,18 @@ class Builder:
 
     def open_rows(self, log_key: int) -> dict[int, EpisodeRow]:
         """Return the rows of a log's episodes without an end, which new frames go on with."""
+        if self._open_rows is not None and log_key in self._open_rows:
+            return self._open_rows[log_key]
         values = self._con.execute(
             f"SELECT {', '.join(_OPEN_EPISODE_FIELDS)} FROM {self._source}.all_episodes "
             "WHERE log_key = ? AND ending IS NULL",
             [log_key],
         ).fetchall()
         rows = [EpisodeRow(**dict(zip(_OPEN_EPISODE_FIELDS, row, strict=True))) for row in values]
-        return {row.number: row for row in rows}
+        found = {row.number: row for row in rows}
+        if self._open_rows is not None:
+            self._open_rows[log_key] = found
+        return found
 
 
 def _file_row(log: str, entry: FileEntry) -> dict[str, Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -14,6 +14,7 @@ from trajrec.corpus.index.plan import FileEntry, Reading
 from trajrec.corpus.index.row_batch import Rows
 from trajrec.corpus.index.rows import EpisodeRow
 from trajrec.errors import LogError
+from trajrec.log.chunk import LogChunk
 from trajrec.log.identity import frame_digest, identity_of
 from trajrec.log.reader import LogReader
 from trajrec.types import Value
@@ -150,8 +151,24 @@ class ContentReader:
             }
         )
 
-    def read_chunks(self, log_key: int, reader: LogReader, start: int) -> None:
-        """Gather the rows of the chunks from a frame on."""
+    def read_chunks(
+        self,
+        log_key: int,
+        reader: LogReader,
+        start: int,
+        *,
+        chunks: Iterable[LogChunk] | None = None,
+        only: Collection[int] | None = None,
+    ) -> None:
+        """Gather the rows of the chunks from a frame on.
+
+        Args:
+            log_key: The key of the log.
+            reader: Its reader.
+            start: The first frame.
+            chunks: The chunks, if they were read already.
+            only: The episodes of an agents' log to read; None for all.
+        """
         log_rows: LogRows | AgentRows
         open_rows = None
         if start:
@@ -163,10 +180,10 @@ class ContentReader:
             if start:
                 log_rows.prime(start)
         else:
-            log_rows = AgentRows(reader, frame_spans(open_rows))
+            log_rows = AgentRows(reader, frame_spans(open_rows), only=only)
         self._rows.begin_log(log_key)
         with collector_off():
-            for chunk in reader.chunks(start):
+            for chunk in reader.chunks(start) if chunks is None else chunks:
                 log_rows.add(chunk, self._rows)
                 if self._rows.is_full:
                     self.flush(log_key)

@@ -7,16 +7,11 @@ table by an uncommitted comment: DuckDB refuses all changes of others to them, a
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import duckdb
 
 from trajrec.errors import CorpusError
-
-_ALL = """
-SELECT 'VIEW', schema_name, view_name FROM duckdb_views()
-WHERE NOT internal AND database_name = current_database()
-UNION ALL SELECT 'TABLE', schema_name, table_name FROM duckdb_tables()
-WHERE database_name = current_database()
-"""
 
 
 class Guard:
@@ -31,14 +26,14 @@ class Guard:
         self._holder: duckdb.DuckDBPyConnection | None = None
         self._holds = False
 
-    def hold(self) -> None:
-        """Let no other connection change them, nor this one."""
+    def hold(self, *, views: Iterable[str] = (), tables: Iterable[str]) -> None:
+        """Let no other connection change some views and tables, nor this one."""
         if self._holds:
             return
         if self._holder is None:
             self._holder = self._con.cursor()
-        names = self._con.execute(_ALL).fetchall()
-        comments = [f"COMMENT ON {kind} {schema}.{name} IS ''" for kind, schema, name in names]
+        comments = [f"COMMENT ON VIEW {name} IS ''" for name in views]
+        comments += [f"COMMENT ON TABLE {name} IS ''" for name in tables]
         self._holder.execute("; ".join(["BEGIN", *comments]))
         self._holds = True
 
@@ -56,11 +51,13 @@ class Guard:
         """
         if self._holder is None:
             return
-        query = "SELECT 1 FROM duckdb_databases() WHERE database_name = $1"
-        if self._con.execute(query, [database]).fetchone() is None:
+        try:
+            # Takes a third of the time of a look into `duckdb_databases()`.
+            self._con.execute(f"FROM {database}.index_state LIMIT 0")
+        except duckdb.Error as exc:
             raise CorpusError(
                 "a statement of `relation.query` has detached the index; open the corpus again"
-            )
+            ) from exc
 
     def close(self) -> None:
         """Close the connection that holds them."""

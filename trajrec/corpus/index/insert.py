@@ -22,16 +22,20 @@ class TableWriter:
     Args:
         con: The connection.
         schema: The schema's name, e.g. "main".
+
+    Attributes:
+        has_none: Whether the tables have no rows of episodes that are inserted, but of `replaced`.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, schema: str) -> None:
+        self.has_none = False
         self._con = con
         self._schema = schema
 
     def insert(self, batch: Batch) -> None:
         """Insert rows; those of episodes that are there already are replaced."""
         self._delete_contents(batch.replaced, batch.log_keys)
-        if batch.episodes:
+        if batch.episodes and (batch.replaced or not self.has_none):
             self._delete(ALL_EPISODES, batch.episodes, batch.log_keys, "kind <> 'copy'")
         for insert in batch.inserts:
             if not insert.ids:

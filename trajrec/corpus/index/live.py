@@ -12,6 +12,7 @@ import duckdb
 from trajrec.corpus.bounded_queries import has_bounded_values
 from trajrec.corpus.index.build import Builder, create_tables
 from trajrec.corpus.index.catalog import Catalog
+from trajrec.corpus.index.catalog_tables import CATALOG
 from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.file import (
@@ -147,7 +148,7 @@ class LiveIndex:
         self._has_views = False
         self._folders: dict[str, FolderState] = {}
         self._guard = Guard(self.con)
-        self._tails = Tails(self.con, folder, self._guard)
+        self._tails = Tails(self.con, folder)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
         self._layers = Layers(has_file=self._attach(), has_delta=False, cost=cost)
         self._ids = IdFile(folder / INDEX_FOLDER / IDS_NAME)
@@ -196,7 +197,11 @@ class LiveIndex:
 
     def protect(self) -> None:
         """Keep the connections of `sql` from changing anything until the next `refresh` with news."""
-        self._guard.hold()
+        tables = ["running", "dropped", "superseded"]
+        if self._layers.has_delta:
+            tables += [*(table.name for table in EPISODE_TABLES), *CATALOG]
+        self._guard.hold(views=self._views, tables=[f"delta.{name}" for name in tables])
+        self._tails.protect()
 
     def sql(self, query: str, params: Params) -> duckdb.DuckDBPyRelation:
         """Return the user's own query; see `run_own`."""

@@ -1,0 +1,84 @@
+"""The rows of a log that is being written are those of a corpus that is opened anew."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiers import seed_of
+
+import trajrec
+from trajrec.corpus.index.tables import TABLES
+from trajrec.recording.event_log import close_logs
+
+
+def rows(corpus: trajrec.Corpus) -> dict[str, list[tuple[Any, ...]]]:
+    """Return the rows of each table, but the bytes of logs that are being written."""
+    return {
+        table.name: sorted(corpus.sql(f"SELECT * FROM {table.name}").fetchall(), key=repr)
+        for table in TABLES
+        if table.name != "logs"
+    }
+
+
+@trajrec.verifier(id="any", version="1")
+def passes(world: Any) -> bool:
+    """Return that anything will do."""
+    return True
+
+
+def act(episode: Any, rng: random.Random) -> None:
+    """Add events to an episode: calls, failures, retries, changes of the state, checks."""
+    for _ in range(rng.randrange(3)):
+        try:
+            episode.call("put", key=rng.choice("ab"), value=rng.choice([1, 2, "x" * 400]))
+        except ValueError:
+            continue
+    if rng.random() < 0.2:
+        episode.check(passes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(2))
+def test_rows_of_a_live_log_are_those_of_a_fresh_corpus(tmp_path: Path, number: int) -> None:
+    rng = random.Random(seed_of("live rows") + number)
+
+    def begin() -> Any:
+        state: dict[str, Any] = {}
+
+        def put(key: str, value: Any) -> None:
+            if rng.random() < 0.3:
+                raise ValueError(key)
+            state[key] = value
+
+        episode = trajrec.episode(tmp_path, task=f"t{rng.randrange(3)}", watch=state)
+        episode.__enter__()
+        episode.tool(put, name="put")
+        return episode
+
+    episodes = [begin()]
+    with trajrec.open(tmp_path) as corpus:
+        for _ in range(16):
+            choice = rng.random()
+            if choice < 0.3:
+                episodes.append(begin())
+            elif choice < 0.5 and episodes:
+                episodes.pop(rng.randrange(len(episodes))).__exit__(None, None, None)
+            elif choice < 0.55:
+                ((ended,),) = corpus.sql("SELECT min(episode_id) FROM episodes").fetchall()
+                corpus.tag(ended, good=rng.random() < 0.5)
+            elif choice < 0.6:
+                close_logs()
+                episodes = [begin()]
+            else:
+                for episode in episodes:
+                    act(episode, rng)
+            found = rows(corpus)
+            with trajrec.open(tmp_path) as fresh:
+                for name, expected in rows(fresh).items():
+                    assert found[name] == expected, name
+    for episode in episodes:
+        episode.__exit__(None, None, None)
+    close_logs()
