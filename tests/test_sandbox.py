@@ -290,6 +290,29 @@ def test_a_comment_in_a_condition_ends_nothing(corpus: trajrec.Corpus) -> None:
     assert len(list(corpus.episodes("n_steps > 0 -- all of them"))) == 2
 
 
+@pytest.mark.slow
+def test_views_that_a_query_does_not_name_are_still_there(runs: Path) -> None:
+    from trajrec.corpus.index.views import VIEWS
+
+    with trajrec.open(runs, sandbox=Sandbox()) as corpus:
+        made = corpus._index._views.made
+        assert "main.bands" not in made
+        corpus.sql("SELECT * FROM Latest_Credit JOIN main.steps USING (episode_id)")
+        assert {"main.latest_credit", "main.credit", "main.steps"} <= made.keys()
+    for query in (
+        "SELECT table_name FROM information_schema.tables",
+        "SELECT name FROM (SHOW ALL TABLES)",
+    ):
+        with trajrec.open(runs, sandbox=Sandbox()) as corpus:
+            names = {row[0] for row in corpus.sql(query).fetchall()}
+            assert {view.name for view in VIEWS} <= names
+    with trajrec.open(runs, sandbox=Sandbox()) as corpus, pytest.raises(QueryError, match="steps"):
+        corpus.sql("SELECT * FROM stepz")
+    for view in VIEWS:
+        with trajrec.open(runs, sandbox=Sandbox()) as corpus:
+            corpus.sql(f"SELECT * FROM {view.name}")
+
+
 # The command line
 
 

@@ -178,8 +178,7 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         with self._lock:
             # Before each query, so that an answer has all episodes that were recorded before it.
             self.refresh()
-            if self._sandbox is None:
-                self._index.protect()
+            self._index.prepare(None if self._sandbox is None else query)
         if self._sandbox is None:
             return self._index.sql(query, params)
         return self._index.sql_closed(query, params, self._sandbox)

@@ -66,6 +66,7 @@ def main() -> None:
                     cost=setting.cost,
                 )
             index.refresh()
+            index.prepare(request.query)
             _say(out, {"is_ready": True})
             answer = _run(index, request, setting.sandbox, writer)
         except TrajrecError as exc:

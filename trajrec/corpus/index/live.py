@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +26,9 @@ from trajrec.corpus.index.guard import Guard
 from trajrec.corpus.index.ids import IDS_NAME, IdFile
 from trajrec.corpus.index.layers import Layers
 from trajrec.corpus.index.scan import FolderState, Scan, ScanMode, scan_folder
-from trajrec.corpus.index.tables import CHECKS, EPISODE_TABLES, TABLES
+from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, EPISODE_TABLES, LOGS, TABLES
 from trajrec.corpus.index.tails import Tails
+from trajrec.corpus.index.view_maker import ViewMaker
 from trajrec.corpus.index.views import VIEWS
 from trajrec.corpus.query_process import QueryProcess
 from trajrec.corpus.sandbox import (
@@ -144,10 +145,10 @@ class LiveIndex:
         )
         self.running: dict[str, bool] = {}
         self.revision = 0
-        self._views: dict[str, str] = {}
         self._has_views = False
         self._folders: dict[str, FolderState] = {}
         self._guard = Guard(self.con)
+        self._views = ViewMaker(self.con, self._guard)
         self._tails = Tails(self.con, folder)
         self._catalog = Catalog(self.con, "stored", "stored.contents")
         self._layers = Layers(has_file=self._attach(), has_delta=False, cost=cost)
@@ -195,12 +196,21 @@ class LiveIndex:
         """Return the rows of a query of ours."""
         return self._new_cursor().execute(query, params).fetchall()
 
-    def protect(self) -> None:
-        """Keep the connections of `sql` from changing anything until the next `refresh` with news."""
+    def prepare(self, query: str | None) -> None:
+        """Get ready for a query.
+
+        Args:
+            query: Somebody else's; None for one of the user. Its relation may run other statements,
+                which can change nothing until the next `refresh` with news.
+        """
+        if query is not None:
+            self._views.make_named(query)
+            return
+        self._views.make_all()
         tables = ["running", "dropped", "superseded"]
         if self._layers.has_delta:
             tables += [*(table.name for table in EPISODE_TABLES), *CATALOG]
-        self._guard.hold(views=self._views, tables=[f"delta.{name}" for name in tables])
+        self._guard.hold(views=self._views.made, tables=[f"delta.{name}" for name in tables])
         self._tails.protect()
 
     def sql(self, query: str, params: Params) -> duckdb.DuckDBPyRelation:
@@ -344,28 +354,22 @@ class LiveIndex:
 
     def _create_row_views(self) -> None:
         """Create the views of rows of several layers that hold."""
-        self._make({"rows.contents": self._layers.contents()})
-        self._make({f"rows.{table.name}": self._layers.rows(table) for table in EPISODE_TABLES})
+        self._views.make({"rows.contents": self._layers.contents()})
+        self._views.make({f"rows.{t.name}": self._layers.rows(t) for t in EPISODE_TABLES})
 
     def _create_views(self) -> None:
         """Create the views over the stored tables and those in memory."""
         if not self._layers.has_one:
             self._create_row_views()
+        queries = {}
         for table in TABLES:
             may_lack = table in (CHECKS, *ANNOTATIONS) and "kind" in table.names
             lacks_kinds = may_lack and self._lacks_kinds(table.name)
-            query = self._layers.public(table, lacks_kinds=lacks_kinds)
-            self._make({f"main.{table.name}": query})
-        self._make({f"main.{view.name}": view.query for view in VIEWS})
+            queries[table.name] = self._layers.public(table, lacks_kinds=lacks_kinds)
+        queries |= {view.name: view.query for view in VIEWS}
+        # Those that queries of ours read.
+        self._views.set_public(queries, at_once={ALL_EPISODES.name, LOGS.name})
         self._has_views = True
-
-    def _make(self, views: Mapping[str, str]) -> None:
-        """Create some views, but those that are there already as they are to be."""
-        for name, query in views.items():
-            if self._views.get(name) != query:
-                self._guard.release()
-                self.con.execute(f"CREATE OR REPLACE VIEW {name} AS {query}")
-                self._views[name] = query
 
     def _lacks_kinds(self, table: str) -> bool:
         """Return whether any row is in another log than its episode, and does not know its kind."""
