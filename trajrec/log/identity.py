@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from trajrec.log import frames
 from trajrec.log.frame_reader import FrameReader
 from trajrec.log.frames import FORMAT2
 from trajrec.log.remote import open_source
+from trajrec.log.source import read_ends
 
 
 class Identity(NamedTuple):
@@ -32,19 +34,29 @@ def read_identity(path: Path) -> Identity:
     Raises:
         LogError: It is no log, or cannot be read.
     """
-    source = open_source(path)
-    try:
-        end = source.size
-        head, tail = source.ranges(
-            [(0, FORMAT2.first_frame), (max(0, end - FORMAT2.trailer_size), end)]
-        )
-        trailer = FORMAT2.trailer(tail)
-        if trailer is not None and frames.signature_log_id(head) == trailer.log_id:
-            return Identity(trailer.log_id.hex(), trailer.content.hex(), trailer.generation)
-    finally:
-        source.close()
+    ends = read_ends(os.fspath(path), FORMAT2.first_frame, FORMAT2.trailer_size)
+    identity = None if ends is None else _stated(*ends)
+    if identity is None:
+        # What a file in a mirror stands for has its own first and last bytes.
+        source = open_source(path)
+        try:
+            end = source.size
+            spans = [(0, FORMAT2.first_frame), (max(0, end - FORMAT2.trailer_size), end)]
+            identity = _stated(*source.ranges(spans))
+        finally:
+            source.close()
+    if identity is not None:
+        return identity
     with FrameReader(path) as reader:
         return identity_of(reader)
+
+
+def _stated(head: bytes, tail: bytes) -> Identity | None:
+    """Return the identity that a log states in its first and last bytes, None if in neither."""
+    trailer = FORMAT2.trailer(tail)
+    if trailer is None or frames.signature_log_id(head) != trailer.log_id:
+        return None
+    return Identity(trailer.log_id.hex(), trailer.content.hex(), trailer.generation)
 
 
 def identity_of(reader: FrameReader) -> Identity:

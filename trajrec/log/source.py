@@ -210,6 +210,29 @@ class FileSource:
         return b"".join(parts)
 
 
+def read_ends(path: str, n_first: int, n_last: int) -> tuple[bytes, bytes] | None:
+    """Return the first and last bytes of a small look at a file, None if it takes a `FileSource`.
+
+    A source takes three times as long to make, which counts for 100,000 files.
+    """
+    if not hasattr(os, "pread"):
+        return None
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return None
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            last = max(0, status.st_size - n_last)
+            return os.pread(descriptor, n_first, 0), os.pread(descriptor, n_last, last)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return None
+
+
 def _read_once(descriptor: int, start: int, size: int) -> bytes:
     if hasattr(os, "pread"):
         return os.pread(descriptor, size, start)
