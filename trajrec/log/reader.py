@@ -49,14 +49,13 @@ class LogReader(FrameReader):
     ) -> None:
         self._has_journal = with_journal and source is None
         self._journal_problem = ""
-        self._halves: list[Half] = []
         # What was read of the journal last: a writer appends to it.
-        self._known_halves: list[Half] = []
+        self._halves: list[Half] = []
         super().__init__(path, source)
 
     def _open_source(self) -> ByteSource:
         # Before the log and its size: the log then has all that is older.
-        self._halves = self._read_journal()
+        self._read_journal()
         return super()._open_source()
 
     def _open(self) -> None:
@@ -72,7 +71,6 @@ class LogReader(FrameReader):
         self._chunks_of: dict[int, list[int]] | None = None
         self.journal: list[LogChunk] = []
         self._take_journal(self._halves)
-        self._halves = []
 
     def refresh(self) -> bool:
         """Read the data that were appended, and return whether there are any."""
@@ -80,10 +78,7 @@ class LogReader(FrameReader):
         before = self.last_item
         has_more = super().refresh()
         self._take_journal(halves)
-        if self.is_sealed:
-            self._known_halves = []
-        if self.last_item != before:
-            has_more = True
+        has_more |= self.last_item != before
         if has_more:
             self._chunks_of = None
         return has_more
@@ -97,12 +92,12 @@ class LogReader(FrameReader):
         if not self._has_journal:
             return []
         try:
-            self._known_halves = read_journal(self.path, self._known_halves)
-            return self._known_halves
+            self._halves = read_journal(self.path, self._halves)
         except LogError as exc:
             # Without its journal, the log itself is read all the same.
             self._journal_problem = f"the journal is not read: {exc.what}"
-            return []
+            self._halves = []
+        return self._halves
 
     @property
     def last_item(self) -> int:
