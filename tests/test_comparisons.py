@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,22 @@ def test_the_terminal_shows_claim_effect_and_a_plot(
     (task,) = [line for line in lines if line.startswith("t0")]
     assert task.split()[:5] == ["t0", "0", "2", "0.5", "2"]
     assert set(task.split()[-1]) == {".", "-", "o", "|"}
+
+
+def test_plot_of_a_comparison_is_whole_on_a_narrow_terminal(
+    corpus: trajrec.Corpus, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", str(corpus.path), "--a", of_run("base"), "--b", of_run("prompt")]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "72")
+    assert main(command) == 0
+    tasks = capsys.readouterr().out.rpartition("\n\n")[2].splitlines()
+    assert max(map(len, tasks)) <= 72
+    assert not any("…" in line for line in tasks)
+    plots = {len(line.split()[-1]) for line in tasks[1:]}
+    assert len(plots) == 1
+    assert plots.pop() % 2 == 1
 
 
 @pytest.mark.slow

@@ -299,10 +299,14 @@ def test_an_empty_result_names_the_missing_data(
 
     record(Scripted(rows), tmp_path, 2)
     assert main(["credit", str(tmp_path), "--group"]) == 0
+    printed = capsys.readouterr()
     assert (
         "2 episodes: 3 of 3 steps have no estimate: rtmc compares the visits of a state"
-        in capsys.readouterr().err
+        in printed.err
     )
+    # An estimate without an interval shows none.
+    assert printed.out.splitlines()[0].split() == ["episode_id", "step", "value", "n", "action"]
+    assert "inf" not in printed.out
     for kind, need in (("prm", "trajrec credit"), ("dpo", "trajrec fork")):
         assert main(["export", str(tmp_path), kind, "-o", str(tmp_path / "labels.parquet")]) == 0
         err = capsys.readouterr().err

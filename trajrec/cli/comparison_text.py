@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trajrec.analysis.forest_plot import shown_tasks
-from trajrec.cli.output import print_table
+from trajrec.cli.output import print_table, room_beside
 from trajrec.cli.safe_stream import one_line
 from trajrec.values.shown import counted
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from trajrec.analysis.comparison import Comparison
     from trajrec.analysis.cross_grading import CrossGrading
 
-# Columns of the plot: an odd number, so that 0 has one of its own.
+# Columns of the plot, fewer on a narrow terminal: an odd number, so that 0 has one of its own.
 WIDTH = 33
+MIN_WIDTH = 11
 
 
 def print_comparison(comparison: Comparison, *, n_tasks: int) -> None:
@@ -100,7 +101,8 @@ def _print_tasks(comparison: Comparison, n_tasks: int) -> None:
     tasks = shown_tasks(comparison.tasks, n_tasks)
     limit = _limit(tasks)
     scale = f"{-limit:+.3g} to {limit:+.3g}"
-    rows = [
+    names = (comparison.unit, "A", "n", "B", "n", "difference")
+    facts = [
         (
             task.task,
             f"{task.rate_a:.3g}",
@@ -108,11 +110,14 @@ def _print_tasks(comparison: Comparison, n_tasks: int) -> None:
             f"{task.rate_b:.3g}",
             task.n_b,
             task.difference.text,
-            bar(task, limit),
         )
         for task in tasks
     ]
-    print_table((comparison.unit, "A", "n", "B", "n", "difference", scale), rows)
+    width = max(MIN_WIDTH, min(WIDTH, room_beside(names, facts)))
+    width -= 1 - width % 2
+    plots = [bar(task, limit, width) for task in tasks]
+    rows = [(*row, plot) for row, plot in zip(facts, plots, strict=True)]
+    print_table((*names, scale), rows)
     if len(tasks) < len(comparison.tasks):
         print(f"\n{len(tasks)} of {len(comparison.tasks)} are listed (--tasks N lists more)")
 
@@ -128,15 +133,15 @@ def _limit(tasks: Sequence[TaskDifference]) -> float:
     return max(ends, default=0.0) or 1.0
 
 
-def bar(task: TaskDifference, limit: float) -> str:
+def bar(task: TaskDifference, limit: float, width: int) -> str:
     """Return a line with the interval of a task's difference: `...---o--|....`; `|` is 0."""
     difference = task.difference
-    middle = WIDTH // 2
+    middle = width // 2
 
     def column(value: float) -> int:
         return middle + round(max(-1.0, min(1.0, value / limit)) * middle)
 
-    cells = ["."] * WIDTH
+    cells = ["."] * width
     for k in range(column(difference.ci_low), column(difference.ci_high) + 1):
         cells[k] = "-"
     cells[middle] = "|"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -145,6 +146,7 @@ def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     where = arguments.where or "true"
     require_selection(corpus, where)
     tables = group_advantages(corpus, arguments.group, where=where)
+    has_intervals = any(math.isfinite(row.ci_low) for table in tables for row in table)
     rows = [
         (table.episode_id, row.step, row.value, row.ci_low, row.ci_high, row.n, row.action)
         for table in tables
@@ -153,8 +155,12 @@ def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     if arguments.json:
         for row in rows:
             print_json(dict(zip(GROUP_COLUMNS, row, strict=True)))
-    else:
+    elif has_intervals:
         print_table(GROUP_COLUMNS, rows)
+    else:
+        print_table(
+            (*GROUP_COLUMNS[:3], *GROUP_COLUMNS[5:]), [(*row[:3], *row[5:]) for row in rows]
+        )
     notes = Counter(note for table in tables for note in table.notes)
     for note, n in notes.items():
         say(f"{n} episodes: {note}")

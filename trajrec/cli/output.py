@@ -68,6 +68,15 @@ def print_table(
             print("  ".join(cells).rstrip())
 
 
+def room_beside(names: Sequence[str], rows: Sequence[Sequence[Value]]) -> int:
+    """Return the columns of the terminal that a table leaves for one more; many without one."""
+    if not sys.stdout.isatty():
+        return sys.maxsize
+    columns = zip(names, *rows, strict=True)
+    used = sum(max(len(_cell(value)) for value in column) + 2 for column in columns)
+    return shutil.get_terminal_size(DEFAULT_SIZE).columns - used
+
+
 def widths_that_fit(widths: list[int], is_number: list[bool], limit: int) -> list[int]:
     """Return the widths of columns, smaller if need be, and without the last ones if need be."""
     fitting = None
