@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,30 @@ def test_generators_that_end_after_their_log_stay_open(tmp_path: Path) -> None:
     episode = only_episode(tmp_path)
     assert episode.transcript.model_calls[0].answer == ["one"]
     assert episode.transcript.attempts[0].result == ["one"]
+
+
+def test_a_stream_read_on_and_cut_has_nothing_twice(tmp_path: Path) -> None:
+    letters = [f"{k:04d} " for k in range(400)]
+    # Without the field of padding, a run of digits that is held back for long.
+    sent = [re.sub(rb', "obfuscation": "\d+"', b"", event) for event in events(letters)]
+    with trajrec.episode(tmp_path) as ep:
+        exchange = ep.begin_exchange(HttpRequest("POST", f"http://a{PATH}", JSON, ASKED))
+        exchange.responded(200, EVENTS)
+        for piece in sent[:40]:
+            exchange.received(piece)
+        said = ep.model(lambda messages: iter(letters), messages=["go"])
+        for _ in range(40):
+            next(said)
+    for piece in sent[40:300]:
+        exchange.received(piece)
+    exchange._drain()
+    for _ in range(300):
+        next(said)
+    # Neither has an end in the log, as if the process were killed here.
+    episode = only_episode(tmp_path)
+    for call in episode.transcript.model_calls:
+        text = "".join(call.answer) if call.wire is None else call.wire.answer.text or ""
+        assert call.outcome == "open"
+        assert len(text) > 40 * 5
+        assert "".join(letters).startswith(text)
+    del said

@@ -23,6 +23,7 @@ class HttpExchange:
         end: The recorded end; None if the log or the episode ends before it.
         open_end: What had come when the episode ended before the body was read to its end; None if
             nothing tells.
+        is_read_on: Whether parts came after that.
         request_body: The body of the request; None if it is lost.
         response_body: The body of the response, as far as it came.
         notes: What else is known of the response.
@@ -36,6 +37,7 @@ class HttpExchange:
     notes: ResponseNotes = NO_NOTES
     parts: list[bytes] = field(default_factory=list)
     open_end: ExchangeEnd | None = None
+    is_read_on: bool = False
 
     @property
     def status(self) -> int | None:
@@ -89,10 +91,12 @@ def read_exchanges(events: Iterable[AgentEvent], values: StoredValues) -> list[H
                 values.report(event, "a response to an exchange that is not open")
             elif isinstance(event, ExchangePart):
                 exchange.parts.append(event.data)
+                # Of a stream that is read on, the parts have what was held back before.
+                exchange.is_read_on = exchange.open_end is not None
             else:
                 _add_end(exchange, event, values)
     for exchange in exchanges.values():
-        if exchange.parts and exchange.open_end is None:
+        if exchange.parts and (exchange.open_end is None or exchange.is_read_on):
             exchange.response_body = b"".join(exchange.parts)
     return list(exchanges.values())
 

@@ -114,6 +114,8 @@ def read_model_calls(
 def _add_answer(call: ModelCall, event: AnswerPart | ModelEnd, values: StoredValues) -> None:
     if isinstance(event, AnswerPart):
         _add_pieces(call, event.data, values)
+        # Of a stream that is read on, the parts have what was held back before.
+        call.open_end = None
         return
     if is_open_end(event.extra_data):
         call.open_end = event
