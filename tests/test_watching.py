@@ -309,6 +309,8 @@ def test_dict_with_immutable_values_is_watched_whole(tmp_path: Path, given_as: A
 def test_immutable_values_cannot_be_watched(tmp_path: Path, state: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message), trajrec.episode(tmp_path, watch=state):
         pass
+    # The mistake is the caller's: no episode with a fault of its environment is recorded.
+    assert not list(tmp_path.iterdir())
 
 
 # The office

@@ -107,7 +107,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         on_full: OnFull = "stop-recording",
         durability: Durability = "process",
     ) -> None:
-        check_world(world)
+        check_world(world, watch)
         check_metadata(metadata)
         self.world = world
         self.goal = goal

@@ -128,19 +128,34 @@ def find_parts(world: Value, watch: Value) -> list[Part]:
             return [Part("", Tree(world.get_state, getattr(world, "set_state", None)))]
         else:
             return []
-    if isinstance(watch, Mapping) and watch and all(isinstance(name, str) for name in watch):
-        immutable = {name: value for name, value in watch.items() if is_immutable(value)}
-        if not immutable:
+    check_watch(watch)
+    if _has_names(watch):
+        if not any(map(is_immutable, watch.values())):
             return [
                 Part(name, _tracker(value, Entry(watch, name))) for name, value in watch.items()
             ]
-        if any(_is_stored_elsewhere(value) for value in watch.values()):
-            name, value = next(iter(immutable.items()))
-            raise TypeError(f"watch[{name!r}] {_refusal(value)}")
         if not isinstance(watch, dict):
             mapping = watch
             return [Part("", Tree(lambda: dict(mapping)))]
     return [Part("", _tracker(watch))]
+
+
+def check_watch(watch: Value) -> None:
+    """Raise a TypeError if a value cannot be watched, before anything is recorded."""
+    if watch is None or isinstance(watch, bool):
+        return
+    if is_immutable(watch):
+        raise TypeError(f"watch {_refusal(watch)}")
+    if _has_names(watch) and any(map(_is_stored_elsewhere, watch.values())):
+        for name, value in watch.items():
+            if is_immutable(value):
+                raise TypeError(f"watch[{name!r}] {_refusal(value)}")
+
+
+def _has_names(watch: Value) -> bool:
+    """Return whether a value names the parts to watch."""
+    is_mapping = isinstance(watch, Mapping) and bool(watch)
+    return is_mapping and all(isinstance(name, str) for name in watch)
 
 
 def _is_stored_elsewhere(value: Value) -> bool:
@@ -195,8 +210,6 @@ class Entry:
 
 
 def _tracker(value: Value, entry: Entry | None = None) -> Tracker:
-    if is_immutable(value):
-        raise TypeError(f"watch {_refusal(value)}")
     if hasattr(value, "begin") and hasattr(value, "update"):
         tracker: Tracker = value
         return tracker
