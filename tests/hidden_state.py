@@ -168,6 +168,22 @@ class InLibrary(Hidden):
         return cell.value
 
 
+_buffer = ctypes.create_string_buffer(8)
+_address = ctypes.addressof(_buffer)
+
+
+class InMemory(Hidden):
+    """The number lies at an address: nothing that Python shows of the environment has it."""
+
+    def put(self, x: int) -> None:
+        ctypes.c_uint64.from_address(_address).value = x
+
+    def push(self, action: int) -> int:
+        cell = ctypes.c_uint64.from_address(_address)
+        cell.value = after(cell.value, action)
+        return cell.value
+
+
 _numbers = [0]
 
 

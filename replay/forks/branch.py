@@ -86,6 +86,8 @@ class BranchPoint:
         observation: The last observation before the step.
         restore: How the step was reached.
         compares_rewards: Whether the recorded rewards can be reproduced at all.
+        leak: The name of a variable that the restored snapshot does not have, and that branches
+            have changed; "" if there is none. Looked for if the branch is a control.
     """
 
     handle: EnvHandle
@@ -95,6 +97,7 @@ class BranchPoint:
     observation: Observation
     restore: RestoreMethod
     compares_rewards: bool = True
+    leak: str = ""
 
 
 @dataclass(kw_only=True)

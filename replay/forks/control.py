@@ -46,6 +46,9 @@ class Control:
         restore: How the step was reached.
         n_steps: Recorded steps that it reproduced.
         error: The first difference from the recording; None if there is none.
+        leak: See `BranchPoint`.
+        changed: The name of a variable outside of the environment's objects that the steps have
+            changed, or branches before; "" if none is known.
     """
 
     step: int
@@ -53,6 +56,8 @@ class Control:
     restore: RestoreMethod
     n_steps: int
     error: DivergenceError | None = None
+    leak: str = ""
+    changed: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def run_control(point: BranchPoint, n_steps: int = CONTROL_STEPS) -> Control:
     first = point.step
     last = last_step_of(episode, first, n_steps)
     rewards = rewards_between(episode, first, last) if point.compares_rewards else {}
-    control = Control(first, point.index, point.restore, last - first)
+    control = Control(first, point.index, point.restore, last - first, leak=point.leak)
     for number, (action, has_raised) in enumerate(path_between(episode, first, last), first):
         try:
             result = point.handle.env.step(copy_for_env(action))
@@ -193,8 +198,17 @@ def check_control(control: Control, episode: Episode) -> None:
     """Check that a control has reproduced the recording.
 
     Raises:
-        ControlError: It has not.
+        ControlError: It has not, or branches have changed a variable that is not restored.
     """
+    if control.leak:
+        raise ControlError(
+            f"restore={control.restore!r} is not right for this environment: it does not restore "
+            f"the variable {control.leak}, which branches have changed",
+            episode_id=episode.id,
+            restore=control.restore,
+            start=control.step,
+            field=control.leak,
+        )
     error = control.error
     if error is None:
         return

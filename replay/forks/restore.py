@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
+from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay.execute.handle import EnvHandle
@@ -59,6 +60,8 @@ class SnapshotProbe(NamedTuple):
             may lie there; "" if nothing was noticed.
         has_restored: Whether a snapshot was restored, so that after a failure the environment may
             be in any state.
+        changed: The name of a variable outside of the environment's objects that the steps have
+            changed; "" if there is none.
     """
 
     restore_method: RestoreMethod | None
@@ -68,11 +71,12 @@ class SnapshotProbe(NamedTuple):
     is_outside: bool
     outside: str = ""
     has_restored: bool = False
+    changed: str = ""
 
     @property
     def is_trusted(self) -> bool:
         """Whether nothing was noticed that the method does not restore."""
-        return not self.outside or self.restore_method == "env_snapshot"
+        return not (self.outside or self.changed) or self.restore_method == "env_snapshot"
 
 
 def probe_snapshots(
@@ -98,13 +102,17 @@ def probe_snapshots(
     except SnapshotError as exc:
         failure = str(exc)
     # Measured without a snapshot too: the duration of a step decides between the other methods.
+    outer = OuterState.of_env(handle.env)
     start = time.perf_counter()
     with watched() as notes:
         first_results = _apply(handle, actions)
     step_seconds = (time.perf_counter() - start) / max(1, len(actions))
     outside = next(iter(notes), "")
+    changed = outer.changed(OuterState.of_env(handle.env))
     if snapshot is None:
-        return SnapshotProbe(None, failure, None, step_seconds, is_outside, outside)
+        return SnapshotProbe(
+            None, failure, None, step_seconds, is_outside, outside, changed=changed
+        )
     try:
         snapshots.restore(snapshot)
         if _apply(handle, actions) != first_results:
@@ -116,9 +124,9 @@ def probe_snapshots(
         failure = str(exc)
     if failure:
         snapshots.drop(snapshot)
-        return SnapshotProbe(None, failure, None, step_seconds, is_outside, outside, True)
+        return SnapshotProbe(None, failure, None, step_seconds, is_outside, outside, True, changed)
     return SnapshotProbe(
-        snapshot.restore_method, "", snapshot, step_seconds, is_outside, outside, True
+        snapshot.restore_method, "", snapshot, step_seconds, is_outside, outside, True, changed
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import enum
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import preceding_episodes
+from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import Snapshot, Snapshots
 from trajrec.errors import DivergenceError, SnapshotError
@@ -20,7 +22,7 @@ from trajrec.replay.execute.reach import (
 )
 from trajrec.replay.execute.verify import verify_state, verify_step
 from trajrec.replay.forks.branch import BranchPoint
-from trajrec.replay.forks.control import CONTROL_STEPS
+from trajrec.replay.forks.control import CONTROL_STEPS, is_control
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import (
     RestorePlan,
@@ -35,6 +37,14 @@ _STATELESS_WRAPPERS = frozenset(("OrderEnforcing", "PassiveEnvChecker", "TimeLim
 
 MAX_SNAPSHOTS = 64
 """Snapshots that are kept, the latest ones: a search for a step goes back and forth."""
+
+
+class _Saved(NamedTuple):
+    """A snapshot with the observation at its step, and the variables that it does not have."""
+
+    snapshot: Snapshot
+    observation: Observation
+    outer: OuterState
 
 
 class ResetMode(enum.Enum):
@@ -99,7 +109,8 @@ class Walker:
         self._probe: SnapshotProbe | None = None
         takes_snapshots = restore not in ("reexecute", "os_fork")
         self._snapshots = Snapshots(self.handle.env) if takes_snapshots else None
-        self._saved: dict[int, tuple[Snapshot, Observation]] = {}
+        self._saved: dict[int, _Saved] = {}
+        self._leak = ""
 
     def goto(self, step: int) -> None:
         """Bring the environment to a step.
@@ -110,8 +121,14 @@ class Walker:
         """
         start = max((saved for saved in self._saved if saved <= step), default=None)
         if start is not None and self._restore(start):
+            self._leak = self._leak or self._leak_since(start)
             observation, _ = apply_steps(
-                self.episode, self.handle, self._saved[start][1], {}, first=start, last=step
+                self.episode,
+                self.handle,
+                self._saved[start].observation,
+                {},
+                first=start,
+                last=step,
             )
             verify_step(self.episode, self.handle, step, observation)
             # A copy, since many environments reuse the buffer of their observation.
@@ -160,6 +177,8 @@ class Walker:
 
     def branch_point(self, index: int) -> BranchPoint:
         """Return the start of a branch at the current step."""
+        if is_control(index) and self.step in self._saved:
+            self._leak = self._leak or self._leak_since(self.step)
         return BranchPoint(
             handle=self.handle,
             episode=self.episode,
@@ -168,6 +187,7 @@ class Walker:
             observation=self.observation,
             restore=self.restore_method,
             compares_rewards=self._compare_rewards,
+            leak=self._leak,
         )
 
     def plan_restores(self, steps: list[int], *, n_branches: int, jobs: int) -> RestorePlan:
@@ -290,7 +310,7 @@ class Walker:
         is_found = self._requested == "auto" and probe.is_trusted
         if probe.restore_method is not None and (is_asked_for or is_found):
             assert probe.snapshot is not None
-            self._saved[step] = (probe.snapshot, self.observation)
+            self._save_as(step, probe.snapshot)
             self.restore_method = probe.restore_method
             return
         if self._requested != "auto":
@@ -306,21 +326,31 @@ class Walker:
     def _save(self, step: int) -> None:
         assert self._snapshots is not None
         try:
-            self._saved[step] = self._snapshots.take(), self.observation
+            self._save_as(step, self._snapshots.take())
             if len(self._saved) > MAX_SNAPSHOTS:
                 oldest = next(iter(self._saved))
-                self._snapshots.drop(self._saved.pop(oldest)[0])
+                self._snapshots.drop(self._saved.pop(oldest).snapshot)
         except SnapshotError:
             if self._requested != "auto":
                 raise
             self._give_up_snapshots()
+
+    def _save_as(self, step: int, snapshot: Snapshot) -> None:
+        outer = OuterState.of_env(self.handle.env)
+        self._saved[step] = _Saved(snapshot, self.observation, outer)
+
+    def _leak_since(self, step: int) -> str:
+        """Return the name of a variable that changed since a snapshot, and is not restored by it."""
+        if self.restore_method == "env_snapshot":
+            return ""
+        return self._saved[step].outer.changed(OuterState.of_env(self.handle.env))
 
     def _restore(self, step: int) -> bool:
         """Restore the snapshot of a step; return whether there is one."""
         if self._snapshots is None or step not in self._saved:
             return False
         try:
-            self._snapshots.restore(self._saved[step][0])
+            self._snapshots.restore(self._saved[step].snapshot)
         except SnapshotError:
             if self._requested != "auto":
                 raise
@@ -331,8 +361,8 @@ class Walker:
 
     def _drop_snapshots(self) -> None:
         if self._snapshots is not None:
-            for snapshot, _ in self._saved.values():
-                self._snapshots.drop(snapshot)
+            for saved in self._saved.values():
+                self._snapshots.drop(saved.snapshot)
         self._saved.clear()
 
     def _give_up_snapshots(self) -> None:

@@ -44,7 +44,7 @@ def hidden_generators(
         without: Names of attributes of `values` themselves to skip.
     """
     waiting = deque(
-        item for value in values for name, item in _attributes(value) if name not in without
+        item for value in values for name, item in attributes_of(value) if name not in without
     )
     n_left = MAX_OBJECTS
     while waiting and n_left:
@@ -63,10 +63,10 @@ def hidden_generators(
             if value.dtype.hasobject:
                 waiting.extend(value.ravel().tolist())
         elif not hasattr(value, "sample"):
-            waiting.extend(item for _, item in _attributes(value))
+            waiting.extend(item for _, item in attributes_of(value))
 
 
-def _attributes(value: Value) -> list[tuple[str, Value]]:
+def attributes_of(value: Value) -> list[tuple[str, Value]]:
     """Return the attributes of an object by name, those in slots too; no code of it runs."""
     named = dict(getattr(value, "__dict__", {}))
     for cls in type(value).__mro__:

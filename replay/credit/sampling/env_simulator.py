@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
 from trajrec.envstate.attributes import constants_digest
+from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
@@ -164,6 +166,7 @@ class EnvSimulator(_LiveEnv):
         recorded: RecordedNoise,
         own_state: bool,
     ) -> None:
+        self._process_generators = ProcessGenerators()
         self._walker = Walker(episode, make_handle, restore)
         self._is_resampled = False
         super().__init__(
@@ -197,11 +200,18 @@ class EnvSimulator(_LiveEnv):
 
     def control(self, n_steps: int) -> Control:
         """Take the recorded actions from the step on; see `Simulator.control`."""
+        after_rollouts = self._outer_state()
         # Restores the recorded states of the generators too.
         self.rewind()
+        at_start = self._outer_state()
         control = run_control(self._walker.branch_point(CLOSING), n_steps)
+        changed = at_start.changed(self._outer_state()) or after_rollouts.changed(at_start)
         self.rewind()
-        return control
+        return replace(control, changed=changed)
+
+    def _outer_state(self) -> OuterState:
+        # A scenario sets the generators, so their changes do not matter.
+        return OuterState.of_env(self._env, self._noise.ids())
 
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen.
@@ -223,6 +233,7 @@ class EnvSimulator(_LiveEnv):
     def close(self) -> None:
         """Close the environment. Closing twice is harmless."""
         self._walker.close()
+        self._process_generators.put_back(self._noise.ids())
 
     def _follow_walker(self) -> None:
         self.restore_method = self._walker.restore_method

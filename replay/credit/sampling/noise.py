@@ -20,6 +20,7 @@ from trajrec.envstate.ale import StickyGenerator, sticky_generator
 from trajrec.envstate.attributes import layers_with_attributes
 from trajrec.envstate.generators import nested_generators, put_state, state_of
 from trajrec.envstate.hidden_generators import TABLES, hidden_generators
+from trajrec.envstate.outer_state import outer_generators
 from trajrec.types import Value
 
 NoiseMode = Literal["shared", "fresh", "recorded"]
@@ -124,7 +125,7 @@ class EnvNoise:
 
     Attributes:
         n_generators: The number of generators.
-        n_hidden: Those of them that lie deep in the environment.
+        n_hidden: Those of them that lie deep in the environment, or in variables outside of it.
 
     Raises:
         SnapshotError: The generator of ALE's sticky actions cannot be set.
@@ -198,7 +199,9 @@ def find_hidden(env: Value, found: list[Any]) -> list[Any]:
     """
     layers = list(layers_with_attributes(env))
     seen = {id(item) for item in (*layers, *found)}
-    return list(hidden_generators(layers, seen, without=TABLES))
+    hidden = list(hidden_generators(layers, set(seen), without=TABLES))
+    seen |= set(map(id, hidden))
+    return [*hidden, *outer_generators(layers, seen)]
 
 
 def _hash(text: str) -> int:

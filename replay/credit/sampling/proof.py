@@ -94,6 +94,20 @@ class Proof:
             n=controls.n + 1, n_steps=controls.n_steps + control.n_steps
         )
 
+    def refuse_merging(self, control: Control) -> None:
+        """Refuse rollouts that were merged although they have changed a variable outside.
+
+        Raises:
+            MergingError: Always.
+        """
+        raise MergingError(
+            "merging rollouts is not right for this environment: its steps change the variable "
+            f"{control.changed}",
+            episode_id=self._episode.id,
+            restore=control.restore,
+            start=control.step,
+        )
+
     def add_other(self, controls: Controls) -> None:
         """Add the controls of another process, which held."""
         self.controls = Controls(*map(sum, zip(self.controls, controls, strict=True)))

@@ -395,6 +395,8 @@ class RolloutRunner:
         rng = self._policy_noise[0].seed(scenario, self._step)
         self.policy.act(self.simulators[0].observation, rng)
 
-    def stop_merging(self) -> None:
-        """Run each rollout to its end from now on."""
+    def stop_merging(self) -> bool:
+        """Run each rollout to its end from now on; return whether any may have been merged."""
+        has_tails = bool(self._tails)
         self._tails = None
+        return has_tails

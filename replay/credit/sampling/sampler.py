@@ -122,7 +122,8 @@ class Sampler:
                 self.close_control()
         finally:
             if self._runner is not None:
-                for simulator in self._runner.simulators:
+                # In reverse: the first one knows the states of the generators before all.
+                for simulator in reversed(self._runner.simulators):
                     simulator.close()
                 self._runner = None
 
@@ -184,6 +185,8 @@ class Sampler:
         if control is not None:
             self.allowance.add_check(control.n_steps)
             self.proof.add_control(control)
+            if control.changed and self._runner is not None and self._runner.stop_merging():
+                self.proof.refuse_merging(control)
 
     def has_shares(self, results: Sequence[FloatArray]) -> bool:
         """Return whether results are 0 or 1, as far as is known, so that means are shares.

@@ -12,6 +12,7 @@ import numpy as np
 
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.corpus.episode import Episode
+from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
 from trajrec.replay.agents.world_changes import is_outside_world
@@ -84,6 +85,8 @@ class WorldSimulator:
             self.restore_method = "snapshot"
         self._inspect_world()
         self._states: dict[int, Value] = {}
+        self._outer: dict[int, OuterState] = {}
+        self._process_generators = ProcessGenerators()
         self._recording = Recording(episode)
         self._start = episode.first_step
         self._scenario = 0
@@ -138,16 +141,35 @@ class WorldSimulator:
         """Execute all recorded calls once; keep the state before each step."""
         for step in walk_world(self._episode, self._world, self._tolerance):
             self._states[step] = copy.deepcopy(restorable.get_state())
+            self._outer[step] = OuterState.of_env(self._world)
         self._inspect_world()
 
     def control(self, n_steps: int) -> Control:
         """Make the recorded calls from the step on; see `Simulator.control`."""
+        after_rollouts = self._outer_state()
         self.rewind()
+        at_start = self._outer_state()
+        leak = ""
+        if self._start in self._outer:
+            leak = self._outer[self._start].changed(OuterState.of_env(self._world))
         last = last_step_of(self._episode, self._start, n_steps)
         error = continue_world(self._episode, self._world, self._start, last, self._tolerance)
         n_reproduced = last - self._start if error is None else error.step - self._start
+        changed = at_start.changed(self._outer_state()) or after_rollouts.changed(at_start)
         self.rewind()
-        return Control(self._start, CLOSING, self.restore_method, max(0, n_reproduced), error)
+        return Control(
+            self._start,
+            CLOSING,
+            self.restore_method,
+            max(0, n_reproduced),
+            error,
+            leak=leak,
+            changed=changed,
+        )
+
+    def _outer_state(self) -> OuterState:
+        # A scenario sets the generators, so their changes do not matter.
+        return OuterState.of_env(self._world, self._noise.ids())
 
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen."""
@@ -198,7 +220,8 @@ class WorldSimulator:
         return run_check(self._success, self._world).raise_if_error().value
 
     def close(self) -> None:
-        """Do nothing: a world holds no resources."""
+        """Put back the generators of the process; a world holds no resources."""
+        self._process_generators.put_back(self._noise.ids())
 
     def _call(self, tool: str, arguments: JsonObject, *, is_outside: bool) -> ToolCall:
         step = self._context.step

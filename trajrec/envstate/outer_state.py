@@ -1,0 +1,171 @@
+"""The state that lies in the variables outside of an environment: generators, and what changes."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import types
+import warnings
+from collections import deque
+from collections.abc import Collection, Container, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from trajrec.envstate.generators import GENERATOR_TYPES, put_state, state_of
+from trajrec.envstate.outer_variables import PROCESS_GENERATORS, OuterSearch, parts_of
+from trajrec.envstate.pettingzoo import layers
+from trajrec.types import AnyEnv, Value
+from trajrec.values.plain import PLAIN_TYPES
+
+MAX_OBJECTS = 20_000
+"""Objects of which a digest is made; changes in others are not seen. It takes 50 ms."""
+
+_CODE = (
+    types.FunctionType,
+    types.MethodType,
+    types.BuiltinFunctionType,
+    types.ModuleType,
+    type,
+    staticmethod,
+    classmethod,
+    property,
+)
+
+
+def outer_generators(values: Iterable[Value], seen: set[int]) -> Iterator[Value]:
+    """Yield the generators in the variables outside of some objects, in a fixed order.
+
+    The generators of `random` and `numpy.random` are among them if the code of the objects uses
+    them.
+
+    Args:
+        values: The objects, e.g. the layers of an environment.
+        seen: Ids of the objects to skip; the objects that were searched are added.
+    """
+    search = OuterSearch(values)
+    waiting = deque(variable.value for variable in search.variables)
+    n_left = MAX_OBJECTS
+    while waiting and n_left:
+        value = waiting.popleft()
+        if type(value) in PLAIN_TYPES or id(value) in seen or isinstance(value, _CODE):
+            continue
+        seen.add(id(value))
+        n_left -= 1
+        if isinstance(value, GENERATOR_TYPES):
+            yield value
+        elif not hasattr(value, "sample") and not isinstance(value, (set, frozenset)):
+            waiting.extend(parts_of(value))
+    yield from (one for one in search.process_generators if id(one) not in seen)
+
+
+class OuterState(NamedTuple):
+    """Digests of the variables outside of an object, by name."""
+
+    digests: dict[str, bytes]
+
+    @classmethod
+    def of(cls, values: Iterable[Value], without: Container[int] = ()) -> OuterState:
+        """Return those of this moment.
+
+        Args:
+            values: The objects, e.g. the layers of an environment.
+            without: Ids of objects that may change, such as the layers themselves.
+        """
+        search = OuterSearch(values)
+        digester = _Digester(without)
+        digests = {name: digester.digest(value) for name, value, _ in search.variables}
+        for generator in search.process_generators:
+            if id(generator) not in without:
+                digests[PROCESS_GENERATORS[generator]] = _content(generator)
+        return cls(digests)
+
+    @classmethod
+    def of_env(cls, env: AnyEnv, without: Collection[int] = ()) -> OuterState:
+        """Return those outside of an environment with its wrappers; `without` as in `of`."""
+        all_layers = list(layers(env))
+        return cls.of(all_layers, {*map(id, all_layers), *without})
+
+    def changed(self, later: OuterState) -> str:
+        """Return the name of a variable that is another one later; "" if there is none."""
+        for name, digest in later.digests.items():
+            if self.digests.get(name, digest) != digest:
+                return name
+        return next((name for name in self.digests if name not in later.digests), "")
+
+
+class ProcessGenerators:
+    """The states of `random` and `numpy.random` when this is made, so that they can be put back."""
+
+    def __init__(self) -> None:
+        self._states = [(generator, state_of(generator)) for generator in PROCESS_GENERATORS]
+
+    def put_back(self, used: Container[int]) -> None:
+        """Put back those whose ids are given."""
+        for generator, state in self._states:
+            if id(generator) in used:
+                put_state(generator, state)
+
+
+class _Digester:
+    """Makes digests of values with all that they hold.
+
+    Args:
+        without: Ids of objects of which nothing is taken.
+    """
+
+    def __init__(self, without: Container[int]) -> None:
+        self._without = without
+        # Id -> number of the object, in the order in which they come.
+        self._numbers: dict[int, int] = {}
+        self._held: list[Value] = []
+
+    def digest(self, value: Value) -> bytes:
+        """Return the digest of a value."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self._parts(value):
+            digest.update(part)
+            digest.update(b"\0")
+        return digest.digest()
+
+    def _parts(self, value: Value) -> Iterator[bytes]:
+        waiting = [value]
+        while waiting and len(self._held) < MAX_OBJECTS:
+            item = waiting.pop()
+            kind = type(item)
+            if kind in PLAIN_TYPES or isinstance(item, np.generic):
+                yield f"{kind.__name__} {item!r}".encode("utf-8", "surrogatepass")
+                continue
+            number = self._numbers.setdefault(id(item), len(self._numbers))
+            yield f"{kind.__name__} {number}".encode()
+            if number < len(self._numbers) - 1 or id(item) in self._without:
+                continue
+            self._held.append(item)
+            if isinstance(item, _CODE):
+                continue
+            yield _content(item)
+            waiting.extend(reversed(parts_of(item)))
+
+
+def _content(item: Value) -> bytes:
+    """Return what an object itself is, without the objects in it."""
+    if isinstance(item, GENERATOR_TYPES):
+        return pickle.dumps(state_of(item))
+    if isinstance(item, np.ndarray):
+        if item.dtype.hasobject:
+            return repr(item.shape).encode()
+        return hashlib.blake2b(np.ascontiguousarray(item).data, digest_size=16).digest()
+    if isinstance(item, dict):
+        return repr([key if type(key) in PLAIN_TYPES else type(key) for key in item]).encode()
+    if isinstance(item, (set, frozenset)):
+        return repr(sorted(map(repr, item))).encode()
+    if isinstance(item, (bytearray, memoryview)):
+        return bytes(item)
+    if hasattr(item, "__dict__") or isinstance(item, (list, tuple, types.GeneratorType)):
+        return b""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return pickle.dumps(item)
+    except Exception:
+        return b""  # nothing is known of it

@@ -1,0 +1,312 @@
+"""The variables outside of an object that its code uses: of modules, classes, closures, functions.
+
+An environment may keep its state in a module global, in an attribute of its class, or in a variable
+around a function. No copy of its attributes has them. They are found by reading the bytecode of its
+classes, and of the functions and classes that this code names in turn.
+"""
+
+from __future__ import annotations
+
+import dis
+import random
+import sys
+import types
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trajrec.envstate.generators import GENERATOR_TYPES
+from trajrec.envstate.hidden_generators import attributes_of
+from trajrec.types import Value
+from trajrec.values.plain import PLAIN_TYPES
+
+MAX_OBJECTS = 20_000
+"""Objects that are searched for code; then the search ends. It takes 10 ms."""
+
+PROCESS_GENERATORS: dict[Any, str] = {
+    random._inst: "random",  # type: ignore[attr-defined]
+    np.random.mtrand._rand: "numpy.random",
+}
+"""The generators that all code of a process shares, with the names of their modules."""
+
+_LIBRARIES = sys.stdlib_module_names | {
+    "numpy",
+    "scipy",
+    "gymnasium",
+    "minigrid",
+    "ale_py",
+    "mujoco",
+    "pygame",
+    "torch",
+    "jax",
+    "jaxlib",
+    "cloudpickle",
+    "pytest",
+    "_pytest",
+}
+"""Packages whose code keeps no state of an episode outside of objects."""
+
+_OWN = "trajrec."
+
+_OWN_ENVS = "trajrec.envs"
+
+_METHOD_TYPES = (staticmethod, classmethod)
+
+_CODE_TYPES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, *_METHOD_TYPES)
+
+_STARTS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
+
+_ATTRIBUTES = frozenset(("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"))
+
+# Id of a code object -> the object, which keeps its id, and the names in it.
+_NAMES: dict[int, tuple[types.CodeType, tuple[tuple[str, ...], ...]]] = {}
+
+
+class OuterVariable(NamedTuple):
+    """A variable.
+
+    Attributes:
+        name: Its name with that of its module, class or function, for messages.
+        value: Its value.
+        put: Sets it.
+    """
+
+    name: str
+    value: Value
+    put: Callable[[Value], None]
+
+
+def outer_variables(values: Iterable[Value]) -> list[OuterVariable]:
+    """Return the variables outside of objects that the code of some objects uses, in a fixed order.
+
+    Args:
+        values: The objects, e.g. the layers of an environment, or a function.
+    """
+    return OuterSearch(values).variables
+
+
+class OuterSearch:
+    """Searches objects for code, and code for variables.
+
+    Args:
+        values: The objects to begin with.
+
+    Attributes:
+        variables: The variables.
+        process_generators: The generators of `PROCESS_GENERATORS` that the code uses.
+    """
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        self._waiting: deque[Value] = deque(values)
+        self._seen: set[int] = set()
+        self._variables_seen: set[tuple[int, str]] = set()
+        self._n_left = MAX_OBJECTS
+        # Keeps the ids in `_seen` from being given to other objects.
+        self._held: list[Value] = []
+        self.variables = list(self._search())
+        self.process_generators = [one for one in PROCESS_GENERATORS if id(one) in self._seen]
+
+    def _search(self) -> Iterator[OuterVariable]:
+        """Yield the variables; the values of those that are found are searched too."""
+        waiting = self._waiting
+        while waiting and self._n_left:
+            value = waiting.popleft()
+            if type(value) in PLAIN_TYPES or id(value) in self._seen:
+                continue
+            self._seen.add(id(value))
+            self._held.append(value)
+            self._n_left -= 1
+            for variable in self._of(value):
+                yield variable
+                waiting.append(variable.value)
+
+    def _of(self, value: Value) -> Iterator[OuterVariable]:
+        if isinstance(value, types.FunctionType):
+            if not _is_library(value.__module__):
+                yield from self._of_function(value)
+        elif isinstance(value, types.MethodType):
+            self._waiting += (value.__func__, value.__self__)
+        elif isinstance(value, types.BuiltinFunctionType):
+            if not isinstance(value.__self__, types.ModuleType):
+                self._waiting.append(value.__self__)
+        elif isinstance(value, _METHOD_TYPES):
+            self._waiting.append(value.__func__)
+        elif isinstance(value, property):
+            self._waiting += (value.fget, value.fset)
+        elif isinstance(value, type):
+            yield from self._of_class(value)
+        elif not isinstance(value, types.ModuleType):
+            self._waiting.append(type(value))
+            self._waiting.extend(parts_of(value))
+
+    def _of_class(self, cls: type) -> Iterator[OuterVariable]:
+        for base in cls.__mro__:
+            if _is_library(base.__module__):
+                continue
+            self._seen.add(id(base))
+            for name, item in sorted(vars(base).items()):
+                if isinstance(item, (*_CODE_TYPES, property, type)):
+                    self._waiting.append(item)
+                elif hasattr(item, "__wrapped__"):
+                    self._waiting.append(item.__wrapped__)  # a cache around a function
+                elif not name.startswith("__") and not _is_descriptor(item):
+                    yield from self._variable(base, name, item)
+
+    def _of_function(self, function: types.FunctionType) -> Iterator[OuterVariable]:
+        for names in _names_in(function.__code__):
+            yield from self._at(function, names)
+        free = function.__code__.co_freevars
+        for name, cell in zip(free, function.__closure__ or (), strict=True):
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                continue  # it is not set yet
+            if ("cell", name) != ("cell", "__class__"):
+                yield from self._cell(function, name, cell, value)
+        if any(type(item) not in PLAIN_TYPES for item in function.__defaults__ or ()):
+            yield from self._variable(function, "__defaults__", function.__defaults__)
+        for name, value in sorted(vars(function).items()):
+            if name == "__wrapped__":
+                self._waiting.append(value)
+            else:
+                yield from self._variable(function, name, value)
+
+    def _at(self, function: types.FunctionType, names: tuple[str, ...]) -> Iterator[OuterVariable]:
+        """Yield the variable that a chain of names leads to, e.g. `np.random.rand`."""
+        owner: Value = function.__globals__.get(names[0], _MISSING)
+        space: Value = sys.modules.get(function.__module__)
+        name = names[0]
+        for following in names[1:]:
+            if not isinstance(owner, types.ModuleType):
+                break
+            space, name, owner = owner, following, vars(owner).get(following, _MISSING)
+        if owner is _MISSING or isinstance(owner, types.ModuleType):
+            return
+        if isinstance(space, types.ModuleType) and _is_library(space.__name__):
+            # A function of a library: its owner may be the generator of the process.
+            self._waiting.append(owner)
+        elif isinstance(owner, (*_CODE_TYPES, type)):
+            self._waiting.append(owner)
+        elif space is None or vars(space).get(name, _MISSING) is not owner:
+            # The function's module is not imported under its name.
+            yield from self._global(function, name, owner)
+        else:
+            yield from self._variable(space, name, owner)
+
+    def _global(
+        self, function: types.FunctionType, name: str, value: Value
+    ) -> Iterator[OuterVariable]:
+        variables = function.__globals__
+        if self._is_new(variables, name):
+            put = _item_putter(variables, name)
+            yield OuterVariable(f"{function.__module__}.{name}", value, put)
+
+    def _variable(self, owner: Value, name: str, value: Value) -> Iterator[OuterVariable]:
+        if self._is_new(owner, name):
+            yield OuterVariable(f"{_name_of(owner)}.{name}", value, _attribute_putter(owner, name))
+
+    def _cell(
+        self, function: types.FunctionType, name: str, cell: Any, value: Value
+    ) -> Iterator[OuterVariable]:
+        if isinstance(value, (*_CODE_TYPES, type)):
+            self._waiting.append(value)
+        elif self._is_new(cell, name):
+            put = _attribute_putter(cell, "cell_contents")
+            yield OuterVariable(f"{name} around {_name_of(function)}", value, put)
+
+    def _is_new(self, owner: Value, name: str) -> bool:
+        key = id(owner), name
+        is_new = key not in self._variables_seen
+        self._variables_seen.add(key)
+        self._held.append(owner)
+        return is_new
+
+
+_MISSING = object()
+
+
+def parts_of(value: Value) -> list[Value]:
+    """Return the values in an object: items, attributes, the local variables of a generator."""
+    if isinstance(value, dict):
+        return [*value.values(), *_attribute_values(value)]
+    if isinstance(value, (list, tuple, deque)):
+        return [*value, *_attribute_values(value)]
+    if isinstance(value, np.ndarray):
+        return list(value.ravel().tolist()) if value.dtype.hasobject else []
+    if isinstance(value, types.GeneratorType):
+        frame = value.gi_frame
+        return [] if frame is None else list(frame.f_locals.values())
+    if isinstance(value, GENERATOR_TYPES) or not _is_open(type(value)):
+        return []
+    return _attribute_values(value)
+
+
+def _attribute_values(value: Value) -> list[Value]:
+    return [item for _, item in attributes_of(value)]
+
+
+def _is_open(cls: type) -> bool:
+    """Return whether objects of a class are looked into; those of trajrec hold whole corpora."""
+    module = cls.__module__ or ""
+    if module.startswith(_OWN) and not module.startswith(_OWN_ENVS):
+        return False
+    return module.partition(".")[0] not in ("torch", "jax", "jaxlib", "duckdb")
+
+
+def _is_library(module: str | None) -> bool:
+    if not module:
+        return False
+    if module.startswith(_OWN):
+        return not module.startswith(_OWN_ENVS)
+    return module.partition(".")[0] in _LIBRARIES
+
+
+def _is_descriptor(item: Value) -> bool:
+    kind = type(item)
+    return isinstance(item, types.MemberDescriptorType) or (
+        hasattr(kind, "__get__") and kind.__module__ in ("functools", "builtins", "abc", "_abc")
+    )
+
+
+def _name_of(owner: Value) -> str:
+    if isinstance(owner, types.ModuleType):
+        return owner.__name__
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _attribute_putter(owner: Value, name: str) -> Callable[[Value], None]:
+    return lambda value: setattr(owner, name, value)
+
+
+def _item_putter(items: dict[str, Value], name: str) -> Callable[[Value], None]:
+    return lambda value: items.__setitem__(name, value)
+
+
+def _names_in(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
+    """Return the chains of names that begin with a global one, in code and the functions in it."""
+    known = _NAMES.get(id(code))
+    if known is None:
+        chains = dict.fromkeys(_chains(code))
+        known = _NAMES[id(code)] = code, tuple(chains)
+    return known[1]
+
+
+def _chains(code: types.CodeType) -> Iterator[tuple[str, ...]]:
+    chain: tuple[str, ...] = ()
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in _STARTS:
+            if chain:
+                yield chain
+            chain = (instruction.argval,)
+        elif instruction.opname in _ATTRIBUTES and chain:
+            chain = (*chain, instruction.argval)
+        elif chain:
+            yield chain
+            chain = ()
+    if chain:
+        yield chain
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _chains(constant)
