@@ -17,6 +17,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+system_random = random.SystemRandom()
+
 
 class Sound(gym.Env[Any, Any]):
     """Counts to 12 and draws from its own generator: the sound one, which the others break."""
@@ -59,12 +61,12 @@ class Coin(Sound):
         return np.array([self.n, random.random() < 0.5], np.float64)
 
 
-class GlobalReward(Sound):
-    """Pays a random reward from a generator that no log and no scenario controls."""
+class SystemReward(Sound):
+    """Pays a random reward from the system's generator, which nobody can seed."""
 
     def step(self, action: Any) -> Any:
         observation, _, *ending = super().step(action)
-        return observation, random.random(), *ending
+        return observation, system_random.random(), *ending
 
 
 class HashOrder(Sound):

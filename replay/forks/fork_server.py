@@ -12,6 +12,7 @@ import contextlib
 import functools
 import gc
 import os
+import random
 import pickle
 import select
 import signal
@@ -191,8 +192,11 @@ def _check_shared(
 
 def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
     read_end, write_end = os.pipe()
+    drawn = random.getstate()
     process_id = os.fork()
     if not process_id:
+        # Python seeds `random` anew in a forked process; an environment may have seeded it.
+        random.setstate(drawn)
         _run_child(job, walker, index, write_end)
     os.close(write_end)
     # Non-blocking, because a child may pause in the middle of a large result.

@@ -111,12 +111,17 @@ def nested_generators(
             yield from _search(item, (name,), seen, depth)
 
 
+def is_seedable(value: Value) -> bool:
+    """Return whether a value is a generator with a state; that of the system has none."""
+    return isinstance(value, GENERATOR_TYPES) and not isinstance(value, random.SystemRandom)
+
+
 def _search(
     value: Value, path: GeneratorPath, seen: set[int], depth: int
 ) -> Iterator[tuple[GeneratorPath, Value]]:
     if type(value) in _LEAF_TYPES or id(value) in seen:
         return
-    if isinstance(value, GENERATOR_TYPES):
+    if is_seedable(value):
         seen.add(id(value))
         yield path, value
     elif not depth:

@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 
-from trajrec.envstate.generators import GENERATOR_TYPES
+from trajrec.envstate.generators import is_seedable
 from trajrec.types import Value
 from trajrec.values.plain import PLAIN_TYPES
 
@@ -53,7 +53,7 @@ def hidden_generators(
             continue
         seen.add(id(value))
         n_left -= 1
-        if isinstance(value, GENERATOR_TYPES):
+        if is_seedable(value):
             yield value
         elif isinstance(value, dict):
             waiting.extend(value.values())

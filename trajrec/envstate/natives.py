@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 import gymnasium
 
 from trajrec.envstate.ale import StickyAction
-from trajrec.envstate.generators import GENERATOR_TYPES, put_state, state_of
+from trajrec.envstate.generators import is_seedable, put_state, state_of
 from trajrec.errors import SnapshotError
 from trajrec.types import Value
 
@@ -32,7 +32,7 @@ def package_of(value: object) -> str:
 
 def is_native(value: object) -> bool:
     """Return whether a value is a native object whose state can be read and set."""
-    if isinstance(value, GENERATOR_TYPES):
+    if is_seedable(value):
         return True
     return (
         type(value).__name__ in ("MjModel", "MjData", "ALEInterface")
@@ -51,7 +51,7 @@ def native_state(native: Value, emulators: dict[int, StickyAction]) -> Value:
         SnapshotError: The action that ALE executed last cannot be found out now, or MuJoCo is a
             version that cannot set data again.
     """
-    if isinstance(native, GENERATOR_TYPES):
+    if is_seedable(native):
         return state_of(native)
     name = type(native).__name__
     if name == "ALEInterface":
@@ -70,7 +70,7 @@ def restore_native(native: Value, state: Value) -> None:
     """Set the state of a native object, or of a space's generator, that was read before."""
     if isinstance(native, gymnasium.Space):
         _restore_space(native, state)
-    elif isinstance(native, GENERATOR_TYPES):
+    elif is_seedable(native):
         put_state(native, state)
     elif type(native).__name__ == "ALEInterface":
         sticky, clone = state

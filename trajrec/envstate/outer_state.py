@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trajrec.envstate.generators import GENERATOR_TYPES, put_state, state_of
+from trajrec.envstate.generators import is_seedable, put_state, state_of
 from trajrec.envstate.outer_variables import PROCESS_GENERATORS, OuterSearch, parts_of
 from trajrec.envstate.pettingzoo import layers
-from trajrec.types import AnyEnv, Value
+from trajrec.types import Value
 from trajrec.values.plain import PLAIN_TYPES
 
 MAX_OBJECTS = 20_000
@@ -52,7 +52,7 @@ def outer_generators(values: Iterable[Value], seen: set[int]) -> Iterator[Value]
             continue
         seen.add(id(value))
         n_left -= 1
-        if isinstance(value, GENERATOR_TYPES):
+        if is_seedable(value):
             yield value
         elif not hasattr(value, "sample") and not isinstance(value, (set, frozenset)):
             waiting.extend(parts_of(value))
@@ -73,16 +73,15 @@ class OuterState(NamedTuple):
             without: Ids of objects that may change, such as the layers themselves.
         """
         search = OuterSearch(values)
-        digester = _Digester(without)
-        digests = {name: digester.digest(value) for name, value, _ in search.variables}
+        digests = digest_all(((name, value) for name, value, _ in search.variables), without)
         for generator in search.process_generators:
             if id(generator) not in without:
                 digests[PROCESS_GENERATORS[generator]] = _content(generator)
         return cls(digests)
 
     @classmethod
-    def of_env(cls, env: AnyEnv, without: Collection[int] = ()) -> OuterState:
-        """Return those outside of an environment with its wrappers; `without` as in `of`."""
+    def of_env(cls, env: Value, without: Collection[int] = ()) -> OuterState:
+        """Return those outside of an environment with its wrappers, or of a world; see `of`."""
         all_layers = list(layers(env))
         return cls.of(all_layers, {*map(id, all_layers), *without})
 
@@ -92,6 +91,19 @@ class OuterState(NamedTuple):
             if self.digests.get(name, digest) != digest:
                 return name
         return next((name for name in self.digests if name not in later.digests), "")
+
+
+def digest_all(
+    values: Iterable[tuple[str, Value]], without: Container[int] = ()
+) -> dict[str, bytes]:
+    """Return the digest of each value with all that it holds, by its name.
+
+    Args:
+        values: Names and values.
+        without: See `OuterState.of`.
+    """
+    digester = _Digester(without)
+    return {name: digester.digest(value) for name, value in values}
 
 
 class ProcessGenerators:
@@ -149,7 +161,7 @@ class _Digester:
 
 def _content(item: Value) -> bytes:
     """Return what an object itself is, without the objects in it."""
-    if isinstance(item, GENERATOR_TYPES):
+    if is_seedable(item):
         return pickle.dumps(state_of(item))
     if isinstance(item, np.ndarray):
         if item.dtype.hasobject:

@@ -26,7 +26,7 @@ MAX_OBJECTS = 20_000
 """Objects that are searched for code; then the search ends. It takes 10 ms."""
 
 PROCESS_GENERATORS: dict[Any, str] = {
-    random._inst: "random",  # type: ignore[attr-defined]
+    random._inst: "random",
     np.random.mtrand._rand: "numpy.random",
 }
 """The generators that all code of a process shares, with the names of their modules."""

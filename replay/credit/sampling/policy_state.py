@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -16,58 +15,29 @@ from trajrec.replay.forks.policies import (
 )
 from trajrec.replay.forks.sb3_policy import StableBaselines3Policy
 from trajrec.types import Value
-from trajrec.values import codec
 
 # A training environment or a model in a policy has generators that are not the policy's.
-_NOT_SEARCHED = frozenset(("env", "model", "_model"))
+NOT_SEARCHED = frozenset(("env", "model", "_model"))
 
-_SEARCH_DEPTH = 2
+SEARCH_DEPTH = 2
 
 _LARGE_BYTES = 1_000_000
 
-_WITHOUT_STATE = (RandomPolicy, TabularPolicy, StableBaselines3Policy)
+WITHOUT_STATE = (RandomPolicy, TabularPolicy, StableBaselines3Policy)
 
 
 def own_generators(policy: Value) -> list[Any]:
     """Return the generators in the attributes of a policy object, in a fixed order."""
-    owner = _owner(policy)
-    if isinstance(owner, _WITHOUT_STATE) or not hasattr(owner, "__dict__"):
+    owner = owner_of(policy)
+    if isinstance(owner, WITHOUT_STATE) or not hasattr(owner, "__dict__"):
         return []
-    found = nested_generators(owner, set(), without=_NOT_SEARCHED, depth=_SEARCH_DEPTH)
+    found = nested_generators(owner, set(), without=NOT_SEARCHED, depth=SEARCH_DEPTH)
     return [generator for _, generator in found]
 
 
 def outer_generators(policy: Value) -> list[Any]:
     """Return the generators that a policy's code uses from the variables around it."""
     return [value for value in _outer_values(policy) if isinstance(value, GENERATOR_TYPES)]
-
-
-def state_digest(policy: Value) -> str:
-    """Return a digest of what a policy holds, without generators; equal digests mean no change."""
-    owner = _owner(policy)
-    held: list[Value] = [value for value in _outer_values(policy) if not _is_left_out(value)]
-    if owner is not None and not isinstance(owner, _WITHOUT_STATE):
-        attributes = getattr(owner, "__dict__", {})
-        held.append({name: v for name, v in attributes.items() if not _is_left_out(v)})
-    try:
-        return codec.digest(held)
-    except Exception:
-        return ""  # it holds values of which nothing is known
-
-
-def pristine_copy(policy: Value) -> Value:
-    """Return a copy of a policy with all that it holds; None if it cannot be copied.
-
-    Networks and large arrays are shared with the policy: a rollout does not change them, and copies
-    could fill the memory.
-    """
-    owner = _owner(policy)
-    held = getattr(owner, "__dict__", {}).values()
-    shared = {id(value): value for value in held if _is_large(value)}
-    try:
-        return copy.deepcopy(policy, shared)
-    except Exception:
-        return None
 
 
 def check_memory(policy: Value) -> Value:
@@ -150,7 +120,7 @@ class RebuiltMemory:
             self.observe(observation, action)
 
 
-def _owner(policy: Value) -> Value:
+def owner_of(policy: Value) -> Value:
     """Return the object that holds a policy's state: the policy, or the object of its method."""
     if isinstance(policy, RebuiltMemory):
         return policy._policy
@@ -174,12 +144,6 @@ def _outer_values(policy: Value) -> Iterator[Value]:
             yield value
 
 
-def _is_left_out(value: Value) -> bool:
-    """Return whether a value is a generator, code, or large."""
-    is_code = inspect.ismodule(value) or callable(value)
-    return isinstance(value, GENERATOR_TYPES) or is_code or _is_large(value)
-
-
-def _is_large(value: Value) -> bool:
+def is_large(value: Value) -> bool:
     """Return whether a value is a network or a large array, which a rollout does not change."""
     return hasattr(value, "parameters") or getattr(value, "nbytes", 0) > _LARGE_BYTES

@@ -23,7 +23,6 @@ from trajrec.replay.credit.sampling.rollout import (
     Status,
     Visit,
     digests_from,
-    have_equal_results,
 )
 from trajrec.replay.credit.sampling.simulator import Resample, Simulator
 from trajrec.replay.forks.policies import Policy
@@ -373,11 +372,6 @@ class RolloutRunner:
                 tails[node] = tail
         return tail
 
-    def is_determined(self, scenario: int) -> bool:
-        """Return whether a scenario determines a rollout: run twice, it gives equal results."""
-        first, second = (self.run_apart(scenario) for _ in range(2))
-        return have_equal_results(first, second)
-
     def run_apart(self, scenario: int) -> Rollout:
         """Run a rollout that is not merged with others, and keep its steps."""
         tails = self._tails
@@ -390,10 +384,9 @@ class RolloutRunner:
             self._tails = tails
             self._keeps_visits = keeps_visits
 
-    def act_once(self, scenario: int) -> None:
-        """Ask the policy for an action at the start that is not taken."""
-        rng = self._policy_noise[0].seed(scenario, self._step)
-        self.policy.act(self.simulators[0].observation, rng)
+    def act_once(self, scenario: int, observation: Observation) -> None:
+        """Ask the policy for an action that is not taken."""
+        self.policy.act(observation, self._policy_noise[0].seed(scenario, self._step))
 
     def stop_merging(self) -> bool:
         """Run each rollout to its end from now on; return whether any may have been merged."""

@@ -25,7 +25,7 @@ from trajrec.replay.credit.sampling.noise import NoiseMode, reseed_policy
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.policy_memory import RecordedMemories
 from trajrec.replay.credit.sampling.policy_state import check_memory, outer_generators
-from trajrec.replay.credit.sampling.policy_trial import try_rollout
+from trajrec.replay.credit.sampling.policy_trial import RolloutTrial, check_actions_apart
 from trajrec.replay.credit.sampling.proof import Proof
 from trajrec.replay.credit.sampling.repeating import rerun_here, rerun_in_server
 from trajrec.replay.credit.sampling.request import SampleRequest
@@ -137,6 +137,8 @@ class Sampler:
         config = self.config
         for request in requests:
             check_step(self.episode, request.step)
+        for policy in {id(request.policy): request.policy for request in requests}.values():
+            check_actions_apart(policy, self.episode)
         # The share of a process may be empty; it must not make an environment for nothing.
         if not any(request.scenarios for request in requests):
             return [[] for _ in requests]
@@ -241,7 +243,7 @@ class Sampler:
         runner.allowance = self.allowance
         rollouts: list[list[Rollout]] = [[] for _ in requests]
         last_step = -1
-        # By step: each step is then reached once, and the walk goes forwards.
+        # By step: each is reached once, and the walk goes forwards.
         for number in sorted(range(len(requests)), key=lambda k: requests[k].step):
             request = requests[number]
             if not request.scenarios:
@@ -269,8 +271,8 @@ class Sampler:
         if not self._was_tested:
             self._was_tested = True
             # In fresh noise too: repeats of undetermined rollouts prove nothing.
-            arguments = runner, self.config.policy, scenario, self.allowance
-            self.is_determined = try_rollout(*arguments, is_seeded=self.is_determined)
+            trial = RolloutTrial(runner, self.episode, self.config.policy, scenario)
+            self.is_determined = trial.run(self.allowance, is_seeded=self.is_determined)
         if not self.is_determined:
             runner.stop_merging()
 
@@ -335,6 +337,7 @@ class Sampler:
         )
         if not self._was_tested:
             self._was_tested = True
+            check_actions_apart(config.policy, self.episode)
             if not is_determined(job, task):
                 # Forked processes have copies of generators that cannot be seeded, so all rollouts
                 # would see the same draws. Re-executed rollouts draw anew.
@@ -395,5 +398,5 @@ def _run_share(
         with contextlib.suppress(BudgetSpent):
             rollouts = sampler.run(requests)
             sampler.close_control()
-        is_determined = sampler.is_determined
-        return rollouts, sampler.restore_method, is_determined, allowance, sampler.proof.controls
+        facts = sampler.restore_method, sampler.is_determined, allowance, sampler.proof.controls
+        return rollouts, *facts

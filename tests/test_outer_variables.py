@@ -1,0 +1,207 @@
+"""State in variables of modules, classes and functions is seen, and no number is wrong by it."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import outer_envs
+import pytest
+from outer_envs import (
+    GENERATORS,
+    LENGTH,
+    REMEMBERING,
+    VARIABLES,
+    ClosureGenerator,
+    DefaultValue,
+    GlobalCount,
+    GlobalGenerator,
+    GlobalShop,
+    SeedsNumpy,
+    SeedsRandom,
+    counts,
+)
+
+import trajrec
+from trajrec.envstate.outer_state import OuterState
+from trajrec.envstate.outer_variables import OuterSearch, outer_variables
+from trajrec.errors import ControlError
+from trajrec.replay import credit, fork_many, replay_episode
+
+
+def record(env: Any, folder: Path, actions: list[int] | None = None) -> Any:
+    recorded = trajrec.record(env, folder)
+    recorded.reset(seed=5)
+    for action in actions or [0, 1] * (LENGTH // 2):
+        recorded.step(action)
+    recorded.close()
+    return next(trajrec.open(folder).episodes())
+
+
+def any_action(observation: Any, rng: np.random.Generator) -> int:
+    return int(rng.integers(2))
+
+
+def names(value: Any) -> set[str]:
+    return {variable.name for variable in outer_variables([value])}
+
+
+def test_variables_are_named_by_module_class_and_function() -> None:
+    assert "outer_envs._rng" in names(GlobalGenerator())
+    assert "outer_envs.ClassGenerator.rng" in names(outer_envs.ClassGenerator())
+    assert any(
+        name.startswith("held around outer_envs._closure") for name in names(ClosureGenerator())
+    )
+    assert names(DefaultValue()) >= {"outer_envs.counted.__defaults__", "outer_envs.LENGTH"}
+    assert not OuterSearch([GlobalCount()]).process_generators
+    assert OuterSearch([SeedsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
+    assert OuterSearch([SeedsNumpy()]).process_generators == [np.random.mtrand._rand]
+
+
+def test_a_changed_variable_is_named() -> None:
+    env = GlobalCount()
+    env.reset(seed=1)
+    before = OuterState.of_env(env)
+    env.step(0)
+    assert before.changed(OuterState.of_env(env)) == ""
+    env.step(1)
+    assert before.changed(OuterState.of_env(env)) == "outer_envs._count"
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("restore", ["auto", "os_fork"])
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_outside_draws_by_the_scenario(kind: Any, restore: Any, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    options: Any = {"env": kind, "folder": None, "n_rollouts": 64, "restore": restore}
+    (value,) = credit.estimate(episode, any_action, estimator="value", steps=[4], **options)
+    assert value.ci_low < 4.0 < value.ci_high
+    assert value.ci_high - value.ci_low < 1.5
+    table = credit.counterfactual(episode, any_action, 4, action=1, **options)
+    (effect,) = table.of("effect")
+    assert effect.ci_low <= 0.0 <= effect.ci_high
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("kind", VARIABLES)
+def test_a_variable_outside_is_restored(kind: Any, jobs: int, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    options: Any = {"n_rollouts": 48, "env": kind, "folder": None}
+    alone: Any = {"restore": "reexecute", "merge_rollouts": False}
+    for estimate in (
+        lambda **more: credit.counterfactual(episode, any_action, 4, action=1, **options, **more),
+        lambda **more: credit.estimate(episode, any_action, steps=[2, 9], **options, **more),
+    ):
+        right = estimate(**alone)
+        table = estimate(jobs=jobs)
+        assert [row.value for row in table] == [row.value for row in right]
+
+
+def test_a_snapshot_without_a_variable_is_refused_by_name(tmp_path: Path) -> None:
+    episode = record(GlobalCount(), tmp_path)
+    with pytest.raises(ControlError, match=r"outer_envs\._count"):
+        credit.counterfactual(
+            episode,
+            any_action,
+            4,
+            action=1,
+            n_rollouts=16,
+            env=GlobalCount,
+            restore="snapshot",
+            folder=None,
+        )
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_branches_draw_from_a_generator_outside(kind: Any, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    branches = fork_many(episode, at=[2], actions=[0] * 10, n_branches=6, env=kind)
+    assert len({branch.total_reward for branch in branches}) > 1
+    with trajrec.open(tmp_path) as corpus:
+        for branch in branches:
+            child = corpus.episode(branch.episode_id or "")
+            assert replay_episode(child, env=kind).grade == "exact"
+
+
+@pytest.mark.parametrize("kind", [SeedsRandom, SeedsNumpy])
+def test_the_generators_of_the_process_are_put_back(kind: Any, tmp_path: Path) -> None:
+    episode = record(kind(), tmp_path)
+    drawn = []
+    for seed in (1, 2):
+        random.seed(seed)
+        np.random.seed(seed)
+        options: Any = {"n_rollouts": 2, "restore": "reexecute", "steps": [10]}
+        credit.estimate(episode, any_action, env=kind, folder=None, **options)
+        drawn.append((random.random(), np.random.random()))
+    assert drawn[0] != drawn[1]
+
+
+def test_a_world_with_a_variable_outside_is_made_again(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="sell", world=GlobalShop()) as ep:
+        for tool in ("wait", "sell", "wait", "sell"):
+            ep.call(tool)
+    trajrec.close_logs()
+    episode = next(trajrec.open(tmp_path).episodes())
+
+    def policy(context: Any, rng: np.random.Generator) -> Any:
+        return ("sell" if rng.random() < 0.5 else "wait", {}) if context.step < 4 else None
+
+    options: Any = {"estimator": "value", "n_rollouts": 64, "world": GlobalShop, "folder": None}
+    options["env"] = options.pop("world")
+    table = credit.estimate(episode, policy, steps=[0], **options)
+    (value,) = table
+    # At least two sales in four steps.
+    assert value.ci_low < 11 / 16 < value.ci_high
+    assert table.restore == "reexecute"
+    assert any("outer_envs._stock" in note for note in table.notes)
+
+
+CALLS: dict[str, Any] = {
+    "estimate": lambda episode, policy, **o: credit.estimate(episode, policy, steps=[5], **o),
+    "counterfactual": lambda episode, policy, **o: credit.counterfactual(
+        episode, policy, 5, action=1, **o
+    ),
+    "by": lambda episode, policy, **o: credit.counterfactual(episode, "random", 5, by=policy, **o),
+    "shapley": lambda episode, policy, n_rollouts, **o: credit.shapley_values(
+        episode, policy, n_permutations=2, **o
+    ),
+    "no return": lambda episode, policy, **o: credit.point_of_no_return(
+        episode, policy, success=lambda env: env.unwrapped.n == LENGTH, **o
+    ),
+    "decisive": lambda episode, policy, **o: credit.decisive_step(episode, policy, **o),
+    "pooled": lambda episode, policy, **o: credit.pooled_advantages([episode], policy, **o),
+    "forks": lambda episode, policy, **o: credit.estimate(
+        episode, policy, steps=[5], restore="os_fork", **o
+    ),
+    "jobs": lambda episode, policy, **o: credit.estimate(episode, policy, steps=[5], jobs=2, **o),
+}
+
+
+class Paid(outer_envs.Game):
+    """Pays for each one."""
+
+    def begin(self, seed: int | None) -> None:
+        pass
+
+    def pay(self, action: int) -> float:
+        return float(action)
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("policy", REMEMBERING)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_policy_that_remembers_outside_is_refused(call: str, policy: Any, tmp_path: Path) -> None:
+    episode = record(Paid(), tmp_path)
+    outer_envs._first.clear()
+    with pytest.raises(ValueError, match="has a memory that cannot be restored"):
+        CALLS[call](episode, policy, n_rollouts=4, env=Paid, folder=None)
+
+
+def test_a_policy_that_counts_outside_is_not_refused(tmp_path: Path) -> None:
+    episode = record(Paid(), tmp_path)
+    table = credit.estimate(episode, counts, n_rollouts=2, steps=[5], env=Paid, folder=None)
+    assert table.of("value")[0].value == 7.0
