@@ -17,8 +17,8 @@ import pytest
 
 import trajrec
 from trajrec.corpus.episode import Episode
-from trajrec.errors import EncodeError
-from trajrec.replay import fork, replay_episode, replay_episodes
+from trajrec.errors import EncodeError, ReplayError
+from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
 from trajrec.values import codec
 from trajrec.values.diff import is_same
 
@@ -299,3 +299,34 @@ def test_long_doubles_have_the_same_bytes_each_time(dtype: str, order: str) -> N
     decoded = codec.decode(encoded)
     assert decoded.dtype == values.dtype
     assert (decoded == values).all()
+
+
+class Shows(gym.ObservationWrapper[Any, Any, Any]):
+    """Shows a lock, which nobody can store, if it is told so."""
+
+    is_locked = True
+
+    def observation(self, observation: Any) -> Any:
+        return threading.Lock() if Shows.is_locked else observation
+
+
+@pytest.mark.parametrize("is_locked", [True, False])
+def test_a_reset_that_was_not_recorded_is_refused(
+    is_locked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = lambda: Shows(gym.make("FrozenLake-v1"))  # noqa: E731
+    env = trajrec.record(make(), tmp_path, factory=None)
+    with pytest.raises(EncodeError):
+        env.reset(seed=1)
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    monkeypatch.setattr(Shows, "is_locked", is_locked)
+    report = replay_episode(episode, env=make)
+    assert report.grade == "refused"
+    assert "its reset could not be recorded" in report.notes[0]
+    for attempt in (
+        lambda: fork(episode, at=0, env=make),
+        lambda: fork_many(episode, at=[0], policy="random", env=make),
+    ):
+        with pytest.raises(ReplayError, match="its reset could not be recorded"):
+            attempt()

@@ -170,7 +170,7 @@ CALLS: dict[str, Any] = {
         episode, policy, n_permutations=2, **o
     ),
     "no return": lambda episode, policy, **o: credit.point_of_no_return(
-        episode, policy, success=lambda env: env.unwrapped.n == LENGTH, **o
+        episode, policy, success=lambda env: env.unwrapped.total > LENGTH // 2, **o
     ),
     "decisive": lambda episode, policy, **o: credit.decisive_step(episode, policy, **o),
     "pooled": lambda episode, policy, **o: credit.pooled_advantages([episode], policy, **o),
@@ -184,10 +184,13 @@ CALLS: dict[str, Any] = {
 class Paid(outer_envs.Game):
     """Pays for each one."""
 
+    total = 0
+
     def begin(self, seed: int | None) -> None:
-        pass
+        self.total = 0
 
     def pay(self, action: int) -> float:
+        self.total += action
         return float(action)
 
 

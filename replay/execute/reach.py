@@ -151,6 +151,7 @@ def reach_step(
         ReplayError: The log has lost a step before this one.
     """
     check_step(episode, step)
+    check_reset(episode)
     keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step < step]
     obs, info = handle.env.reset(**prepare_reset(episode, handle))
     if keyframes:
@@ -229,6 +230,24 @@ def replay_predecessors(episode: Episode, handle: EnvHandle) -> None:
             for action, _ in path_between(earlier, 0, earlier.end_step):
                 with contextlib.suppress(Exception, SystemExit):
                     handle.env.step(action)
+
+
+def check_reset(episode: Episode) -> None:
+    """Check that the log has the result of an episode's reset.
+
+    Raises:
+        ReplayError: It could not be recorded, so nobody knows whether another reset gives the same.
+    """
+    if episode.has_reset:
+        return
+    for failure in episode.failures:
+        # That of an environment whose reset raised is no failure of the recorder.
+        if failure.step < 0 and failure.phase == "state":
+            raise ReplayError(
+                f"the result of its reset could not be recorded ({failure.message}), so nothing "
+                "can be compared with it: record an environment whose observations can be stored",
+                episode_id=episode.id,
+            )
 
 
 def check_step(episode: Episode, step: int) -> None:

@@ -25,7 +25,13 @@ from trajrec.replay.execute.compare import describe
 from trajrec.replay.execute.execution import Execution, LiveEnd, LiveFailure
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.kept_values import Encoded, is_plain_array, keep, keep_info
-from trajrec.replay.execute.reach import check_step, enter_fork, prepare_reset, reach_step
+from trajrec.replay.execute.reach import (
+    check_reset,
+    check_step,
+    enter_fork,
+    prepare_reset,
+    reach_step,
+)
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.types import Action, Observation, Value
 from trajrec.values import codec
@@ -99,6 +105,7 @@ def begin(
         return _skip_to(episode, handle, execution, first)
     recorded = next((failure for failure in episode.failures if failure.phase == "reset"), None)
     try:
+        check_reset(episode)
         arguments = prepare_reset(episode, handle)
     except EnvRefusedError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Literal, TypeVar
 
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.reseeding import reseed_fresh
-from trajrec.errors import RecordedError
+from trajrec.errors import RecordedError, ReplayError
 from trajrec.protocols import Verifier
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.forks.options import ForkNoise, RestoreMethod
@@ -98,6 +99,20 @@ class BranchPoint:
     restore: RestoreMethod
     compares_rewards: bool = True
     leak: str = ""
+
+
+def copied(observation: Observation, episode: Episode, step: int) -> Observation:
+    """Return a copy of the observation before a step, which shares nothing with the environment.
+
+    Raises:
+        ReplayError: It cannot be copied.
+    """
+    try:
+        return copy.deepcopy(observation)
+    except Exception as exc:
+        raise ReplayError(
+            f"the observation before step {step} cannot be copied: {exc}", episode_id=episode.id
+        ) from exc
 
 
 @dataclass(kw_only=True)

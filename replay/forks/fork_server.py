@@ -12,8 +12,8 @@ import contextlib
 import functools
 import gc
 import os
-import random
 import pickle
+import random
 import select
 import signal
 import threading

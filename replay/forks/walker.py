@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import enum
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from trajrec.replay.execute.reach import (
     verify_continuation,
 )
 from trajrec.replay.execute.verify import verify_state, verify_step
-from trajrec.replay.forks.branch import BranchPoint
+from trajrec.replay.forks.branch import BranchPoint, copied
 from trajrec.replay.forks.control import CONTROL_STEPS, is_control
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import (
@@ -132,12 +131,12 @@ class Walker:
             )
             verify_step(self.episode, self.handle, step, observation)
             # A copy, since many environments reuse the buffer of their observation.
-            self.observation = copy.deepcopy(observation)
+            self.observation = copied(observation, self.episode, step)
             if start != step:
                 self._save(step)
         else:
             is_proved = bool(self._saved)
-            self.observation = copy.deepcopy(self.reset_to(step)[0])
+            self.observation = copied(self.reset_to(step)[0], self.episode, step)
             if is_proved and self._snapshots is not None:
                 self._save(step)
             elif self._snapshots is not None:
@@ -321,7 +320,7 @@ class Walker:
         self._give_up_snapshots()
         if probe.has_restored:
             self._renew()
-        self.observation = copy.deepcopy(self.reset_to(step)[0])
+        self.observation = copied(self.reset_to(step)[0], self.episode, step)
 
     def _save(self, step: int) -> None:
         assert self._snapshots is not None
