@@ -23,6 +23,7 @@ from trajrec.replay import credit
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.sampler import Sampler
+from trajrec.replay.processes.workers import Worker
 from trajrec.statistics import intervals
 
 LENGTH = 6
@@ -316,6 +317,26 @@ def test_a_budget_holds_in_other_processes(options: Any, tmp_path: Path) -> None
         episode, tossed, n_rollouts=500, env=Walking, budget=budget, folder=None, **options
     )
     assert 600 < table.env_steps <= 1500
+
+
+@pytest.mark.slow
+def test_a_budget_starts_its_workers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Worker] = []
+
+    class Counted(Worker):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr("trajrec.replay.processes.workers.Worker", Counted)
+    episode = record(tmp_path, Walking(), [1] * 6)
+    options: Any = {"n_rollouts": 64, "env": Walking, "folder": None}
+    table = credit.estimate(
+        episode, tossed, jobs=2, budget=credit.Budget(env_steps=50_000), **options
+    )
+    assert len(started) == 2
+    alone = credit.estimate(episode, tossed, **options)
+    assert [row.value for row in table] == [row.value for row in alone]
 
 
 def test_a_budget_too_small_for_any_result_is_refused(tmp_path: Path) -> None:

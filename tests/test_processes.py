@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -18,7 +19,13 @@ import trajrec
 from trajrec.errors import RecordedError
 from trajrec.replay import fork_many, replay_episodes
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
-from trajrec.replay.processes.workers import WorkerDied, map_ordered, thread_limits
+from trajrec.replay.processes.workers import (
+    Worker,
+    WorkerDied,
+    WorkerPool,
+    map_ordered,
+    thread_limits,
+)
 
 pytestmark = pytest.mark.skipif(
     sys.platform == "win32", reason="the processes that are started here are those of POSIX"
@@ -285,3 +292,35 @@ def test_workers_share_the_cores_of_the_machine(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
     (seen,) = map_ordered(thread_variables, [0], 1, settings=thread_limits(2))
     assert seen == ["4", "3", "4"]
+
+
+def square(number: int) -> int:
+    """Return the square; 13 raises."""
+    if number == 13:
+        raise ValueError("unlucky")
+    return number * number
+
+
+@pytest.mark.slow
+def test_a_pool_keeps_its_workers_for_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Worker] = []
+
+    class Counted(Worker):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr("trajrec.replay.processes.workers.Worker", Counted)
+    with contextlib.closing(WorkerPool[int, int](square, 2)) as pool:
+        for first in (0, 10, 20):
+            numbers = range(first, first + 3)
+            assert list(pool.map(numbers)) == [number * number for number in numbers]
+        assert len(started) == 2
+        with pytest.raises(ValueError, match="unlucky"):
+            list(pool.map([1, 13, 2, 3, 4]))
+        # Workers that may still be busy with a round that was broken off are not asked again.
+        assert list(pool.map([5, 6])) == [25, 36]
+        first_only = pool.map(range(40))
+        assert next(first_only) == 0
+        first_only.close()
+        assert list(pool.map([7])) == [49]

@@ -106,30 +106,27 @@ def map_ordered(
         jobs: The number of worker processes.
         settings: Environment variables of the workers in addition to those of this process.
     """
-    with contextlib.ExitStack() as stack:
-        pool: _Pool[A, B] = _Pool(function, items, jobs, settings, stack)
-        while pool.has_work:
-            pool.wait()
-            yield from pool.take_results()
-            # The caller may have taken its time with the results: give each worker work again.
-            pool.feed_all()
+    with contextlib.closing(WorkerPool[A, B](function, jobs, settings=settings)) as pool:
+        yield from pool.map(items)
 
 
-class _Pool(Generic[A, B]):
-    """The workers of one `map_ordered`, their items and their results."""
+class WorkerPool(Generic[A, B]):
+    """Workers that stay for several rounds of items. They start with the first round.
+
+    Args:
+        function: See `map_ordered`.
+        jobs: See `map_ordered`.
+        settings: See `map_ordered`.
+    """
 
     def __init__(
-        self,
-        function: Callable[[A], B],
-        items: Iterable[A],
-        jobs: int,
-        settings: dict[str, str] | None,
-        stack: contextlib.ExitStack,
+        self, function: Callable[[A], B], jobs: int, *, settings: dict[str, str] | None = None
     ) -> None:
         self._function = cloudpickle.dumps(function)
         self._settings = settings
-        self._source = enumerate(items)
-        self._is_exhausted = False
+        self._jobs = jobs
+        self._source: Iterator[tuple[int, A]] = iter(())
+        self._is_exhausted = True
         self._max_items = jobs * PREFETCH
         self._unfinished: dict[int, A] = {}
         self._tries: dict[int, int] = {}
@@ -137,17 +134,55 @@ class _Pool(Generic[A, B]):
         self._results: dict[int, B | WorkerDied | BaseException] = {}
         self._n_yielded = 0
         self._workers: list[Worker] = []
-        self._selector = stack.enter_context(selectors.DefaultSelector())
-        stack.callback(self._close)
-        for _ in range(jobs):
-            self._start_worker()
+        self._selector = selectors.DefaultSelector()
+
+    def map(self, items: Iterable[A]) -> Iterator[B | WorkerDied]:
+        """Yield the results of one round; see `map_ordered`.
+
+        The round before must have ended: by its last result, an exception, or `close` of its
+        iterator.
+        """
+        self._source = enumerate(items, self._n_yielded)
+        self._is_exhausted = False
+        try:
+            self._feed_all()
+            while len(self._workers) < self._jobs:
+                self._start_worker()
+            while self._has_work:
+                self._wait()
+                yield from self._take_results()
+                # The caller may have taken its time with the results.
+                self._feed_all()
+        finally:
+            if self._has_work or self._results:
+                self._abandon()
+
+    def close(self) -> None:
+        """End the workers. Closing twice is harmless."""
+        self._end_workers()
+        self._selector.close()
+
+    def _abandon(self) -> None:
+        """Forget the items of a round that was broken off: their workers may still be busy."""
+        self._end_workers()
+        self._n_yielded += len(self._unfinished) + len(self._results)
+        self._is_exhausted = True
+        for items in (self._unfinished, self._results, self._tries):
+            items.clear()
+        self._retries.clear()
+
+    def _end_workers(self) -> None:
+        for worker in self._workers:
+            self._selector.unregister(worker.out)
+            worker.close()
+        self._workers.clear()
 
     @property
-    def has_work(self) -> bool:
+    def _has_work(self) -> bool:
         """Whether an item is not finished or not read."""
         return bool(self._unfinished) or not self._is_exhausted
 
-    def wait(self) -> None:
+    def _wait(self) -> None:
         """Wait until a worker sends something or ends; give it, or a new worker, more work."""
         for key, _ in self._selector.select():
             worker: Worker = key.data
@@ -159,7 +194,7 @@ class _Pool(Generic[A, B]):
             else:
                 self._replace(worker)
 
-    def take_results(self) -> Iterator[B | WorkerDied]:
+    def _take_results(self) -> Iterator[B | WorkerDied]:
         """Yield the results that are next in the order of items; raise an exception among them."""
         while self._n_yielded in self._results:
             result = self._results.pop(self._n_yielded)
@@ -168,7 +203,7 @@ class _Pool(Generic[A, B]):
                 raise result
             yield result
 
-    def feed_all(self) -> None:
+    def _feed_all(self) -> None:
         """Give each idle worker an item."""
         for worker in self._workers:
             self._feed(worker)
@@ -212,7 +247,7 @@ class _Pool(Generic[A, B]):
                 self._retries.append(number)
             else:
                 self._finish(number, WorkerDied(f"its worker ended {TRIES} times: {ending}"))
-        if self.has_work:
+        if self._has_work:
             self._start_worker()
 
     def _start_worker(self) -> None:
@@ -220,10 +255,6 @@ class _Pool(Generic[A, B]):
         self._workers.append(worker)
         self._selector.register(worker.out, selectors.EVENT_READ, worker)
         self._feed(worker)
-
-    def _close(self) -> None:
-        for worker in self._workers:
-            worker.close()
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.sampling.context import Recording
-from trajrec.replay.credit.sampling.noise import Noise
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.types import Value
@@ -44,13 +43,14 @@ def is_seeded(policy: Value, episode: Episode) -> bool:
 
 
 def share_requests(
-    requests: Sequence[SampleRequest], noise: Noise, n_shares: int
+    requests: Sequence[SampleRequest], config: RolloutConfig
 ) -> list[list[SampleRequest]]:
     """Split requests by their scenarios: in every call, one process has the same scenarios."""
+    n_shares = config.jobs
 
     def owner(position: int, scenario: int) -> int:
         # Fresh scenarios are random numbers, so the position shares them more evenly.
-        return (position if noise.mode == "fresh" else scenario) % n_shares
+        return (position if config.noise.mode == "fresh" else scenario) % n_shares
 
     return [
         [

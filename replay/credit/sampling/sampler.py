@@ -33,9 +33,9 @@ from trajrec.replay.credit.sampling.reward_table import pays_once
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.runner import RolloutRunner
 from trajrec.replay.credit.sampling.setup import action_space_of, make_runner
+from trajrec.replay.credit.sampling.share_pool import Share, SharePool, ShareResult
 from trajrec.replay.credit.sampling.simulator import Simulator
 from trajrec.replay.execute.reach import check_step
-from trajrec.replay.forks.batch import Controls
 from trajrec.replay.forks.control import (
     CONTROL_STEPS,
     Control,
@@ -48,7 +48,7 @@ from trajrec.replay.forks.fork_job import BranchLost
 from trajrec.replay.forks.options import RestoreChoice
 from trajrec.replay.forks.policies import as_policy
 from trajrec.replay.forks.walker import cheapest_method
-from trajrec.replay.processes.workers import WorkerDied, map_ordered, thread_limits
+from trajrec.replay.processes.workers import WorkerDied
 from trajrec.statistics.intervals import is_binary
 from trajrec.types import FloatArray
 
@@ -94,6 +94,7 @@ class Sampler:
         self.is_determined = is_seeded(config.policy, episode)
         self.proof = Proof(episode, is_on=config.control)
         self._runner: RolloutRunner | None = None
+        self._pool: SharePool | None = None
         self._was_tested = False
         self._pays_once: bool | None = None
         self._memory_before = RecordedMemories(episode).before
@@ -121,6 +122,8 @@ class Sampler:
             if kind is None:
                 self.close_control()
         finally:
+            if self._pool is not None:
+                self._pool.close()
             if self._runner is not None:
                 # In reverse: the first one knows the states of the generators before all.
                 for simulator in reversed(self._runner.simulators):
@@ -243,7 +246,7 @@ class Sampler:
         runner.allowance = self.allowance
         rollouts: list[list[Rollout]] = [[] for _ in requests]
         last_step = -1
-        # By step: each is reached once, and the walk goes forwards.
+        # By step, so that the walk goes forwards.
         for number in sorted(range(len(requests)), key=lambda k: requests[k].step):
             request = requests[number]
             if not request.scenarios:
@@ -278,50 +281,46 @@ class Sampler:
 
     def _run_in_workers(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Share the scenarios among processes: only rollouts of one scenario can be merged."""
-        config = self.config
-        check_portable(options=config)
-        shares = share_requests(requests, config.noise, config.jobs)
-        worker_config = replace(
-            config,
-            jobs=1,
-            backend="local",
-            restore=self.restore_method,
-            # A worker tests only its own first rollout; an earlier result holds for all.
-            merge_rollouts=config.merge_rollouts and self.is_determined,
-        )
-        work = functools.partial(
-            _run_share,
-            EpisodeLoader(),
-            refs_with_ancestors(self.episode),
-            worker_config,
-            self.allowance.rest(config.jobs),
-        )
-        # Generators outside of the noise are copied to each process: there they are seeded anew.
-        numbered = [(self._n_run + number, share) for number, share in enumerate(shares)]
-        if config.backend == "ray":
-            from trajrec.replay.processes.ray import map_on_ray
-
-            answers = map_on_ray(work, numbered, config.jobs)
-        else:
-            limits = thread_limits(config.jobs)
-            answers = map_ordered(work, numbered, config.jobs, settings=limits)
+        if self._pool is None:
+            check_portable(options=self.config)
+            config = replace(self.config, jobs=1, backend="local")
+            work = functools.partial(
+                _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), config
+            )
+            self._pool = SharePool(work, self.config.jobs, self.config.backend)
+        shares = [
+            Share(
+                self._n_run + number,
+                share,
+                self.restore_method,
+                # A worker tests only its own first rollout; an earlier result holds for all.
+                self.config.merge_rollouts and self.is_determined,
+                self.allowance.rest(self.config.jobs),
+            )
+            for number, share in enumerate(share_requests(requests, self.config))
+        ]
         by_scenario: list[dict[int, Rollout]] = [{} for _ in requests]
-        for answer in answers:
-            if isinstance(answer, WorkerDied):
-                raise ReplayError(f"rollouts were lost: {answer.why}", episode_id=self.episode.id)
-            rollouts, self.restore_method, share_is_determined, cost, controls = answer
-            self.allowance.add_other(cost)
-            self.proof.add_other(controls)
-            if rollouts is None:
-                raise BudgetSpent
-            self.is_determined = self.is_determined and share_is_determined
-            self._report_progress(sum(map(len, rollouts)))
-            for collected, share_rollouts in zip(by_scenario, rollouts, strict=True):
-                collected.update({rollout.scenario: rollout for rollout in share_rollouts})
+        with contextlib.closing(self._pool.map(shares)) as results:
+            for rollouts in map(self._take_share, results):
+                for collected, of_share in zip(by_scenario, rollouts, strict=True):
+                    collected.update({rollout.scenario: rollout for rollout in of_share})
         return [
             [collected[scenario] for scenario in request.scenarios]
             for request, collected in zip(requests, by_scenario, strict=True)
         ]
+
+    def _take_share(self, result: ShareResult | WorkerDied) -> list[list[Rollout]]:
+        """Add up the facts of a share, and return its rollouts."""
+        if isinstance(result, WorkerDied):
+            raise ReplayError(f"rollouts were lost: {result.why}", episode_id=self.episode.id)
+        self.restore_method = result.restore
+        self.allowance.add_other(result.cost)
+        self.proof.add_other(result.controls)
+        if result.rollouts is None:
+            raise BudgetSpent
+        self.is_determined = self.is_determined and result.is_determined
+        self._report_progress(sum(map(len, result.rollouts)))
+        return result.rollouts
 
     def _run_in_forks(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Fork a process for each rollout: the environment cannot be restored."""
@@ -383,20 +382,16 @@ class Sampler:
 
 
 def _run_share(
-    loader: EpisodeLoader,
-    refs: tuple[EpisodeRef, ...],
-    config: RolloutConfig,
-    allowance: Allowance,
-    numbered_requests: tuple[int, list[SampleRequest]],
-) -> tuple[list[list[Rollout]] | None, RestoreChoice, bool, Allowance, Controls]:
-    number, requests = numbered_requests
-    reseed_policy(outer_generators(config.policy), config.noise.seed, number)
+    loader: EpisodeLoader, refs: tuple[EpisodeRef, ...], config: RolloutConfig, share: Share
+) -> ShareResult:
+    reseed_policy(outer_generators(config.policy), config.noise.seed, share.number)
+    config = replace(config, restore=share.restore, merge_rollouts=share.merge_rollouts)
     with Sampler(loader.read(refs), config) as sampler:
-        sampler.allowance = allowance
+        sampler.allowance = share.allowance
         rollouts = None
         # A worker that raised no `Exception` would count as died.
         with contextlib.suppress(BudgetSpent):
-            rollouts = sampler.run(requests)
+            rollouts = sampler.run(share.requests)
             sampler.close_control()
-        facts = sampler.restore_method, sampler.is_determined, allowance, sampler.proof.controls
-        return rollouts, *facts
+        facts = sampler.restore_method, sampler.is_determined
+        return ShareResult(rollouts, *facts, share.allowance, sampler.proof.controls)
