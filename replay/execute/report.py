@@ -26,7 +26,7 @@ observed-only: every compared value, but nothing is proved from some step on: it
 had a secret, which was redacted; or nothing was executed, because the episode was imported from a
 record that holds neither the world nor its state (a note says so). diverged: a value differs.
 refused: nothing was executed, because the environment is missing, may not be imported, or cannot be
-made again.
+made again, or because the log has no result of the reset.
 """
 
 # A larger distance is not shown: 0.0 and 1.0 are 4607182418800017408 ulps apart, a number that
