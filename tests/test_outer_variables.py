@@ -101,7 +101,8 @@ def test_a_variable_outside_is_restored(kind: Any, jobs: int, tmp_path: Path) ->
 
 
 def test_a_snapshot_without_a_variable_is_refused_by_name(tmp_path: Path) -> None:
-    episode = record(GlobalCount(), tmp_path)
+    # No recorded action changes the variable, so no control differs.
+    episode = record(GlobalCount(), tmp_path, [0] * LENGTH)
     with pytest.raises(ControlError, match=r"outer_envs\._count"):
         credit.counterfactual(
             episode,

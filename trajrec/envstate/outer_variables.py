@@ -124,7 +124,7 @@ class OuterSearch:
 
     def _of(self, value: Value) -> Iterator[OuterVariable]:
         if isinstance(value, types.FunctionType):
-            if not _is_library(value.__module__):
+            if not _is_library(_module_of(value)):
                 yield from self._of_function(value)
         elif isinstance(value, types.MethodType):
             self._waiting += (value.__func__, value.__self__)
@@ -143,7 +143,7 @@ class OuterSearch:
 
     def _of_class(self, cls: type) -> Iterator[OuterVariable]:
         for base in cls.__mro__:
-            if _is_library(base.__module__):
+            if _is_library(_module_of(base)):
                 continue
             self._seen.add(id(base))
             for name, item in sorted(vars(base).items()):
@@ -176,7 +176,7 @@ class OuterSearch:
     def _at(self, function: types.FunctionType, names: tuple[str, ...]) -> Iterator[OuterVariable]:
         """Yield the variable that a chain of names leads to, e.g. `np.random.rand`."""
         owner: Value = function.__globals__.get(names[0], _MISSING)
-        space: Value = sys.modules.get(function.__module__)
+        space: Value = sys.modules.get(_module_of(function))
         name = names[0]
         for following in names[1:]:
             if not isinstance(owner, types.ModuleType):
@@ -249,15 +249,13 @@ def _attribute_values(value: Value) -> list[Value]:
 
 def _is_open(cls: type) -> bool:
     """Return whether objects of a class are looked into; those of trajrec hold whole corpora."""
-    module = cls.__module__ or ""
+    module = _module_of(cls)
     if module.startswith(_OWN) and not module.startswith(_OWN_ENVS):
         return False
     return module.partition(".")[0] not in ("torch", "jax", "jaxlib", "duckdb")
 
 
-def _is_library(module: str | None) -> bool:
-    if not module:
-        return False
+def _is_library(module: str) -> bool:
     if module.startswith(_OWN):
         return not module.startswith(_OWN_ENVS)
     return module.partition(".")[0] in _LIBRARIES
@@ -273,7 +271,12 @@ def _is_descriptor(item: Value) -> bool:
 def _name_of(owner: Value) -> str:
     if isinstance(owner, types.ModuleType):
         return owner.__name__
-    return f"{owner.__module__}.{owner.__qualname__}"
+    return f"{_module_of(owner)}.{owner.__qualname__}"
+
+
+def _module_of(owner: Value) -> str:
+    # Classes of SWIG have none.
+    return getattr(owner, "__module__", None) or ""
 
 
 def _attribute_putter(owner: Value, name: str) -> Callable[[Value], None]:
