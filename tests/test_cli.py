@@ -822,3 +822,18 @@ def test_progress_bar_leaves_nothing_on_the_terminal(monkeypatch: pytest.MonkeyP
     assert drawn.endswith("\r\033[K")
     progress(2, 2)  # the index is brought up to date once more, behind the results
     assert screen.getvalue() == drawn
+
+
+def test_show_tells_why_a_model_call_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**_: Any) -> Any:
+        raise ConnectionError("the model is away")
+
+    with trajrec.episode(tmp_path, wire=False) as ep, contextlib.suppress(ConnectionError):
+        ep.model(refuse, messages=[{"role": "user", "content": "Go."}])
+    close_logs()
+    assert main(["show", str(tmp_path), ep.id]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if " model " in line]
+    assert line.split("  ")[-1] == "the model is away"
+    assert "1 message " in line

@@ -9,6 +9,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.types import Value
 from trajrec.values.json import to_json
+from trajrec.values.shown import counted
 
 COLUMNS = ("step", "time", "call", "arguments", "outcome", "result", "changes")
 
@@ -72,7 +73,7 @@ def _model_line(item: ModelCall, started_ns: int | None) -> AgentLine:
         item.start.step,
         _time(item.start.time_ns, started_ns),
         f"model {item.request.get('model') or ''}".strip(),
-        f"{len(item.messages)} messages",
+        counted(len(item.messages), "message"),
         item.outcome,
         _said(item),
         None,
@@ -81,7 +82,12 @@ def _model_line(item: ModelCall, started_ns: int | None) -> AgentLine:
 
 
 def _said(item: ModelCall) -> str | None:
-    """Return what the model said and which tools it called; its whole answer if that is unknown."""
+    """Return what the model said and which tools it called; its whole answer if that is unknown.
+
+    Of a call that failed, return the error.
+    """
+    if item.outcome == "error" and item.end is not None and item.end.message:
+        return item.end.message
     if not item.has_answer:
         return None
     answer = content_of(item).answer

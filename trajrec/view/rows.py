@@ -200,6 +200,8 @@ def _row_without_calls(item: AgentStep) -> StepRow:
     answer = content_of(call).answer
     text = answer.text if answer is not None and answer.text is not None else ""
     has_failed = call.outcome in ("error", "cancelled")
+    if has_failed and call.end is not None:
+        text = call.end.message or text
     return StepRow(
         step=item.step,
         name="model",
