@@ -18,7 +18,7 @@ from trajrec.recording.event_log import close_logs
 from trajrec.replay.credit import group_advantages
 from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.corpus_view import read_corpus
-from trajrec.view.facets import read_facets, read_histograms
+from trajrec.view.facets import read_histograms
 from trajrec.view.failures import read_failures
 from trajrec.view.interface_view import read_interfaces
 
@@ -65,7 +65,7 @@ def numbers(corpus: trajrec.Corpus) -> dict[str, Any]:
         "corpus page": [read_corpus(corpus, []).success, read_corpus(corpus, []).n_failed],
         "filters": [
             (facet.name, value.text, value.n, value.n_won, value.n_failed)
-            for facet in read_facets(corpus, CorpusQuery())
+            for facet in read_corpus(corpus, []).facets
             for value in facet.values
         ],
         "histograms": read_histograms(corpus, CorpusQuery()),

@@ -60,7 +60,7 @@ def test_each_choice_selects_as_many_episodes_as_it_says(
     corpus: trajrec.Corpus, address: str
 ) -> None:
     query = query_of(address)
-    facets = read_facets(corpus, query)
+    facets = read_facets(corpus, query, n_selected=count(corpus, address))
     assert {facet.name for facet in facets} >= {"task", "ending", "tool"}
     for facet in facets:
         alone = query.without(facet.name)
@@ -88,7 +88,9 @@ def test_values_of_one_facet_add_and_facets_narrow(corpus: trajrec.Corpus) -> No
 
 
 def test_no_value_is_not_the_value_none(corpus: trajrec.Corpus) -> None:
-    (facet,) = (item for item in read_facets(corpus, CorpusQuery()) if item.name == "task")
+    (facet,) = (
+        item for item in read_facets(corpus, CorpusQuery(), n_selected=9) if item.name == "task"
+    )
     numbers = {value.text: (value.n, value.address) for value in facet.values}
     assert numbers[None] == (3, "/?none=task")
     assert numbers["(none)"] == (1, "/?task=%28none%29")
@@ -141,7 +143,9 @@ def test_hostile_texts_are_harmless_as_choices(corpus: trajrec.Corpus) -> None:
 
 
 def test_a_value_too_long_for_an_address_is_no_link(corpus: trajrec.Corpus) -> None:
-    (facet,) = (item for item in read_facets(corpus, CorpusQuery()) if item.name == "task")
+    (facet,) = (
+        item for item in read_facets(corpus, CorpusQuery(), n_selected=9) if item.name == "task"
+    )
     (long,) = (value for value in facet.values if value.text == LONG)
     assert long.address is None
     assert long.n == 1
@@ -182,6 +186,17 @@ def test_facets_of_many_values_count_the_same_both_ways(
     by_pairs = read_corpus(corpus, filters).facets
     assert {"tool", "error_type"} <= {facet.name for facet in by_bits}
     assert by_bits == by_pairs
+
+
+@pytest.mark.parametrize("filters", [[], [("tool", "get_order")], [("outcome", "failure")]])
+def test_facets_of_a_small_part_count_the_same(
+    corpus: trajrec.Corpus, filters: list[tuple[str, str]]
+) -> None:
+    """Fewer rows are grouped, however small the part is said to be."""
+    query = CorpusQuery.of(filters)
+    whole, small = (read_facets(corpus, query, n_selected=n) for n in (10**9, 0))
+    assert {"tool", "error_type"} <= {facet.name for facet in whole}
+    assert whole == small
 
 
 def test_the_table_of_an_unchanged_corpus_is_kept(corpus: trajrec.Corpus) -> None:

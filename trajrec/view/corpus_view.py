@@ -133,7 +133,7 @@ class CorpusView:
     @functools.cached_property
     def facets(self) -> Sequence[Facet]:
         """The facets beside the table, read when they are asked for: they take the longest."""
-        return read_facets(self.corpus, self.query)
+        return read_facets(self.corpus, self.query, n_selected=self.n_episodes)
 
     @functools.cached_property
     def histograms(self) -> Sequence[Histogram]:

@@ -28,10 +28,13 @@ N_BARS = 30
 EPISODES = """(
     SELECT * EXCLUDE (grade), grade AS replay FROM all_episodes LEFT JOIN (
         SELECT episode_id, arg_max(grade, coalesce(replayed_at, '-infinity'::TIMESTAMP)) AS grade
-        FROM latest_replay GROUP BY 1
+        FROM replays GROUP BY 1
     ) verdicts USING (episode_id)
 )"""
-"""All episodes, with the grade of their latest replay."""
+"""All episodes, with the grade of their latest replay.
+
+The latest of all is the latest of those in one environment; the view of these costs twice as much.
+"""
 
 # Read once for all facets: the views behind it take longer to plan than to scan.
 _SHOWN = f"""
@@ -58,7 +61,7 @@ SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_valu
     WITH masks AS (
         SELECT episode_id, bit_or(1::UBIGINT << (list_position({names}, {column}) - 1)::UBIGINT)
             AS mask
-        FROM {table} WHERE {column} IS NOT NULL GROUP BY 1
+        FROM {table} WHERE {column} IS NOT NULL{selected} GROUP BY 1
     ), together AS (
         SELECT coalesce(masks.mask, 0::UBIGINT) AS mask, count(*) AS n,
             count(*) FILTER (outcome = 'success') AS n_won,
@@ -72,6 +75,12 @@ SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_valu
     UNION ALL SELECT NULL, n, n_won, n_failed FROM together WHERE mask = 0
 ) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
 """
+
+# Fewer rows to group, if the filters leave a small part of the episodes; else it costs more.
+_SELECTED = " AND episode_id IN (SELECT episode_id FROM shown WHERE {where})"
+
+SMALL_PART = 4
+"""Filters leave a small part of the episodes if they leave one of so many, or fewer."""
 
 MAX_BITS = 60
 """Values of a column that `_MANY_VALUES` takes; with more, `_VALUES` counts pairs."""
@@ -165,10 +174,20 @@ class Histogram:
     free: str
 
 
-def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
-    """Return the facets that some episode has a value of."""
+def read_facets(corpus: Corpus, query: CorpusQuery, *, n_selected: int) -> list[Facet]:
+    """Return the facets that some episode has a value of.
+
+    Args:
+        corpus: The corpus.
+        query: The filters.
+        n_selected: Episodes that all filters leave.
+    """
     params: dict[str, Value] = {}
-    parts = [f"({_values_sql(corpus, facet, query, params)})" for facet in FACETS]
+    ((n_all,),) = corpus.sql("SELECT count(*) FROM all_episodes").fetchall()
+    is_small = n_selected * SMALL_PART <= n_all
+    parts = [
+        f"({_values_sql(corpus, facet, query, params, is_small=is_small)})" for facet in FACETS
+    ]
     rows = corpus.sql(
         _SHOWN.format(kinds=query.kinds) + " UNION ALL ".join(parts), params=params or None
     ).fetchall()
@@ -183,7 +202,9 @@ def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
     ]
 
 
-def _values_sql(corpus: Corpus, facet: str, query: CorpusQuery, params: dict[str, Value]) -> str:
+def _values_sql(
+    corpus: Corpus, facet: str, query: CorpusQuery, params: dict[str, Value], *, is_small: bool
+) -> str:
     # Of its own values, each is counted as if it were the only one selected.
     where = query.without(facet).within_kinds(params)
     source = "shown e"
@@ -201,6 +222,7 @@ def _values_sql(corpus: Corpus, facet: str, query: CorpusQuery, params: dict[str
                 names=f"$names_of_{facet}",
                 table=table,
                 column=column,
+                selected=_SELECTED.format(where=where) if is_small else "",
                 where=where,
                 limit=limit,
             )
