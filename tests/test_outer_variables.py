@@ -141,6 +141,24 @@ def test_the_generators_of_the_process_are_put_back(kind: Any, tmp_path: Path) -
     assert drawn[0] != drawn[1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("restore", ["auto", "os_fork"])
+def test_visits_are_not_pooled_without_a_variable(restore: Any, tmp_path: Path) -> None:
+    episode = record(GlobalCount(), tmp_path)
+    options: Any = {"n_rollouts": 4, "env": GlobalCount, "folder": None, "restore": restore}
+    with pytest.raises(ValueError, match="visits cannot be pooled"):
+        credit.pooled_advantages([episode], any_action, **options)
+
+
+@pytest.mark.slow
+def test_pooled_rounds_may_run_in_workers(tmp_path: Path) -> None:
+    episode = record(GlobalGenerator(), tmp_path)
+    options: Any = {"env": GlobalGenerator, "folder": None, "budget": credit.Budget(env_steps=4000)}
+    (alone,) = credit.pooled_advantages([episode], any_action, n_rollouts=16, **options)
+    (shared,) = credit.pooled_advantages([episode], any_action, n_rollouts=16, jobs=2, **options)
+    assert [row.value for row in shared] == [row.value for row in alone]
+
+
 def test_a_world_with_a_variable_outside_is_made_again(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, task="sell", world=GlobalShop()) as ep:
         for tool in ("wait", "sell", "wait", "sell"):

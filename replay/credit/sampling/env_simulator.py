@@ -28,6 +28,11 @@ RecordedNoise = dict[int, list[Value]]
 """The states of an environment's generators before each recorded step, by step."""
 
 
+def has_own_state(handle: EnvHandle) -> bool:
+    """Return whether an environment says by its own `get_state` what its state is."""
+    return handle.native is not None and handle.native.name == "get_state"
+
+
 class _LiveEnv:
     """The part of a simulator that runs an environment from its current state."""
 
@@ -60,6 +65,10 @@ class _LiveEnv:
         self.state_key: Callable[[], Hashable | None] = StateKey(
             handle, self._noise.ids(), own_state=self._own_state
         )
+
+    def generator_ids(self) -> set[int]:
+        """Return the ids of the generators that a scenario sets."""
+        return self._noise.ids()
 
     def resample(self, resample_hidden: Resample, rng: np.random.Generator) -> None:
         """Draw again the facts that the agent has not seen."""
@@ -199,13 +208,22 @@ class EnvSimulator(_LiveEnv):
         self._follow_walker()
 
     def control(self, n_steps: int) -> Control:
-        """Take the recorded actions from the step on; see `Simulator.control`."""
+        """Take the recorded actions from the step on; see `Simulator.control`.
+
+        Raises:
+            ValueError: Visits are pooled by the state, and a variable outside belongs to it.
+        """
         after_rollouts = self._outer_state()
         # Restores the recorded states of the generators too.
         self.rewind()
         at_start = self._outer_state()
         control = run_control(self._walker.branch_point(CLOSING), n_steps)
         changed = at_start.changed(self._outer_state()) or after_rollouts.changed(at_start)
+        if changed and self._own_state and not has_own_state(self._handle):
+            raise ValueError(
+                f"visits cannot be pooled: steps of the environment change the variable {changed}, "
+                "which its state does not have; use estimate()"
+            )
         self.rewind()
         return replace(control, changed=changed)
 

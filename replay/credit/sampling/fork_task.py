@@ -7,8 +7,13 @@ from dataclasses import dataclass, field, replace
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.refs import refs_with_ancestors
+from trajrec.envstate.outer_state import OuterState
 from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
-from trajrec.replay.credit.sampling.env_simulator import OneShotSimulator, RecordedNoise
+from trajrec.replay.credit.sampling.env_simulator import (
+    OneShotSimulator,
+    RecordedNoise,
+    has_own_state,
+)
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout, have_equal_results
@@ -97,10 +102,17 @@ class RolloutTask:
             first_policy = as_policy(request.policy, simulator.action_space)
         scenario = request.scenarios[scenario_number]
         runner.allowance = self.allowance.rest()
+        without = simulator.generator_ids()
+        is_pooled = config.keeps_visits and not has_own_state(point.handle)
+        outer = OuterState.of_env(point.handle.env, without) if is_pooled else None
         try:
             (rollout,) = runner.run([scenario], request.forced_actions, first_policy)
         except BudgetSpent:
             return RolloutResult(point.step, point.index, None)
+        if outer is not None and outer.changed(OuterState.of_env(point.handle.env, without)):
+            # The keys lack a part of the state: visits must not be pooled by them.
+            visits = tuple(visit._replace(state_key=None) for visit in rollout.visits)
+            rollout = rollout._replace(visits=visits)
         return RolloutResult(point.step, point.index, rollout)
 
 

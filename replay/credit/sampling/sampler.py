@@ -124,6 +124,7 @@ class Sampler:
         finally:
             if self._pool is not None:
                 self._pool.close()
+                self._pool = None
             if self._runner is not None:
                 # In reverse: the first one knows the states of the generators before all.
                 for simulator in reversed(self._runner.simulators):
