@@ -36,6 +36,7 @@ class ViewMaker:
         self._guard = guard
         # The public ones in the order in which they may refer to each other, by name alone.
         self._public: dict[str, str] = {}
+        self._has_all = False
 
     def make(self, views: Mapping[str, str]) -> None:
         """Make some views, but those that are there already as they are to be."""
@@ -53,25 +54,29 @@ class ViewMaker:
             at_once: The names of those that are made now.
         """
         self._public = dict(queries)
+        self._has_all = False
         self._make_public({name for name in queries if f"main.{name}" in self.made} | at_once)
 
     def make_all(self) -> None:
         """Make all public views."""
-        self._make_public(self._public.keys())
+        if not self._has_all:
+            self._make_public(self._public.keys())
 
     def make_named(self, query: str) -> None:
         """Make the public views that a query may refer to."""
-        if len(self._public) == sum(f"main.{name}" in self.made for name in self._public):
+        if self._has_all:
             return
         try:
             names = {name.lower() for name in self._con.get_table_names(query)}
         except duckdb.Error:
             # E.g. with a schema before a name.
-            return self.make_all()
+            self.make_all()
+            return
         if _LISTING.search(query) or not names <= self._public.keys():
             # An error for an unknown name proposes others.
-            return self.make_all()
-        return self._make_public(names)
+            self.make_all()
+        elif any(f"main.{name}" not in self.made for name in names):
+            self._make_public(names)
 
     def _make_public(self, names: Set[str]) -> None:
         """Make some public views, and those that they refer to."""
@@ -80,3 +85,4 @@ class ViewMaker:
             if name in wanted:
                 wanted |= self._public.keys() & set(_WORD.findall(self._public[name]))
         self.make({f"main.{n}": query for n, query in self._public.items() if n in wanted})
+        self._has_all = all(f"main.{name}" in self.made for name in self._public)
