@@ -224,7 +224,12 @@ STATE_CHANGES = Table(
             " NULL if a log of format 1 leaves them open",
         ),
         ("before", "JSON", "value before; NULL if there was none"),
-        ("after", "JSON", "value after; NULL if there is none"),
+        (
+            "after",
+            "JSON",
+            "value after; NULL if there is none; as before if the call, or the program between two"
+            " calls, changed it and changed it back (`trajrec view` has each of these changes)",
+        ),
         (
             "origin",
             "VARCHAR",
