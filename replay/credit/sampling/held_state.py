@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -46,11 +47,11 @@ class HeldState:
         self._digests = self._digests_now()
         self._copies: dict[str, Value] = {}
         try:
-            self._copies = copy.deepcopy({held.name: held.value for held in self._held})
+            self._copies = _copied({held.name: held.value for held in self._held})
         except Exception:
             for held in self._held:
                 try:
-                    self._copies[held.name] = copy.deepcopy(held.value)
+                    self._copies[held.name] = _copied(held.value)
                 except Exception:
                     continue  # it cannot be put back
 
@@ -63,7 +64,7 @@ class HeldState:
     def put_back(self) -> bool:
         """Put back what has changed; return whether all of it could be."""
         changed = set(self.changed())
-        copies = copy.deepcopy({name: self._copies[name] for name in changed & set(self._copies)})
+        copies = _copied({name: self._copies[name] for name in changed & set(self._copies)})
         for held in self._held:
             if held.name in copies:
                 held.put(_with_content(held.value, copies[held.name]))
@@ -92,6 +93,13 @@ def _held_by(policy: Value) -> list[_Held]:
         if name not in NOT_SEARCHED:
             held.append(_Held(f"attribute {name}", value, _putter(attributes, name)))
     return [one for one in held if not is_large(one.value)]
+
+
+def _copied(value: Value) -> Value:
+    with warnings.catch_warnings():
+        # Copies of iterators of itertools are deprecated: later versions of Python refuse them.
+        warnings.simplefilter("ignore")
+        return copy.deepcopy(value)
 
 
 def _putter(attributes: dict[str, Value], name: str) -> Callable[[Value], None]:
