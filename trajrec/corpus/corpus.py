@@ -253,7 +253,11 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         # index of its own, which may have seen later logs than this one: refresh after it.
         rows = None if is_ours else self.sql(query, sandbox=True).fetchall()
         self.refresh()
-        return self._index.rows(query) if rows is None else rows
+        if rows is None:
+            # A query of ours names views that no earlier query may have asked for.
+            self._index.prepare(query)
+            rows = self._index.rows(query)
+        return rows
 
     def _places(self, logs: set[str]) -> Mapping[str, Place]:
         return self._index.places(logs)
