@@ -120,7 +120,7 @@ def test_a_step_and_following_exclude_each_other(tmp_path: Path, capsys: Any) ->
         ep.tool(lambda: 1, name="look")()
     trajrec.close_logs()
     assert main(["show", str(tmp_path), ep.id, "--follow", "--step", "0"]) == 2
-    assert "give --step or --follow" in capsys.readouterr().err
+    assert "give --follow alone" in capsys.readouterr().err
 
 
 def in_a_terminal(*words: str, **environ: str) -> str:

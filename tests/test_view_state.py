@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import random
 import re
 from collections.abc import Callable
@@ -15,6 +16,8 @@ import pytest
 from starlette.testclient import TestClient
 
 import trajrec
+from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.place_history import PlaceHistory, place_history, values_at
 from trajrec.values.diff import MISSING, Change, is_same
@@ -303,3 +306,28 @@ def test_the_changes_of_a_place_lead_to_its_states(tmp_path: Path, seed: int) ->
                         is_own = not change.path and not rest
                         value = change.after if is_own else patched(value, row.changes)
                 assert is_same(value, state_then), (pointer, step)
+
+
+def test_show_tells_a_place_after_a_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    episode = recorded(tmp_path, change_and_back, n=0, m=0)
+    folder = str(tmp_path)
+    assert main(["show", folder, episode.id, "--state", "/n"]) == ExitStatus.OK
+    first, *rows = capsys.readouterr().out.splitlines()
+    assert first == "/n after step 1: 0, since step 0, by raise_and_lower"
+    assert [row.split() for row in rows] == [
+        ["step", "changed", "by", "inside", "before", "after"],
+        ["1", "raise_it", "0", "1"],
+        ["0", "raise_and_lower", "1", "0"],
+    ]
+    assert main(["show", folder, episode.id, "--state", "/n", "--step", "-1"]) == ExitStatus.OK
+    assert capsys.readouterr().out.startswith("/n at the reset: 0, as at the reset")
+    assert main(["show", folder, episode.id, "--state", "/n", "--json"]) == ExitStatus.OK
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["place"], line["before"], line["after"]) for line in lines] == [
+        ("/n", 0, 1),
+        ("/n", 1, 0),
+    ]
+    for wrong in (["/x"], ["n"], ["/n", "--step", "9"], ["/n", "--follow"]):
+        assert main(["show", folder, episode.id, "--state", *wrong]) == ExitStatus.USAGE

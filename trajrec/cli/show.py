@@ -22,6 +22,11 @@ def add_parser(commands: Commands) -> None:
     add_episode(parser)
     parser.add_argument("--step", type=int, metavar="K", help="show step K with its states")
     parser.add_argument(
+        "--state",
+        metavar="PATH",
+        help="show each change of one place of the state, as /stock/lamp, and its value after step K",
+    )
+    parser.add_argument(
         "--follow",
         action="store_true",
         help="print each step of an episode that is being recorded, until it ends",
@@ -36,13 +41,18 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
 
     episode = corpus.episode(arguments.episode)
     if arguments.follow:
-        if arguments.step is not None:
+        if arguments.step is not None or arguments.state is not None:
             raise ValueError(
-                "give --step or --follow: the one shows a step, the other all new ones"
+                "give --follow alone: it shows all new steps, --step and --state what is recorded"
             )
         from trajrec.cli.follow import follow
 
         follow(corpus, episode.id, as_json=arguments.json)
+        return ExitStatus.OK
+    if arguments.state is not None:
+        from trajrec.cli.show_place import print_place
+
+        print_place(episode, arguments.state, step=arguments.step, as_json=arguments.json)
         return ExitStatus.OK
     page = show_agent if episode.is_agent_episode else show_environment
     if arguments.step is None:
