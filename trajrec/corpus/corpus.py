@@ -251,13 +251,12 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
     def _query(self, query: str, *, is_ours: bool) -> list[tuple[Value, ...]]:
         # A condition may come from somebody else, with an experiment or a page. The sandbox has an
         # index of its own, which may have seen later logs than this one: refresh after it.
-        rows = None if is_ours else self.sql(query, sandbox=True).fetchall()
+        rows = [] if is_ours else self.sql(query, sandbox=True).fetchall()
         self.refresh()
-        if rows is None:
-            # A query of ours names views that no earlier query may have asked for.
+        if is_ours:
+            # It may name views that no query has asked for before.
             self._index.prepare(query)
-            rows = self._index.rows(query)
-        return rows
+        return self._index.rows(query) if is_ours else rows
 
     def _places(self, logs: set[str]) -> Mapping[str, Place]:
         return self._index.places(logs)
