@@ -251,6 +251,12 @@ WRONG = {
     "a folder without logs": (None, ["ls", "{}/.."], 2, "no logs"),
     "an unknown episode": (None, ["show", "{}", "zzz"], 2, "no episode 'zzz'"),
     "an unknown step": (None, ["show", "{}", "ID", "--step", "9999"], 2, "step must be in [0, "),
+    "a fork without an action": (
+        None,
+        ["fork", "{}", "ID", "--at", "0"],
+        2,
+        "(--action) or policy=",
+    ),
     "an unknown environment": (None, ["record", "NoSuch-v0", "-o", "{}"], 4, "no such environment"),
     "a deprecated environment": (None, ["record", "Taxi-v3", "-o", "{}"], 4, "no such environment"),
     "a missing package": (

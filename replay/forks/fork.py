@@ -187,7 +187,9 @@ def fork_many(
     if n_branches < 1 or jobs < 1:
         raise ValueError(f"n_branches and jobs must be at least 1, got {n_branches} and {jobs}")
     if policy is None and not actions:
-        raise ValueError("a branch needs actions, a policy, or both: give actions= or policy=")
+        raise ValueError(
+            "a branch needs actions, a policy, or both: give actions= (--action) or policy= (--policy)"
+        )
     if not steps:
         return Branches()
     if timeout_s is not None or memory_mb is not None:

@@ -146,4 +146,4 @@ def _skipped(reason: str, files: list[str]) -> str:
         return f"skipped 1 file: {files[0]} {reason}"
     names = ", ".join(files[:MAX_NAMES])
     more = ", ..." if len(files) > MAX_NAMES else ""
-    return f"skipped {len(files)} files: each {reason}: {names}{more}"
+    return f"skipped {len(files)} files ({names}{more}): each {reason}"
