@@ -111,6 +111,14 @@ def test_what_a_relation_runs_breaks_no_later_query(corpus: trajrec.Corpus, dama
         assert len(list(corpus.episodes("n_steps > 0"))) == 2
 
 
+@pytest.mark.parametrize("setting", ["default_order = 'desc'", "TimeZone = 'Asia/Tokyo'"])
+def test_what_a_relation_sets_changes_no_later_query(corpus: trajrec.Corpus, setting: str) -> None:
+    query = "SELECT step, '2020-01-01 00:00:00+00'::TIMESTAMPTZ::VARCHAR FROM steps ORDER BY step"
+    before = corpus.sql(query).fetchall()
+    attempt(corpus.sql("SELECT 1"), f"SET GLOBAL {setting}")
+    assert corpus.sql(query).fetchall() == before
+
+
 @pytest.mark.slow
 def test_what_a_relation_runs_breaks_no_later_refresh(tmp_path: Path) -> None:
     fill(tmp_path)
@@ -288,6 +296,14 @@ def test_a_condition_reaches_no_file(
 
 def test_a_comment_in_a_condition_ends_nothing(corpus: trajrec.Corpus) -> None:
     assert len(list(corpus.episodes("n_steps > 0 -- all of them"))) == 2
+
+
+def test_our_own_queries_find_views_that_are_not_there_yet(runs: Path) -> None:
+    with trajrec.open(runs) as corpus:
+        assert "main.latest_credit" not in corpus._index._views.made
+        assert (
+            corpus._index.rows("SELECT * FROM failures JOIN latest_credit USING (episode_id)") == []
+        )
 
 
 @pytest.mark.slow

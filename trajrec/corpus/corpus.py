@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -115,14 +114,14 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         self._sandbox = sandbox
         # The same folder in a sandbox, for the conditions of `episodes`.
         self._closed_off: Corpus | None = None
-        # Threads share the index; each query has a connection of its own.
-        self._lock = threading.RLock()
         if os.environ.get("TRAJREC_SCAN") == "full":
             scan = "full"
         self._scan = scan
         self._prices = prices
         cost = cost_sql({} if prices is None else prices)
         self._index = LiveIndex(self.path, scan=scan, progress=progress, sandbox=sandbox, cost=cost)
+        # Threads share the index; each query has a connection of its own.
+        self._lock = self._index.lock
 
     def __enter__(self) -> Corpus:
         return self

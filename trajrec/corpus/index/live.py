@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -112,6 +113,7 @@ class LiveIndex:
 
     Attributes:
         con: The connection that brings the tables up to date. Each query has one of its own.
+        lock: To be held by whoever refreshes the tables or prepares a query.
         running: Unsealed logs, and whether a process writes them.
         revision: Number that grows whenever the rows of any table change.
 
@@ -143,6 +145,7 @@ class LiveIndex:
             "CREATE TABLE delta.dropped (log_key INTEGER);"
             "CREATE TABLE delta.superseded (episode_id VARCHAR)"
         )
+        self.lock = threading.RLock()
         self.running: dict[str, bool] = {}
         self.revision = 0
         self._has_views = False
@@ -156,6 +159,9 @@ class LiveIndex:
         if sandbox is not None:
             # The index file is attached by now, and no other file is needed.
             close_off(self.con, sandbox)
+        else:
+            # A statement of a relation could change the order or the time zone of later queries.
+            self.con.execute("SET lock_configuration = true")
         # Without a file the views have nothing else to show; with one, most corpora need no delta.
         if not self._layers.has_file:
             self._create_delta()
@@ -194,6 +200,8 @@ class LiveIndex:
 
     def rows(self, query: str, params: Params = None) -> list[tuple[Value, ...]]:
         """Return the rows of a query of ours."""
+        with self.lock:
+            self._views.make_named(query)
         return self._new_cursor().execute(query, params).fetchall()
 
     def prepare(self, query: str | None) -> None:
