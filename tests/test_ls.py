@@ -64,7 +64,7 @@ def test_limit_is_a_number_or_all(
 ) -> None:
     lines = ls(folder, capsys, "--limit", limit)
     assert len(lines) == n + 3
-    assert ("are listed" in lines[-1]) == (n < 60)
+    assert ("listed" in lines[-1]) == (n < 60)
     assert len(ls_json(folder, capsys, "--limit", limit)) == n
 
 
@@ -105,5 +105,5 @@ def test_size_adds_the_bytes_of_the_logs(folder: Path, capsys: pytest.CaptureFix
 
 def test_condition_limits_the_count_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ls(folder, capsys, "--where", "n_steps > 28", "--limit", "1")
-    assert lines[-1] == "4 episodes; 1 are listed (--limit all lists all)"
+    assert lines[-1] == "4 episodes; 1 is listed (--limit all lists all)"
     assert ls(folder, capsys, "--where", "n_steps > 99")[-1] == "0 episodes"
