@@ -11,6 +11,7 @@ import dis
 import random
 import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trajrec.envstate.generators import GENERATOR_TYPES
-from trajrec.envstate.hidden_generators import attributes_of
+from trajrec.envstate.hidden_generators import TABLES, attributes_of
 from trajrec.types import Value
 from trajrec.values.plain import PLAIN_TYPES
 
@@ -100,6 +101,12 @@ class OuterSearch:
 
     def __init__(self, values: Iterable[Value]) -> None:
         self._waiting: deque[Value] = deque(values)
+        # Tables of the objects themselves hold no code, and are large.
+        self._roots = {
+            id(value): [item for name, item in attributes_of(value) if not _is_table(name, item)]
+            for value in self._waiting
+            if not isinstance(value, (*_CODE_TYPES, type))
+        }
         self._seen: set[int] = set()
         self._variables_seen: set[tuple[int, str]] = set()
         self._n_left = MAX_OBJECTS
@@ -139,9 +146,17 @@ class OuterSearch:
             yield from self._of_class(value)
         elif not isinstance(value, types.ModuleType):
             self._waiting.append(type(value))
-            self._waiting.extend(parts_of(value))
+            parts = self._roots.get(id(value))
+            if parts is None:
+                parts = parts_of(value)
+            self._waiting.extend(item for item in parts if type(item) not in _WITHOUT_CODE)
 
     def _of_class(self, cls: type) -> Iterator[OuterVariable]:
+        if cls in _KNOWN_LIBRARY:
+            return
+        if all(_is_library(_module_of(base)) for base in cls.__mro__):
+            _KNOWN_LIBRARY.add(cls)
+            return
         for base in cls.__mro__:
             if _is_library(_module_of(base)):
                 continue
@@ -226,6 +241,11 @@ class OuterSearch:
 
 _MISSING = object()
 
+_WITHOUT_CODE = PLAIN_TYPES | {np.random.Generator}
+
+# Classes of libraries alone, which are looked at again and again.
+_KNOWN_LIBRARY: weakref.WeakSet[type] = weakref.WeakSet()
+
 
 def parts_of(value: Value) -> list[Value]:
     """Return the values in an object: items, attributes, the local variables of a generator."""
@@ -259,6 +279,11 @@ def _is_library(module: str) -> bool:
     if module.startswith(_OWN):
         return not module.startswith(_OWN_ENVS)
     return module.partition(".")[0] in _LIBRARIES
+
+
+def _is_table(name: str, value: Value) -> bool:
+    """Return whether an attribute of a layer is a table or a native object of a library."""
+    return name in TABLES and _is_library(_module_of(type(value)))
 
 
 def _is_descriptor(item: Value) -> bool:
