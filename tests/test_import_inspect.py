@@ -234,7 +234,7 @@ def test_a_damaged_sample_is_named_and_the_others_are_kept(tmp_path: Path) -> No
     path.write_bytes(data)
     report = import_trajectories(path, tmp_path / "out")
     (reason,) = report.files[0].account.dropped
-    assert reason.startswith("samples/a_epoch_1.json is damaged")
+    assert reason.startswith("samples/a_epoch_1.json: is damaged")
     with trajrec.open(tmp_path / "out") as corpus:
         assert one(corpus, "SELECT task FROM episodes") == "t/b"
 

@@ -6,12 +6,27 @@ A record of a source is a JSON object. Each of its fields is counted once: it wa
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import msgspec
 
+from trajrec.errors import EncodeError, ImportFileError
 from trajrec.exchange.times import time_of
 from trajrec.types import JsonObject, Value
+
+T = TypeVar("T")
+Episode = TypeVar("Episode")
+
+MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
+"""The errors of code that reads values of unexpected types."""
+
+MAX_NAMED = 1000
+"""The damaged parts of a file that are named; a file may hold millions."""
+
+_OTHERS = f"further parts that are damaged, beyond the first {MAX_NAMED}"
 
 
 class Account(msgspec.Struct, kw_only=True):
@@ -25,6 +40,8 @@ class Account(msgspec.Struct, kw_only=True):
         dropped: Fields that were not kept, by the reason.
         records: Records found, by kind.
         notes: Sentences about the file.
+        n_damaged: Parts of the file, such as rows, that were dropped since they are damaged.
+        check: Raises an EncodeError for an episode of a part that cannot be stored.
     """
 
     found: int = 0
@@ -34,6 +51,8 @@ class Account(msgspec.Struct, kw_only=True):
     dropped: Counter[str] = msgspec.field(default_factory=Counter)
     records: Counter[str] = msgspec.field(default_factory=Counter)
     notes: list[str] = msgspec.field(default_factory=list)
+    n_damaged: int = 0
+    check: Callable[[Any], None] | None = None
 
     def take(
         self,
@@ -95,6 +114,48 @@ class Account(msgspec.Struct, kw_only=True):
         self.found += n
         self.dropped[reason] += n
 
+    def drop_part(self, reason: str, n: int = 1) -> None:
+        """Count a damaged part of the file that is not kept, with its place and the reason."""
+        self.n_damaged += 1
+        self.drop(reason if self.n_damaged <= MAX_NAMED else _OTHERS, n)
+
+    @contextlib.contextmanager
+    def attempt(self, position: str) -> Iterator[None]:
+        """Return a context that reads a part of the file.
+
+        If the part is damaged, it is dropped with its place and the reason, and none of its fields
+        is counted; the rest of the file is read.
+        """
+        counts = (self.found, self.placed, self.unknown)
+        counters = (Counter(self.extra), Counter(self.dropped), Counter(self.records))
+        n_notes = len(self.notes)
+        try:
+            yield
+        except (ImportFileError, EncodeError, *MISFITS) as exc:
+            self.found, self.placed, self.unknown = counts
+            self.extra, self.dropped, self.records = counters
+            del self.notes[n_notes:]
+            self.drop_part(_reason(exc, position))
+
+    def whole_parts(
+        self, parts: Iterable[tuple[str, T]], read: Callable[[str, T], Iterable[Episode]]
+    ) -> Iterator[Episode]:
+        """Yield the episodes of the parts of a file that are whole, and drop the others.
+
+        Args:
+            parts: The position of each part, and its value.
+            read: Returns the episodes of a part.
+        """
+        for position, part in parts:
+            episodes: list[Episode] = []
+            with self.attempt(position):
+                read_episodes = list(read(position, part))
+                if self.check is not None:
+                    for episode in read_episodes:
+                        self.check(episode)
+                episodes = read_episodes
+            yield from episodes
+
     def note(self, sentence: str) -> None:
         """Add a sentence about the file, once."""
         if sentence not in self.notes:
@@ -122,4 +183,19 @@ class Account(msgspec.Struct, kw_only=True):
             "dropped_reasons": dict(self.dropped),
             "records": dict(self.records),
             "notes": list(self.notes),
+            "n_damaged": self.n_damaged,
         }
+
+
+def why_not_stored(exc: EncodeError) -> str:
+    """Return why a value cannot be stored, in a sentence for the user."""
+    return f"holds a value that a log cannot store: {exc.what}"
+
+
+def _reason(exc: Exception, position: str) -> str:
+    """Return the place and the reason of an error."""
+    if isinstance(exc, EncodeError):
+        return f"{position}: {why_not_stored(exc)}"
+    if isinstance(exc, ImportFileError):
+        return f"{exc.position or position}: {exc.what}"
+    return f"{position}: is not of the form of its format: {type(exc).__name__}: {exc}"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat import assistant, tool_call, tool_result, usage_of_counts
-from trajrec.exchange.reading import Place, dicts_of, json_lines
+from trajrec.exchange.reading import Place, dicts_of
 from trajrec.exchange.records import Call, ImportedEpisode, Item, Message, Turn
 from trajrec.exchange.times import text_of_time
 from trajrec.types import JsonObject, Value
@@ -73,17 +73,11 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     if is_document(candidate.document):
         yield from read_document(candidate.fields, place, account, position="")
         return
-    if is_document(candidate.first_item):
-        documents = dicts_of(place, candidate.document, "the file")
-        numbered: Iterator[tuple[int, Value]] = enumerate(documents)
-        name = "item"
-    else:
-        numbered = json_lines(candidate.path, account)
-        name = "line"
-    for number, value in numbered:
-        position = f"{name} {number}"
-        document = Place(candidate.path, position).expect(dict, value, "a trajectory")
-        yield from read_document(document, place.at(position), account, position=position)
+
+    def read(position: str, document: JsonObject) -> Iterator[ImportedEpisode]:
+        return read_document(document, place.at(position), account, position=position)
+
+    yield from account.whole_parts(records_of(candidate, account, "a trajectory"), read)
 
 
 def read_document(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from trajrec.errors import ImportFileError
 from trajrec.exchange.account import Account
 from trajrec.exchange.env_records import EnvRecordings
-from trajrec.exchange.reading import parse_json, read_json, sha256_of
+from trajrec.exchange.reading import object_lines, parse_json, read_json, sha256_of, shown
 from trajrec.exchange.records import ImportedEpisode
 from trajrec.types import JsonObject, Value
 
@@ -124,6 +124,32 @@ class Candidate:
                 break
             objects.append(value)
         return objects
+
+
+def records_of(
+    candidate: Candidate, account: Account, name: str
+) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the position and the object of each item of a list, or of each line of a file.
+
+    An item or a line that is no object is dropped with a reason.
+
+    Args:
+        candidate: The file.
+        account: Counts what is dropped.
+        name: The noun for an item, e.g. "a row".
+
+    Raises:
+        ImportFileError: The file cannot be read.
+    """
+    if type(candidate.document) is list:
+        for number, item in enumerate(candidate.document):
+            if type(item) is dict:
+                yield f"item {number}", item
+            else:
+                account.drop_part(f"item {number}: {name} must be an object, got {shown(item)}")
+        return
+    for number, record in object_lines(candidate.path, account, name):
+        yield f"line {number}", record
 
 
 class Format(NamedTuple):

@@ -13,7 +13,7 @@ from pathlib import Path
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.claude_records import SessionReader
-from trajrec.exchange.reading import Place, dicts_of, json_lines
+from trajrec.exchange.reading import Place, object_lines, object_parts
 from trajrec.exchange.records import ImportedEpisode
 from trajrec.types import JsonObject
 
@@ -48,12 +48,14 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     path = candidate.path
     place = Place(path)
     lines = candidate.fields.get("loglines")
-    records = dicts_of(place, lines, "loglines") or list(_records(path, account))
+    records = [record for _, record in object_parts(place, lines, "loglines", account)]
+    if lines is None:
+        records = _records(path, account)
     reader = SessionReader(records, place, account, "session")
     yield from reader.episodes()
     for other in _subagents(path):
         position = other.relative_to(path.with_suffix("")).as_posix()
-        of_agent = SessionReader(list(_records(other, account)), Place(other), account, position)
+        of_agent = SessionReader(_records(other, account), Place(other), account, position)
         for episode in of_agent.episodes():
             if episode.fork is None and episode.caller is None:
                 episode.caller = "session"
@@ -62,9 +64,8 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
             yield episode
 
 
-def _records(path: Path, account: Account) -> Iterator[JsonObject]:
-    for number, value in json_lines(path, account):
-        yield Place(path, f"line {number}").expect(dict, value, "a record")
+def _records(path: Path, account: Account) -> list[JsonObject]:
+    return [record for _, record in object_lines(path, account, "a record")]
 
 
 FORMAT = Format(

@@ -147,7 +147,9 @@ class ConversationReader:
             rest["message"] = message_rest
         content = message.get("content")
         blocks = content if type(content) is list else [{"type": "text", "text": content}]
-        model = self._place.optional(str, message.get("model"), "message.model", "")
+        # Another value stays in the answer.
+        named = message.get("model")
+        model = named if type(named) is str else ""
         self._model = model or self._model
         message_id = message.get("id")
         turn = self._turns.get(message_id) if type(message_id) is str else None
@@ -173,20 +175,28 @@ class ConversationReader:
         self._first_times.setdefault(str(message_id), record.get("timestamp"))
         turn.end_ns = time_ns or turn.end_ns
         _extend(turn, blocks, message, rest)
-        self._add_calls(blocks, time_ns)
+        self._add_calls(blocks, record.get("uuid"), time_ns)
 
-    def _add_calls(self, blocks: list[Value], time_ns: int) -> None:
+    def _add_calls(self, blocks: list[Value], record_id: Value, time_ns: int) -> None:
         for number, block in enumerate(blocks):
             fields = texts_by_key(block)
             if fields.get("type") != "tool_use":
                 continue
-            place = self._place.at(f"content[{number}]")
+            place = self._place.at(f"record {record_id} content[{number}]")
+            tool = ""
+            call_id = ""
+            # The message has the block, but there is no such call.
+            with self._account.attempt(place.position):
+                call_id = place.optional(str, fields.get("id"), "the id of a call", "")
+                tool = place.expect(str, fields.get("name"), "the name of a tool")
+            if not tool:
+                continue
             arguments = fields.get("input")
             is_object = isinstance(arguments, dict)
             call = Call(
-                tool=place.expect(str, fields.get("name"), "the name of a tool"),
+                tool=tool,
                 arguments=arguments if isinstance(arguments, dict) else {"": arguments},
-                call_id=place.optional(str, fields.get("id"), "the id of a call", ""),
+                call_id=call_id,
                 invalid="" if is_object else "malformed arguments",
                 outcome="open",
                 start_ns=time_ns,

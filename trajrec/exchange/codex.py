@@ -14,7 +14,7 @@ from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.reading import (
     Place,
-    json_lines,
+    object_lines,
     parse_arguments,
     parse_json,
     texts_by_key,
@@ -55,9 +55,9 @@ def _matches(candidate: Candidate) -> bool:
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     reader = _SessionReader(Place(candidate.path), account)
-    for number, value in json_lines(candidate.path, account):
-        place = Place(candidate.path, f"line {number}")
-        reader.add(place.expect(dict, value, "a record"), place)
+    for number, record in object_lines(candidate.path, account, "a record"):
+        with account.attempt(f"line {number}"):
+            reader.add(record, Place(candidate.path, f"line {number}"))
     yield reader.finish()
 
 
@@ -132,6 +132,9 @@ class _SessionReader:
             return
         placed = CALL if kind in CALLS else frozenset(item)
         item_rest = self._account.take(item, f"item {kind}", placed)
+        if kind in CALLS:
+            # Before anything of the item is kept.
+            place.optional(str, item.get("call_id"), "call_id", "")
         if is_input:
             if self._goal is None and item.get("role") == "user":
                 self._goal = item.get("content")

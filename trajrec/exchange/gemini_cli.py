@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.chat import assistant, tool_call, tool_result, usage_of_counts
-from trajrec.exchange.reading import Place, dicts_of, json_lines, texts_by_key
+from trajrec.exchange.reading import Place, dicts_of, object_lines, object_parts, texts_by_key
 from trajrec.exchange.records import Call, ImportedEpisode, Item, Message, Outcome, Turn
 from trajrec.types import JsonObject
 
@@ -36,14 +36,14 @@ def _matches(candidate: Candidate) -> bool:
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     place = Place(candidate.path)
     head = candidate.fields
-    messages = dicts_of(place, head.get("messages"), "messages")
+    messages = list(object_parts(place, head.get("messages"), "messages", account))
     if not head:
-        for number, value in json_lines(candidate.path, account):
-            record = Place(candidate.path, f"line {number}").expect(dict, value, "a record")
-            if not head:
-                head = record
-            else:
-                messages.append(record)
+        lines = object_lines(candidate.path, account, "a record")
+        records = [(f"line {number}", record) for number, record in lines]
+        if not records:
+            raise place.error("holds no record")
+        head = records[0][1]
+        messages = records[1:]
     rest = account.take(head, "session", HEAD)
     episode = ImportedEpisode(
         position="session",
@@ -52,8 +52,9 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
         interface={"scaffold": {"name": "gemini-cli"}},
         extra=rest,
     )
-    for number, message in enumerate(messages):
-        episode.items += _items_of(message, place.at(f"messages[{number}]"), account)
+    for position, message in messages:
+        with account.attempt(position):
+            episode.items += _items_of(message, place.at(position), account)
         if episode.goal is None and message.get("type") == "user":
             episode.goal = message.get("content")
     yield episode

@@ -68,10 +68,11 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     assert folder is not None
     documents: dict[str, JsonObject] = {}
     for path in sorted(folder.glob("trajectory*.json")):
-        value = read_json(path)
-        if not is_document(value):
-            raise ImportFileError(f"{path.name} is no ATIF document", path=candidate.path)
-        documents[path.name] = value
+        with account.attempt(path.name):
+            value = read_json(path)
+            if not is_document(value):
+                raise ImportFileError("is no ATIF document", path=path, position=path.name)
+            documents[path.name] = value
     main = _parts(FIRST, documents, account)
 
     def find(reference: JsonObject) -> str | None:
@@ -85,18 +86,22 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     episode = reader.finish(FIRST)
     _add_result(candidate, account, episode)
     yield episode
+
+    def read_other(name: str, documents: dict[str, JsonObject]) -> Iterator[ImportedEpisode]:
+        of_other = TrajectoryReader(account, lambda reference: None)
+        for part in _parts(name, documents, account):
+            of_other.add(documents[part], Place(folder / part, part))
+        yield of_other.finish(name)
+
     others = [name for name in documents if name not in main]
     continued = {_next_name(documents[name]) for name in others}
     for name in others:
         if name in continued:
             continue
-        of_other = TrajectoryReader(account, lambda reference: None)
-        for part in _parts(name, documents, account):
-            of_other.add(documents[part], Place(folder / part))
-        other = of_other.finish(name)
-        other.caller = FIRST
-        other.caller_step = reader.callers.get(name, -1)
-        yield other
+        for other in account.whole_parts([(name, documents)], read_other):
+            other.caller = FIRST
+            other.caller_step = reader.callers.get(name, -1)
+            yield other
 
 
 def _next_name(document: JsonObject) -> str | None:
@@ -119,17 +124,38 @@ def _parts(first: str, documents: dict[str, JsonObject], account: Account) -> li
 
 
 def _add_result(candidate: Candidate, account: Account, episode: ImportedEpisode) -> None:
-    """Add the verdict and the conditions of a trial to its episode."""
+    """Add what stands beside the trajectory: the verdict, the ending and the conditions."""
     path = candidate.path / "result.json"
     if not path.is_file():
         account.note("there is no result.json: the rewards and the ending are unknown")
         return
-    place = Place(path)
-    result = place.expect(dict, read_json(path), "the file")
+    place = Place(path, path.name)
+    # Each of them is damaged or whole by itself.
+    result: JsonObject = {}
+    with account.attempt(path.name):
+        result = place.expect(dict, read_json(path), "the file")
+        _add_facts(candidate, place, result, account, episode)
+    with account.attempt(path.name):
+        _add_rewards(place, result, account, episode)
+    if result:
+        with account.attempt(path.name):
+            _add_exception(place, result, account, episode)
+
+
+def _add_facts(
+    candidate: Candidate,
+    place: Place,
+    result: JsonObject,
+    account: Account,
+    episode: ImportedEpisode,
+) -> None:
+    """Add the task, the times and the conditions of a trial."""
+    task = place.optional(str, result.get("task_name"), "task_name", "")
+    revision = place.optional(str, result.get("task_checksum"), "task_checksum", "")
     rest = account.take(result, "result.json", RESULT) or {}
     config = texts_by_key(rest.get("config"))
-    episode.task = place.optional(str, result.get("task_name"), "task_name", "")
-    episode.task_revision = place.optional(str, result.get("task_checksum"), "task_checksum", "")
+    episode.task = task
+    episode.task_revision = revision
     episode.start_ns = account.time(result.get("started_at"))
     episode.end_ns = account.time(result.get("finished_at"))
     trial = result.get("trial_name")
@@ -146,8 +172,6 @@ def _add_result(candidate: Candidate, account: Account, episode: ImportedEpisode
     _add_config(candidate.path / "config.json", config, rest, account)
     if rest:
         episode.extra = {**texts_by_key(episode.extra), "result.json": rest}
-    _add_rewards(place, result, account, episode)
-    _add_exception(place, result, account, episode)
 
 
 def _add_config(path: Path, config: JsonObject, rest: JsonObject, account: Account) -> None:

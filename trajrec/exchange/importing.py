@@ -8,6 +8,7 @@ from pathlib import Path
 
 from trajrec.errors import EncodeError, ImportFileError
 from trajrec.exchange import minari
+from trajrec.exchange.account import MISFITS, Account, why_not_stored
 from trajrec.exchange.candidates import Candidate, Format, SourceFile, digest_of, source_files
 from trajrec.exchange.env_log import EnvEpisodeLogger, EnvImportLog
 from trajrec.exchange.env_records import EnvRecordings
@@ -17,10 +18,11 @@ from trajrec.exchange.import_reports import FileReport, ImportReport
 from trajrec.exchange.known_imports import KnownImports
 from trajrec.exchange.mappings import read_mapping
 from trajrec.exchange.messages import mapping_format
-from trajrec.exchange.values import why_not_stored
 from trajrec.exchange.writing import EpisodeLogger
 from trajrec.log.annotations import ImportRecord
 from trajrec.log.folder import INDEX_FOLDER, SUFFIX
+from trajrec.log.record_encoder import encode_record
+from trajrec.log.schema import Event
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.values import codec
 from trajrec.values.garbage import collector_off
@@ -29,13 +31,13 @@ from trajrec.version import __version__
 # Files with these names hold one JSON document.
 _JSON_SUFFIXES = (".json", ".traj")
 
+# Reasons in the error for a file of which nothing is left.
+_SHOWN_REASONS = 3
+
 _REMOVED = (
     "was imported before, and `trajrec rm` has removed all of its episodes: import it into another "
     "folder if you want them"
 )
-
-# The errors of code that reads values of unexpected types.
-_MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 
 
 def import_trajectories(
@@ -131,7 +133,7 @@ def _is_of(format: Format, candidate: Candidate) -> bool:
     """Return whether a candidate is of a format; one that cannot be read is of none."""
     try:
         return format.matches(candidate)
-    except (ImportFileError, *_MISFITS):
+    except (ImportFileError, *MISFITS):
         return False
 
 
@@ -171,17 +173,29 @@ def _import_file(
         redactor = as_redactor(is_redacted) if is_redacted is not False else None
         if earlier:
             file.account.note("the file has grown: its earlier import is replaced")
+        n_notes = len(file.account.notes)
         with collector_off():
-            _write_log(candidate, matched, output / f"{log_id}{SUFFIX}", file, redactor, sources)
+            path = output / f"{log_id}{SUFFIX}"
+            try:
+                _write_log(candidate, matched, path, file, redactor, sources)
+            except EncodeError:
+                # Again, with a look at each part before it is written: the others are kept.
+                logger = EpisodeLogger(_encode_only, log_id, source={}, redactor=redactor)
+                file.account = Account(notes=file.account.notes[:n_notes], check=logger.write)
+                _write_log(candidate, matched, path, file, redactor, sources)
         known.remove(earlier)
         known.add(file.sha256, matched.name)
     except ImportFileError as exc:
         return _failed(file, str(exc).removeprefix(str(candidate.path)).lstrip(": "))
     except EncodeError as exc:
         return _failed(file, why_not_stored(exc))
-    except _MISFITS as exc:
+    except MISFITS as exc:
         return _failed(file, f"is not of the form of {matched.title}: {type(exc).__name__}: {exc}")
     return file
+
+
+def _encode_only(event: Event) -> None:
+    encode_record(event)
 
 
 def _failed(file: FileReport, reason: str) -> FileReport:
@@ -213,7 +227,7 @@ def _write_log(
             env_log.finish()
     else:
         with ImportLog(path.parent, path.stem) as log:
-            logger = EpisodeLogger(log, source, file.account, redactor)
+            logger = EpisodeLogger(log.add, log.path.stem, source=source, redactor=redactor)
             for episode in content:
                 file.version = file.version or episode.version
                 logger.write(episode)
@@ -231,7 +245,9 @@ def _import_record(
     """Return the record of an import whose episodes are written, and complete its report."""
     account = file.account
     if not logger.ids:
-        reasons = "; ".join(account.dropped)
+        reasons = "; ".join([*account.dropped][:_SHOWN_REASONS])
+        if len(account.dropped) > _SHOWN_REASONS:
+            reasons = f"{reasons}; and {len(account.dropped) - _SHOWN_REASONS} more"
         raise ImportFileError(
             f"holds no trajectory{f' ({reasons})' if reasons else ''}", path=candidate.path
         )

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trajrec.errors import ImportFileError
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.inspect_sample import read_sample
-from trajrec.exchange.reading import Place, dicts_of, parse_json
+from trajrec.exchange.reading import Place, object_parts, parse_json
 from trajrec.exchange.records import ImportedEpisode
 from trajrec.exchange.zip_members import ZipMembers
 from trajrec.types import JsonObject
@@ -58,10 +57,12 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
 def _read_json(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     place = Place(candidate.path)
     conditions = _Conditions(candidate.fields, place, account)
-    samples = dicts_of(place, candidate.fields.get("samples"), "samples")
-    for number, sample in enumerate(samples):
-        position = f"samples[{number}]"
-        yield from conditions.episodes(sample, place.at(position), position, account)
+
+    def read(position: str, sample: JsonObject) -> Iterator[ImportedEpisode]:
+        return conditions.episodes(sample, place.at(position), position, account)
+
+    samples = object_parts(place, candidate.fields.get("samples"), "samples", account)
+    yield from account.whole_parts(samples, read)
 
 
 def _read_zip(
@@ -77,16 +78,15 @@ def _read_zip(
     conditions = _Conditions(place.at(name).expect(dict, header, "it"), place.at(name), account)
     if members.n_hidden:
         account.drop("a later member of the same name hides it", members.n_hidden)
+
+    def read(name: str, inner: Place) -> Iterator[ImportedEpisode]:
+        value = parse_json(members.read(name), path=candidate.path, position=name)
+        sample = inner.expect(dict, value, "a sample")
+        return conditions.episodes(sample, inner, name, account)
+
     for name in members.names:
         if name.startswith(SAMPLES) and name.endswith(".json"):
-            try:
-                value = parse_json(members.read(name), path=candidate.path, position=name)
-            except ImportFileError as exc:
-                account.drop(f"{name} {exc.what}")
-                continue
-            inner = place.at(name)
-            sample = inner.expect(dict, value, "a sample")
-            yield from conditions.episodes(sample, inner, name, account)
+            yield from account.whole_parts([(name, place.at(name))], read)
         elif name.startswith(_DERIVED) and name != JOURNAL:
             account.drop("summaries and reductions are computed from the samples")
         elif name not in (HEADER, JOURNAL):

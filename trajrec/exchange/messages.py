@@ -54,15 +54,15 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
 def _read_rows(
     candidate: Candidate, account: Account, mapping: Mapping
 ) -> Iterator[ImportedEpisode]:
-    for position, row in rows_of(candidate, account):
-        place = Place(candidate.path, position)
+    def read_row(position: str, row: JsonObject) -> Iterator[ImportedEpisode]:
         rest = account.take(row, "row", mapping.columns)
         for variant in mapping.conversations:
-            inner = f"{position} {variant.name}".strip()
-            episode = _episode(row, place, mapping, variant, account)
-            episode.position = inner
+            episode = _episode(row, Place(candidate.path, position), mapping, variant, account)
+            episode.position = f"{position} {variant.name}".strip()
             episode.extra = rest
             yield episode
+
+    yield from account.whole_parts(rows_of(candidate, account), read_row)
 
 
 def _episode(

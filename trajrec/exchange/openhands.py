@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.reading import (
     Place,
     dicts_of,
-    json_lines,
     parse_arguments,
     texts_by_key,
 )
@@ -56,16 +55,18 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
         events = dicts_of(place, candidate.document, "the file")
         yield _EventReader(place, account).read(events, "events")
         return
-    for number, value in json_lines(candidate.path, account):
-        place = Place(candidate.path, f"line {number}")
-        record = place.expect(dict, value, "a record")
+
+    def read(position: str, record: JsonObject) -> Iterator[ImportedEpisode]:
+        place = Place(candidate.path, position)
         rest = account.take(record, "line", LINE)
         events = dicts_of(place, record.get("history"), "history")
-        episode = _EventReader(place, account).read(events, f"line {number}")
+        episode = _EventReader(place, account).read(events, position)
         episode.task = str(record.get("instance_id") or "")
         episode.extra = rest
         _add_verdict(record.get("test_result"), episode)
         yield episode
+
+    yield from account.whole_parts(records_of(candidate, account, "a record"), read)
 
 
 def _add_verdict(result: Value, episode: ImportedEpisode) -> None:

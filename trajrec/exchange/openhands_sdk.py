@@ -9,7 +9,7 @@ from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.reading import (
     Place,
-    json_lines,
+    object_lines,
     parse_arguments,
     read_json,
     texts_by_key,
@@ -63,16 +63,18 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     path = candidate.path
     reader = _EventReader(account)
     if not candidate.is_folder:
-        for number, value in json_lines(path, account):
-            place = Place(path, f"line {number}")
-            reader.add(place.expect(dict, value, "an event"), place)
+        for number, event in object_lines(path, account, "an event"):
+            with account.attempt(f"line {number}"):
+                reader.add(event, Place(path, f"line {number}"))
         yield reader.finish(None)
         return
     state_place = Place(path / STATE)
     state = state_place.expect(dict, read_json(path / STATE), "the file")
     account.take(state, "state", frozenset(state))
     for file in _events(path):
-        reader.add(Place(file).expect(dict, read_json(file), "the file"), Place(file))
+        with account.attempt(file.name):
+            place = Place(file, file.name)
+            reader.add(place.expect(dict, read_json(file), "the file"), place)
     yield reader.finish(state)
 
 
@@ -123,6 +125,9 @@ class _EventReader:
         )
 
     def _add_action(self, event: JsonObject, place: Place, time_ns: int) -> None:
+        # Before anything of the event is kept.
+        tool = place.expect(str, event.get("tool_name"), "tool_name")
+        call_id = place.optional(str, event.get("tool_call_id"), "tool_call_id", "")
         rest = self._account.take(event, "action", ACTION, {"source": "agent"})
         asked = texts_by_key(event.get("tool_call"))
         response = event.get("llm_response_id")
@@ -146,9 +151,9 @@ class _EventReader:
         if others:
             rest = {**(rest or {}), "tool_call": others}
         call = Call(
-            tool=place.expect(str, event.get("tool_name"), "tool_name"),
+            tool=tool,
             arguments=arguments,
-            call_id=place.optional(str, event.get("tool_call_id"), "tool_call_id", ""),
+            call_id=call_id,
             invalid=invalid,
             start_ns=time_ns,
             extra=rest,

@@ -14,7 +14,7 @@ from trajrec.exchange import otlp_genai, otlp_openinference
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.otlp_spans import Span, spans_of
-from trajrec.exchange.reading import Place, json_lines, number_or_none
+from trajrec.exchange.reading import Place, number_or_none, object_lines
 from trajrec.exchange.records import Ending, ImportedEpisode, Note, Verdict
 
 EVALUATION = "gen_ai.evaluation.result"
@@ -48,9 +48,9 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     if candidate.fields:
         spans += spans_of(candidate.fields, place, account)
     else:
-        for number, value in json_lines(candidate.path, account):
-            inner = Place(candidate.path, f"line {number}")
-            spans += spans_of(inner.expect(dict, value, "an export"), inner, account)
+        for number, export in object_lines(candidate.path, account, "an export"):
+            with account.attempt(f"line {number}"):
+                spans += list(spans_of(export, Place(candidate.path, f"line {number}"), account))
     by_trace: dict[str, list[Span]] = defaultdict(list)
     for span in _once(spans, account):
         by_trace[span.trace_id].append(span)

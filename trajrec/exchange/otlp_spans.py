@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.reading import Place, dicts_of, texts_by_key
+from trajrec.exchange.reading import Place, dicts_of, object_parts, texts_by_key
 from trajrec.types import JsonObject, Value
 
 SPAN = frozenset(
@@ -78,17 +78,31 @@ def spans_of(document: JsonObject, place: Place, account: Account) -> Iterator[S
     Raises:
         ImportFileError: It is not of the form of OTLP/JSON.
     """
-    resources = dicts_of(place, document.get("resourceSpans"), "resourceSpans")
+    resources = object_parts(place, document.get("resourceSpans"), "resourceSpans", account)
     account.take(document, "export", frozenset(document))
-    for number, resource in enumerate(resources):
-        inner = place.at(f"resourceSpans[{number}]")
-        scopes = dicts_of(inner, resource.get("scopeSpans"), "scopeSpans")
+    for name, resource in resources:
+        inner = place.at(name)
         about = {key: value for key, value in resource.items() if key != "scopeSpans"}
-        for index, scope in enumerate(scopes):
-            at_scope = inner.at(f"scopeSpans[{index}]")
+        scopes: list[tuple[str, JsonObject]] = []
+        with account.attempt(inner.position):
+            scopes = list(object_parts(inner, resource.get("scopeSpans"), "scopeSpans", account))
+        for scope_name, scope in scopes:
+            at_scope = inner.at(scope_name)
             where = {**about, "scope": {k: v for k, v in scope.items() if k != "spans"}}
-            for k, record in enumerate(dicts_of(at_scope, scope.get("spans"), "spans")):
-                yield _span(record, at_scope.at(f"spans[{k}]"), where, account)
+            with account.attempt(at_scope.position):
+                yield from _spans_of_scope(scope, at_scope, where, account)
+
+
+def _spans_of_scope(
+    scope: JsonObject, place: Place, where: JsonObject, account: Account
+) -> Iterator[Span]:
+    for position, record in object_parts(place, scope.get("spans"), "spans", account):
+        at = place.at(position)
+        span: Span | None = None
+        with account.attempt(at.position):
+            span = _span(record, at, where, account)
+        if span is not None:
+            yield span
 
 
 def _span(record: JsonObject, place: Place, where: JsonObject, account: Account) -> Span:

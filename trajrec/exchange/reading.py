@@ -140,11 +140,31 @@ def json_lines(path: Path, account: Account) -> Iterator[tuple[int, Value]]:
                 try:
                     value = parse_json(text, path=path, position=f"line {number}")
                 except ImportFileError as exc:
-                    account.drop(f"line {number} {exc.what}")
+                    account.drop_part(f"line {number} {exc.what}")
                     continue
                 yield number, value
     except OSError as exc:
         raise ImportFileError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+
+
+def object_lines(path: Path, account: Account, name: str) -> Iterator[tuple[int, JsonObject]]:
+    """Yield the number of each line of a file, and its object.
+
+    A line that is no object is dropped with a reason.
+
+    Args:
+        path: The file.
+        account: Counts the lines that are dropped.
+        name: The noun for a line, e.g. "a record".
+
+    Raises:
+        ImportFileError: The file cannot be read.
+    """
+    for number, value in json_lines(path, account):
+        if type(value) is dict:
+            yield number, value
+        else:
+            account.drop_part(f"line {number}: {name} must be an object, got {shown(value)}")
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -174,7 +194,7 @@ class Place(msgspec.Struct, frozen=True):
         """
         if isinstance(value, kind) and not (kind is int and type(value) is bool):
             return value
-        raise self.error(f"{name} must be {_WORDS[kind]}, got {_shown(value)}")
+        raise self.error(f"{name} must be {_WORDS[kind]}, got {shown(value)}")
 
     def optional(self, kind: type[T], value: Value, name: str, default: T) -> T:
         """Return a value of a type, or the default for null.
@@ -193,7 +213,8 @@ _DICTS = frozenset((dict,))
 _WORDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number", bool: "a flag"}
 
 
-def _shown(value: Value) -> str:
+def shown(value: Value) -> str:
+    """Return a value as an error shows it."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -214,8 +235,27 @@ def dicts_of(place: Place, value: Value, name: str) -> list[JsonObject]:
         return items
     for number, item in enumerate(items):
         if type(item) is not dict:
-            raise place.error(f"{name}[{number}] must be an object, got {_shown(item)}")
+            raise place.error(f"{name}[{number}] must be an object, got {shown(item)}")
     return items
+
+
+def object_parts(
+    place: Place, value: Value, name: str, account: Account
+) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the position of each item of a list, and its object; null is an empty list.
+
+    An item that is no object is dropped with a reason.
+
+    Raises:
+        ImportFileError: It is no list.
+    """
+    for number, item in enumerate(place.optional(list, value, name, [])):
+        position = f"{name}[{number}]"
+        if type(item) is dict:
+            yield position, item
+        else:
+            where = place.at(position).position
+            account.drop_part(f"{where}: must be an object, got {shown(item)}")
 
 
 def number_or_none(value: Value) -> float | None:

@@ -9,8 +9,7 @@ import duckdb
 
 from trajrec.errors import ImportFileError
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate
-from trajrec.exchange.reading import Place, dicts_of, json_lines
+from trajrec.exchange.candidates import Candidate, records_of
 from trajrec.types import JsonObject
 from trajrec.values.database import connect
 
@@ -42,24 +41,21 @@ def columns_of(candidate: Candidate) -> frozenset[str]:
 def rows_of(candidate: Candidate, account: Account) -> Iterator[tuple[str, JsonObject]]:
     """Yield the position and the fields of each row.
 
+    A row that is no object is dropped, and so are those behind the first damaged part of a Parquet
+    file.
+
     Raises:
-        ImportFileError: The file is damaged, or a row is no object.
+        ImportFileError: No row of the file can be read.
     """
-    place = Place(candidate.path)
     if candidate.head[:4] == PARQUET:
-        yield from _parquet_rows(candidate.path)
-    elif candidate.first_item:
-        for number, row in enumerate(dicts_of(place, candidate.document, "the file")):
-            yield f"item {number}", row
+        yield from _parquet_rows(candidate.path, account)
     elif candidate.fields:
         yield "document", candidate.fields
     else:
-        for number, value in json_lines(candidate.path, account):
-            position = f"line {number}"
-            yield position, Place(candidate.path, position).expect(dict, value, "a row")
+        yield from records_of(candidate, account, "a row")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
+def _parquet_rows(path: Path, account: Account) -> Iterator[tuple[str, JsonObject]]:
     with _connection() as con:
         number = 0
         try:
@@ -71,12 +67,28 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, JsonObject]]:
                     number += 1
         except _DAMAGED as exc:
             first = (str(exc).splitlines() or [""])[0]
-            raise ImportFileError(f"is a damaged table: {first}", path=path) from exc
+            if not number:
+                raise ImportFileError(f"is a damaged table: {first}", path=path) from exc
+            reason = f"row {number} and all behind it: the table is damaged: {first}"
+            account.drop_part(reason, max(_stated_rows(con, path) - number, 1))
+
+
+def _stated_rows(con: duckdb.DuckDBPyConnection, path: Path) -> int:
+    """Return the number of rows that a Parquet file states, 0 if that is damaged, too."""
+    try:
+        query = "SELECT num_rows FROM parquet_file_metadata(?)"
+        row = con.execute(query, [_name(path)]).fetchone()
+    except _DAMAGED:
+        return 0
+    return int(row[0]) if row else 0
 
 
 def _connection() -> duckdb.DuckDBPyConnection:
     # One thread: several of them would hold more of the file at a time.
-    return connect(threads=1, autoinstall_known_extensions=False)
+    con = connect(threads=1, autoinstall_known_extensions=False)
+    # Else rows before a damaged part wait in the buffer, and are lost with it.
+    con.execute("SET streaming_buffer_size = '1kB'")
+    return con
 
 
 def _name(path: Path) -> str:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Literal
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat_messages import ChatForm, ChatReader
 from trajrec.exchange.reading import (
     Place,
     dicts_of,
-    json_lines,
     number_or_none,
+    object_parts,
     read_json,
     texts_by_key,
 )
@@ -100,24 +100,30 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
         index, *others = _files(candidate)
         results = Place(index).expect(dict, read_json(index), "the file")
         run = _Run(results, Place(index), account)
-        for path in others:
-            place = Place(path)
-            record = place.expect(dict, read_json(path), "the file")
-            yield run.episode(record, place, path.name)
+
+        def read_file(name: str, path: Path) -> Iterator[ImportedEpisode]:
+            place = Place(path, name)
+            yield run.episode(place.expect(dict, read_json(path), "the file"), place, name)
+
+        yield from account.whole_parts([(path.name, path) for path in others], read_file)
     elif _is_line(candidate.first_line) and not candidate.fields.get("simulations"):
-        for number, value in json_lines(candidate.path, account):
-            place = Place(candidate.path, f"line {number}")
-            record = place.expect(dict, value, "a record")
-            yield _published(record, place, f"line {number}", account)
+
+        def read_line(position: str, record: JsonObject) -> Iterator[ImportedEpisode]:
+            yield _published(record, Place(candidate.path, position), position, account)
+
+        yield from account.whole_parts(records_of(candidate, account, "a record"), read_line)
     else:
         place = Place(candidate.path)
         if candidate.fields.get("simulations") is None:
             raise place.error("is an index: import the folder with `simulations` beside it")
         run = _Run(candidate.fields, place, account)
-        simulations = dicts_of(place, candidate.fields.get("simulations"), "simulations")
-        for number, record in enumerate(simulations):
-            position = f"simulations[{number}]"
+
+        def read(position: str, record: JsonObject) -> Iterator[ImportedEpisode]:
             yield run.episode(record, place.at(position), position)
+
+        simulations = candidate.fields.get("simulations")
+        parts = object_parts(place, simulations, "simulations", account)
+        yield from account.whole_parts(parts, read)
 
 
 class _Run:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat_messages import ChatForm, ChatReader, last_text
-from trajrec.exchange.reading import Place, dicts_of, number_or_none, texts_by_key
+from trajrec.exchange.reading import Place, number_or_none, texts_by_key
 from trajrec.exchange.records import ImportedEpisode, Verdict
 from trajrec.types import JsonObject
 
@@ -35,8 +35,11 @@ def _matches(candidate: Candidate) -> bool:
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     place = Place(candidate.path)
-    for number, record in enumerate(dicts_of(place, candidate.document, "the file")):
-        yield _episode(record, place.at(f"[{number}]"), f"item {number}", account)
+
+    def read(position: str, record: JsonObject) -> Iterator[ImportedEpisode]:
+        yield _episode(record, place.at(position), position, account)
+
+    yield from account.whole_parts(records_of(candidate, account, "an episode"), read)
 
 
 def _episode(record: JsonObject, place: Place, position: str, account: Account) -> ImportedEpisode:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from trajrec.errors import EncodeError
 from trajrec.log.events import Blob
 from trajrec.log.schema import Event
 from trajrec.recording.event_log import REFERRED_BYTES
@@ -183,8 +182,3 @@ def _with_references(value: Value) -> Value:
     if type(value) is dict:
         return {key: _with_references(item) for key, item in value.items()}
     return list(map(_with_references, value)) if type(value) is list else value
-
-
-def why_not_stored(exc: EncodeError) -> str:
-    """Return why a value cannot be stored, in a sentence for the user."""
-    return f"holds a value that a log cannot store: {exc.what}"

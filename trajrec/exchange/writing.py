@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
-from trajrec.exchange.account import Account
-from trajrec.exchange.import_log import ImportLog
 from trajrec.exchange.records import (
     Call,
     Change,
@@ -20,7 +19,7 @@ from trajrec.exchange.records import (
 from trajrec.exchange.turns import TurnWriter
 from trajrec.exchange.values import ValueEncoder
 from trajrec.log.events import CallEnd, CallStart, SideEffect, StateChange, StepValues, TaskStart
-from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, episode_id
+from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Event, Failure, Fork, episode_id
 from trajrec.log.source_facts import end_data, extra_data, source_data
 from trajrec.redaction.redactor import Redactor
 from trajrec.run_interface import interface
@@ -34,9 +33,9 @@ class EpisodeLogger:
     """Writes the episodes of one file.
 
     Args:
-        log: The log.
+        add: Adds an event to the log.
+        log_id: The log.
         source: The file, its digest and its format.
-        account: Counts what is written.
         redactor: Removes secrets; None leaves values as they are.
 
     Attributes:
@@ -46,12 +45,17 @@ class EpisodeLogger:
     """
 
     def __init__(
-        self, log: ImportLog, source: JsonObject, account: Account, redactor: Redactor | None
+        self,
+        add: Callable[[Event], None],
+        log_id: str,
+        *,
+        source: JsonObject,
+        redactor: Redactor | None,
     ) -> None:
-        self._log = log
+        self._add = add
+        self._log_id = log_id
         self._source = source
-        self._account = account
-        self.values = ValueEncoder(log.add, redactor)
+        self.values = ValueEncoder(add, redactor)
         self._numbers: dict[str, int] = {}
         self.ids: list[str] = []
         self.n_steps = 0
@@ -76,20 +80,16 @@ class EpisodeLogger:
         number = len(self.ids)
         self._numbers[episode.position] = number
         self.ids.append(episode_id(self._log_id, number))
-        writer = _EpisodeWriter(self._log, self.values, number)
-        self._log.add(self._start(number, episode))
+        writer = _EpisodeWriter(self._add, self.values, number)
+        self._add(self._start(number, episode))
         if episode.fork is not None:
-            self._log.add(self._fork(number, *episode.fork))
+            self._add(self._fork(number, *episode.fork))
             writer.turns.step = episode.fork[1] - 1
-        self._log.add(self._task_start(number, episode))
+        self._add(self._task_start(number, episode))
         writer.write(episode)
         first = 0 if episode.fork is None else episode.fork[1]
         self.n_steps += writer.turns.step + 1 - first
         self.n_calls += writer.n_calls
-
-    @property
-    def _log_id(self) -> str:
-        return self._log.path.stem
 
     def _start(self, number: int, episode: ImportedEpisode) -> EpisodeStart:
         return EpisodeStart(
@@ -133,11 +133,11 @@ class EpisodeLogger:
 class _EpisodeWriter:
     """Writes the items of one episode."""
 
-    def __init__(self, log: ImportLog, values: ValueEncoder, number: int) -> None:
-        self._add = log.add
+    def __init__(self, add: Callable[[Event], None], values: ValueEncoder, number: int) -> None:
+        self._add = add
         self._values = values
         self._number = number
-        self.turns = TurnWriter(log.add, values, number)
+        self.turns = TurnWriter(add, values, number)
         self._calls_of_step: dict[int, int] = {}
         self.n_calls = 0
 
