@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trajrec.exchange.import_reports import FileReport
 
 _FORMATS = """Formats, which are told by the contents of files: trials of Harbor; ATIF; logs of
-Inspect; sessions of Claude Code, Codex and Gemini CLI; traces in OTLP/JSON (gen_ai and
+Inspect; sessions of Claude Code, Codex and Gemini CLI; traces in OTLP (gen_ai and
 OpenInference); tau-bench and tau2; OpenHands (events, and its SDK); SWE-agent and mini-swe-agent;
 AgentDojo; Who&When; datasets of Minari; tables of messages (Parquet, JSON, lines of JSON) by a mapping."""
 

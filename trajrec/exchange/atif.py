@@ -59,13 +59,7 @@ def is_document(value: Value) -> bool:
 
 
 def _matches(candidate: Candidate) -> bool:
-    if b"ATIF-v" not in candidate.head:
-        return False
-    return (
-        is_document(candidate.first_line)
-        or is_document(candidate.document)
-        or is_document(candidate.first_item)
-    )
+    return is_document(candidate.first_record)
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:

@@ -20,6 +20,9 @@ HEAD_BYTES = 1 << 16
 MAX_LINE_BYTES = 1 << 28
 """The longest first line that is looked at to tell the format."""
 
+MAX_BAD = 5
+"""Damaged lines or items before the first whole one, by which the format is told."""
+
 _UNREAD = object()
 
 
@@ -65,15 +68,16 @@ class Candidate:
 
     @property
     def is_json(self) -> bool:
-        """Whether it looks like JSON, or lines of JSON."""
-        return self.head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[")
+        """Whether it looks like JSON, or lines of JSON, in UTF-8: other encodings have zeros."""
+        head = self.head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        return head[:1] in (b"{", b"[") and b"\0" not in head[:8]
 
     @property
     def document(self) -> Value:
-        """The value of a JSON file; None if it is none."""
+        """The value of a JSON file; None if it is none, or has a value a line."""
         if self._document is _UNREAD:
             self._document = None
-            if self.is_json and self.path.suffix != ".jsonl":
+            if self.is_json and not self._has_lines:
                 try:
                     self._document = read_json(self.path)
                 except ImportFileError as exc:
@@ -87,17 +91,20 @@ class Candidate:
         return document if type(document) is dict else {}
 
     @property
-    def first_item(self) -> JsonObject:
-        """The first item of a document that is a list of objects, else {}."""
-        document = self.document
-        first = document[0] if type(document) is list and document else None
-        return first if type(first) is dict else {}
+    def first_record(self) -> JsonObject:
+        """The document, its first item, or that of the lines of a file; {} if it is no object."""
+        records = self.records(1)
+        return records[0] if records else {}
 
     @property
-    def first_line(self) -> JsonObject:
-        """The object on the first line of a file with lines of JSON, else {}."""
-        lines = self.lines(1)
-        return lines[0] if lines else {}
+    def _has_lines(self) -> bool:
+        """Whether the first line is a whole object, and no other line belongs to it."""
+        first, _, rest = self.head.lstrip().partition(b"\n")
+        if not rest.strip() and len(self.head) < HEAD_BYTES:
+            return False
+        if not first.strip().endswith(b"}"):
+            return False
+        return type(_object_or_none(first, self.path)) is dict
 
     def _first_line(self) -> bytes:
         if self._long_line is None:
@@ -105,11 +112,19 @@ class Candidate:
                 self._long_line = file.readline(MAX_LINE_BYTES)
         return self._long_line
 
-    def lines(self, n: int) -> list[JsonObject]:
-        """Return the objects on the first lines, at most `n`, of which the head has the whole."""
+    def records(self, n: int) -> list[JsonObject]:
+        """Return the first objects of a file: its document, or those of its list or its lines.
+
+        A few items or lines before them may be damaged, and of lines the head has the whole.
+        """
+        if type(self.document) is dict:
+            return [self.document]
+        if type(self.document) is list:
+            return [item for item in self.document[: n + MAX_BAD] if type(item) is dict][:n]
         objects: list[JsonObject] = []
-        if not self.is_json:
+        if not self.is_json or self.document is not None:
             return objects
+        n_bad = 0
         lines = self.head.split(b"\n")
         if len(self.head) == HEAD_BYTES:
             # The last line of the head is cut; a first line that is longer is read whole.
@@ -117,19 +132,28 @@ class Candidate:
         for line in filter(None, map(bytes.strip, lines)):
             if len(objects) == n:
                 break
-            value: Value = None
-            with contextlib.suppress(ImportFileError):
-                value = parse_json(line, path=self.path)
-            if type(value) is not dict:
+            value = _object_or_none(line, self.path)
+            if value is not None:
+                objects.append(value)
+                continue
+            n_bad += 1
+            if n_bad > MAX_BAD:
                 break
-            objects.append(value)
         return objects
+
+
+def _object_or_none(line: bytes, path: Path) -> JsonObject | None:
+    """Return the object of a line, None if it has none."""
+    value: Value = None
+    with contextlib.suppress(ImportFileError):
+        value = parse_json(line.removeprefix(b"\xef\xbb\xbf"), path=path)
+    return value if type(value) is dict else None
 
 
 def records_of(
     candidate: Candidate, account: Account, name: str
 ) -> Iterator[tuple[str, JsonObject]]:
-    """Yield the position and the object of each item of a list, or of each line of a file.
+    """Yield the position and the object of a document, of each item of a list, or of each line.
 
     An item or a line that is no object is dropped with a reason.
 
@@ -141,6 +165,9 @@ def records_of(
     Raises:
         ImportFileError: The file cannot be read.
     """
+    if type(candidate.document) is dict:
+        yield "document", candidate.document
+        return
     if type(candidate.document) is list:
         for number, item in enumerate(candidate.document):
             if type(item) is dict:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.claude_records import SessionReader
 from trajrec.exchange.reading import Place, object_lines, object_parts
 from trajrec.exchange.records import ImportedEpisode
@@ -32,7 +32,7 @@ def _matches(candidate: Candidate) -> bool:
         return False
     if type(candidate.fields.get("loglines")) is list:
         return True
-    return any(map(_is_session, candidate.lines(5)))
+    return any(map(_is_session, candidate.records(5)))
 
 
 def _subagents(path: Path) -> list[Path]:
@@ -48,24 +48,22 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     path = candidate.path
     place = Place(path)
     lines = candidate.fields.get("loglines")
-    records = [record for _, record in object_parts(place, lines, "loglines", account)]
+    parts = object_parts(place, lines, "loglines", account)
     if lines is None:
-        records = _records(path, account)
-    reader = SessionReader(records, place, account, "session")
+        parts = records_of(candidate, account, "a record")
+    reader = SessionReader([record for _, record in parts], place, account, "session")
     yield from reader.episodes()
     for other in _subagents(path):
         position = other.relative_to(path.with_suffix("")).as_posix()
-        of_agent = SessionReader(_records(other, account), Place(other), account, position)
+        lines_of_agent = object_lines(other, account, f"a record of {position}")
+        records = [record for _, record in lines_of_agent]
+        of_agent = SessionReader(records, Place(other), account, position)
         for episode in of_agent.episodes():
             if episode.fork is None and episode.caller is None:
                 episode.caller = "session"
                 agent = other.stem.removeprefix("agent-")
                 episode.caller_step = reader.steps_of_agents.get(agent, -1)
             yield episode
-
-
-def _records(path: Path, account: Account) -> list[JsonObject]:
-    return [record for _, record in object_lines(path, account, "a record")]
 
 
 FORMAT = Format(

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 
 from trajrec.errors import ImportFileError
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.reading import (
     Place,
-    object_lines,
     parse_arguments,
     parse_json,
     texts_by_key,
@@ -44,20 +43,20 @@ OUTPUTS = frozenset(("function_call_output", "custom_tool_call_output"))
 
 
 def _matches(candidate: Candidate) -> bool:
-    first = candidate.first_line
+    first = candidate.first_record
     if first.get("type") == "session_meta" and type(first.get("payload")) is dict:
         return True
     # Older sessions hold bare items behind a line of their own.
-    lines = candidate.lines(5)
+    lines = candidate.records(5)
     is_old = "timestamp" in first and "id" in first and "instructions" in first
     return is_old and any(line.get("type") in ITEMS for line in lines[1:])
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     reader = _SessionReader(Place(candidate.path), account)
-    for number, record in object_lines(candidate.path, account, "a record"):
-        with account.attempt(f"line {number}"):
-            reader.add(record, Place(candidate.path, f"line {number}"))
+    for position, record in records_of(candidate, account, "a record"):
+        with account.attempt(position):
+            reader.add(record, Place(candidate.path, position))
     yield reader.finish()
 
 

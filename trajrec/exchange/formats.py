@@ -46,20 +46,24 @@ FORMATS: tuple[Format, ...] = (
 """The formats. A folder that is a trajectory comes first; formats that any other one might be taken
 for come last."""
 
+_TERMINAL = "is a recording of a terminal (asciinema), which holds no calls"
+
 _BY_SUFFIX = {
-    ".cast": "is a recording of a terminal (asciinema), which holds no calls",
-    ".pb": "is protobuf: traces are imported from OTLP/JSON",
+    ".cast": _TERMINAL,
+    ".pb": "is no whole export of traces in OTLP's protobuf",
     ".trj": "is a log of trajrec",
 }
+
+_WIDE = "is text in UTF-16 or UTF-32: convert it to UTF-8"
 
 _BY_HEAD = {
     b"\x1f\x8b": "is compressed with gzip: unpack it first",
     b"\x28\xb5\x2f\xfd": "is compressed with zstd: unpack it first",
     b"\xfd7zXZ": "is compressed with xz: unpack it first",
     b"BZh": "is compressed with bzip2: unpack it first",
-    b"PK\x03\x04": "is a zip file, and no log of Inspect (`.eval`): unpack it first",
-    b"\xff\xfe": "is text in UTF-16: convert it to UTF-8",
-    b"\xfe\xff": "is text in UTF-16: convert it to UTF-8",
+    b"PK\x03\x04": "is a zip file, and no log of Inspect: unpack it first",
+    b"\xff\xfe": _WIDE,
+    b"\xfe\xff": _WIDE,
 }
 
 _BY_FIELDS: tuple[tuple[frozenset[str], str], ...] = (
@@ -85,6 +89,8 @@ _BY_FIELDS: tuple[tuple[frozenset[str], str], ...] = (
         "is a table of TRAIL, whose traces are nested JSON texts; it is not imported",
     ),
     (frozenset(("prompt",)), "holds prompts and no trajectories"),
+    (frozenset(("version", "width", "height")), _TERMINAL),
+    (frozenset(("version", "term")), _TERMINAL),
 )
 """Fields or columns of files that are not imported, and the sentence that says so."""
 
@@ -104,7 +110,7 @@ def format_named(name: str) -> Format:
 
 def why_refused(candidate: Candidate) -> str:
     """Return why a file is not imported, in a sentence."""
-    fields = candidate.first_item or candidate.fields or candidate.first_line
+    fields = candidate.first_record
     columns = columns_of(candidate)
     for names, reason in _BY_FIELDS:
         if names <= fields.keys() or names <= columns:
@@ -112,5 +118,8 @@ def why_refused(candidate: Candidate) -> str:
     for head, reason in _BY_HEAD.items():
         if candidate.head.startswith(head):
             return reason
+    start = candidate.head[:8]
+    if b"\0" in start and start.replace(b"\0", b"").strip()[:1] in (b"{", b"["):
+        return _WIDE
     known = _BY_SUFFIX.get(candidate.path.suffix)
     return known or "is of no format that is imported; `trajrec import -h` lists them"

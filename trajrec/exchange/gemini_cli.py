@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat import assistant, tool_call, tool_result, usage_of_counts
-from trajrec.exchange.reading import Place, dicts_of, object_lines, object_parts, texts_by_key
+from trajrec.exchange.reading import Place, dicts_of, object_parts, texts_by_key
 from trajrec.exchange.records import Call, ImportedEpisode, Item, Message, Outcome, Turn
 from trajrec.types import JsonObject
 
@@ -30,20 +30,14 @@ _OUTCOMES: dict[str, Outcome] = {
 
 
 def _matches(candidate: Candidate) -> bool:
-    return "projectHash" in candidate.fields or "projectHash" in candidate.first_line
+    return "projectHash" in candidate.first_record
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     place = Place(candidate.path)
-    head = candidate.fields
-    messages = list(object_parts(place, head.get("messages"), "messages", account))
-    if not head:
-        lines = object_lines(candidate.path, account, "a record")
-        records = [(f"line {number}", record) for number, record in lines]
-        if not records:
-            raise place.error("holds no record")
-        head = records[0][1]
-        messages = records[1:]
+    # The head may hold the messages, or a record each follows it.
+    (_, head), *records = records_of(candidate, account, "a record")
+    messages = [*object_parts(place, head.get("messages"), "messages", account), *records]
     rest = account.take(head, "session", HEAD)
     episode = ImportedEpisode(
         position="session",

@@ -18,6 +18,7 @@ from trajrec.exchange.import_reports import FileReport, ImportReport
 from trajrec.exchange.known_imports import KnownImports
 from trajrec.exchange.mappings import read_mapping
 from trajrec.exchange.messages import mapping_format
+from trajrec.exchange.reading import SEVERAL
 from trajrec.exchange.writing import EpisodeLogger
 from trajrec.log.annotations import ImportRecord
 from trajrec.log.folder import INDEX_FOLDER, SUFFIX
@@ -28,8 +29,8 @@ from trajrec.values import codec
 from trajrec.values.garbage import collector_off
 from trajrec.version import __version__
 
-# Files with these names hold one JSON document.
-_JSON_SUFFIXES = (".json", ".traj")
+# Files with these names hold JSON.
+_JSON_SUFFIXES = (".json", ".jsonl", ".traj")
 
 # Reasons in the error for a file of which nothing is left.
 _SHOWN_REASONS = 3
@@ -139,8 +140,10 @@ def _is_of(format: Format, candidate: Candidate) -> bool:
 
 def _unmatched(candidate: Candidate) -> FileReport:
     """Return the result for a file of no format: a file that is cut off is damaged."""
-    if candidate.json_error and candidate.path.suffix in _JSON_SUFFIXES and not candidate.lines(1):
-        return FileReport(path=candidate.path, status="failed", reason=candidate.json_error)
+    error = candidate.json_error
+    is_json = candidate.path.suffix in _JSON_SUFFIXES or error.startswith(SEVERAL)
+    if error and is_json and not candidate.records(1):
+        return FileReport(path=candidate.path, status="failed", reason=error)
     return FileReport(path=candidate.path, status="skipped", reason=why_refused(candidate))
 
 

@@ -40,10 +40,16 @@ _DERIVED = ("summaries.json", "reductions.json", "_journal/")
 
 
 def _matches(candidate: Candidate) -> bool:
-    if candidate.head[:2] == b"PK" and candidate.path.suffix == ".eval":
-        return True
+    if candidate.head[:2] == b"PK":
+        return candidate.path.suffix == ".eval" or _is_renamed(candidate)
     fields = candidate.fields
     return {"version", "status", "eval"} <= fields.keys() and type(fields["eval"]) is dict
+
+
+def _is_renamed(candidate: Candidate) -> bool:
+    """Return whether a zip file has the members of a log."""
+    with ZipMembers(candidate.path) as members:
+        return HEADER in members.names or JOURNAL in members.names
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:

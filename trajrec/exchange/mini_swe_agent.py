@@ -27,7 +27,7 @@ def _matches(candidate: Candidate) -> bool:
     if type(version) is str and version.startswith(VERSION):
         return True
     return candidate.name.endswith(".traj.json") and {"role", "content"} <= (
-        candidate.first_item.keys()
+        candidate.first_record.keys()
     )
 
 

@@ -44,15 +44,16 @@ def _is_line(record: JsonObject) -> bool:
 
 
 def _matches(candidate: Candidate) -> bool:
-    if _is_line(candidate.first_line) and "metadata" in candidate.first_line:
+    if _is_line(candidate.first_record) and "metadata" in candidate.first_record:
         return True
-    return _is_event(candidate.first_item)
+    # A single event, as the files of a store hold, is no stream of them.
+    return _is_event(candidate.first_record) and not candidate.fields
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
-    if _is_event(candidate.first_item):
+    if _is_event(candidate.first_record):
         place = Place(candidate.path)
-        events = dicts_of(place, candidate.document, "the file")
+        events = [event for _, event in records_of(candidate, account, "an event")]
         yield _EventReader(place, account).read(events, "events")
         return
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.reading import (
     Place,
-    object_lines,
     parse_arguments,
     read_json,
     texts_by_key,
@@ -50,7 +49,9 @@ def _events(path: Path) -> list[Path]:
 def _matches(candidate: Candidate) -> bool:
     if candidate.is_folder:
         return (candidate.path / STATE).is_file() and bool(_events(candidate.path))
-    return _is_event(candidate.first_line)
+    # A single event is no conversation, unless it is the first line of one.
+    is_alone = bool(candidate.fields) and candidate.path.suffix != ".jsonl"
+    return _is_event(candidate.first_record) and not is_alone
 
 
 def _files(candidate: Candidate) -> list[Path]:
@@ -63,9 +64,9 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     path = candidate.path
     reader = _EventReader(account)
     if not candidate.is_folder:
-        for number, event in object_lines(path, account, "an event"):
-            with account.attempt(f"line {number}"):
-                reader.add(event, Place(path, f"line {number}"))
+        for position, event in records_of(candidate, account, "an event"):
+            with account.attempt(position):
+                reader.add(event, Place(path, position))
         yield reader.finish(None)
         return
     state_place = Place(path / STATE)

@@ -1,4 +1,4 @@
-"""Traces in OTLP/JSON, of OpenTelemetry's conventions for generative models or of OpenInference.
+"""Traces in OTLP, as JSON or protobuf, of OpenTelemetry's conventions for generative models or of OpenInference.
 
 Spans come children first, and over several exports; a file may hold several traces. Each root is an
 episode. An agent that another one calls, and that calls models itself, is an episode inside of it.
@@ -12,9 +12,10 @@ from typing import Literal
 
 from trajrec.exchange import otlp_genai, otlp_openinference
 from trajrec.exchange.account import Account
-from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.candidates import Candidate, Format, records_of
+from trajrec.exchange.otlp_protobuf import is_protobuf, read_protobuf
 from trajrec.exchange.otlp_spans import Span, spans_of
-from trajrec.exchange.reading import Place, number_or_none, object_lines
+from trajrec.exchange.reading import Place, number_or_none
 from trajrec.exchange.records import Ending, ImportedEpisode, Note, Verdict
 
 EVALUATION = "gen_ai.evaluation.result"
@@ -39,18 +40,20 @@ def kind_of(span: Span) -> str:
 
 
 def _matches(candidate: Candidate) -> bool:
-    return "resourceSpans" in candidate.fields or "resourceSpans" in candidate.first_line
+    return "resourceSpans" in candidate.first_record or is_protobuf(candidate)
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     place = Place(candidate.path)
     spans: list[Span] = []
-    if candidate.fields:
+    if not candidate.is_json:
+        spans += spans_of(read_protobuf(candidate.path), place, account)
+    elif candidate.fields:
         spans += spans_of(candidate.fields, place, account)
     else:
-        for number, export in object_lines(candidate.path, account, "an export"):
-            with account.attempt(f"line {number}"):
-                spans += list(spans_of(export, Place(candidate.path, f"line {number}"), account))
+        for position, export in records_of(candidate, account, "an export"):
+            with account.attempt(position):
+                spans += list(spans_of(export, Place(candidate.path, position), account))
     by_trace: dict[str, list[Span]] = defaultdict(list)
     for span in _once(spans, account):
         by_trace[span.trace_id].append(span)
@@ -225,7 +228,7 @@ def _verdict(event: dict[str, object], episode: ImportedEpisode) -> Verdict:
 
 FORMAT = Format(
     name="otlp",
-    title="traces in OTLP/JSON",
+    title="traces in OTLP",
     matches=_matches,
     read=_read,
 )

@@ -24,6 +24,8 @@ T = TypeVar("T")
 MAX_DEPTH = 90
 """The deepest nesting of a value that a log stores whole, with room for the records around it."""
 
+SEVERAL = "holds several JSON values one after the other"
+
 _BLOCK_BYTES = 1 << 20
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -85,7 +87,9 @@ def parse_json(data: bytes | str, *, path: Path, position: str = "") -> Value:
     except RepeatedKeyError as exc:
         raise ImportFileError(str(exc), path=path, position=position) from exc
     except (ValueError, RecursionError) as exc:
-        raise ImportFileError(f"is no JSON: {exc}", path=path, position=position) from exc
+        is_several = isinstance(exc, json.JSONDecodeError) and exc.msg == "Extra data"
+        what = f"{SEVERAL}: write one a line" if is_several else f"is no JSON: {exc}"
+        raise ImportFileError(what, path=path, position=position) from exc
 
 
 class RepeatedKeyError(ValueError):

@@ -35,7 +35,7 @@ def columns_of(candidate: Candidate) -> frozenset[str]:
                 return frozenset()
     if not candidate.is_json:
         return frozenset()
-    return frozenset(candidate.first_item or candidate.first_line or candidate.fields)
+    return frozenset(candidate.first_record)
 
 
 def rows_of(candidate: Candidate, account: Account) -> Iterator[tuple[str, JsonObject]]:
@@ -49,8 +49,6 @@ def rows_of(candidate: Candidate, account: Account) -> Iterator[tuple[str, JsonO
     """
     if candidate.head[:4] == PARQUET:
         yield from _parquet_rows(candidate.path, account)
-    elif candidate.fields:
-        yield "document", candidate.fields
     else:
         yield from records_of(candidate, account, "a row")
 

@@ -85,7 +85,7 @@ def _matches(candidate: Candidate) -> bool:
     fields = candidate.fields
     if {"info", "tasks"} <= fields.keys():
         return "simulations" in fields or "simulation_index" in fields
-    return _is_line(candidate.first_line)
+    return _is_line(candidate.first_record)
 
 
 def _files(candidate: Candidate) -> list[Path]:
@@ -106,7 +106,7 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
             yield run.episode(place.expect(dict, read_json(path), "the file"), place, name)
 
         yield from account.whole_parts([(path.name, path) for path in others], read_file)
-    elif _is_line(candidate.first_line) and not candidate.fields.get("simulations"):
+    elif _is_line(candidate.first_record) and not candidate.fields.get("simulations"):
 
         def read_line(position: str, record: JsonObject) -> Iterator[ImportedEpisode]:
             yield _published(record, Place(candidate.path, position), position, account)

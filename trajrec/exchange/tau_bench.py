@@ -30,7 +30,7 @@ FORM = ChatForm(find_error=_error, silent="ok")
 
 
 def _matches(candidate: Candidate) -> bool:
-    return {"task_id", "reward", "traj"} <= candidate.first_item.keys()
+    return {"task_id", "reward", "traj"} <= candidate.first_record.keys()
 
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
