@@ -197,6 +197,9 @@ def sources_of(path: Path) -> list[Any]:
         with duckdb.connect() as con:
             rows = con.execute("SELECT * FROM read_parquet(?)", [str(path)])
             return [list(map(list, rows.fetchall()))]
+    if path.suffix == ".pb":
+        # The same export as the file of JSON beside it.
+        path = path.with_suffix(".json")
     text = path.read_text()
     try:
         return [json.loads(text)]

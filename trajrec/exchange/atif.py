@@ -64,7 +64,7 @@ def _matches(candidate: Candidate) -> bool:
 
 def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     place = Place(candidate.path)
-    if is_document(candidate.document):
+    if is_document(candidate.document) and candidate.path.suffix != ".jsonl":
         yield from read_document(candidate.fields, place, account, position="")
         return
 

@@ -11,14 +11,18 @@ from typing import NamedTuple
 from trajrec.errors import ImportFileError
 from trajrec.exchange.account import Account
 from trajrec.exchange.env_records import EnvRecordings
-from trajrec.exchange.reading import object_lines, parse_json, read_json, sha256_of, shown
+from trajrec.exchange.reading import (
+    MAX_LINE_BYTES,
+    object_lines,
+    parse_json,
+    read_json,
+    sha256_of,
+    shown,
+)
 from trajrec.exchange.records import ImportedEpisode
 from trajrec.types import JsonObject, Value
 
 HEAD_BYTES = 1 << 16
-
-MAX_LINE_BYTES = 1 << 28
-"""The longest first line that is looked at to tell the format."""
 
 MAX_BAD = 5
 """Damaged lines or items before the first whole one, by which the format is told."""
@@ -36,6 +40,7 @@ class Candidate:
         path: The same.
         name: Its name.
         json_error: Why its JSON could not be read, "" if it could, or was not looked at.
+        refusal: Why it is not looked at at all, "" if it may be.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +51,7 @@ class Candidate:
         self._head: bytes | None = None
         self._long_line: bytes | None = None
         self.json_error = ""
+        self.refusal = ""
 
     @property
     def head(self) -> bytes:
@@ -166,7 +172,8 @@ def records_of(
         ImportFileError: The file cannot be read.
     """
     if type(candidate.document) is dict:
-        yield "document", candidate.document
+        # The first of lines that may follow, or a document.
+        yield "line 1" if candidate.path.suffix == ".jsonl" else "document", candidate.document
         return
     if type(candidate.document) is list:
         for number, item in enumerate(candidate.document):
@@ -224,6 +231,21 @@ def source_files(candidate: Candidate, files: list[Path]) -> list[SourceFile]:
     return [
         SourceFile(path.relative_to(base).as_posix(), *sha256_of(path)) for path in sorted(files)
     ]
+
+
+def why_not_read(path: Path, root: Path) -> str:
+    """Return why a file is not read, "" if it may be: folders of others may hold links and pipes.
+
+    Args:
+        path: The file.
+        root: The resolved folder that an import searches.
+    """
+    try:
+        if not path.resolve().is_relative_to(root):
+            return "is a link that leads outside of the folder, and is not followed"
+        return "" if path.is_file() else "is no regular file"
+    except (OSError, RuntimeError) as exc:
+        return f"cannot be read: {exc}"
 
 
 def digest_of(files: list[SourceFile]) -> str:

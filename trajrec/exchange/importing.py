@@ -9,7 +9,14 @@ from pathlib import Path
 from trajrec.errors import EncodeError, ImportFileError
 from trajrec.exchange import minari
 from trajrec.exchange.account import MISFITS, Account, why_not_stored
-from trajrec.exchange.candidates import Candidate, Format, SourceFile, digest_of, source_files
+from trajrec.exchange.candidates import (
+    Candidate,
+    Format,
+    SourceFile,
+    digest_of,
+    source_files,
+    why_not_read,
+)
 from trajrec.exchange.env_log import EnvEpisodeLogger, EnvImportLog
 from trajrec.exchange.env_records import EnvRecordings
 from trajrec.exchange.formats import FORMATS, format_named, why_refused
@@ -87,10 +94,17 @@ def import_trajectories(
         path = minari.dataset_folder(str(path))
     if not path.exists():
         raise ImportFileError("does not exist", path=path)
+    root = path.resolve()
+    if not path.is_dir():
+        root = path.parent.resolve()
+        if not path.is_file():
+            raise ImportFileError("is no regular file", path=path)
     remove_unfinished(output)
     known = KnownImports(output)
     result = ImportReport()
-    for candidate, matched in _candidates(path, chosen, set()):
+    for candidate, matched in _candidates(path, root, chosen, set()):
+        if matched is not None:
+            candidate.refusal = _why_not_read(candidate, matched, path, root)
         file = _import_file(candidate, matched, output, known, redact)
         result.files.append(file)
         if report is not None:
@@ -101,7 +115,7 @@ def import_trajectories(
 
 
 def _candidates(
-    path: Path, formats: Sequence[Format], taken: set[Path]
+    path: Path, root: Path, formats: Sequence[Format], taken: set[Path]
 ) -> Iterator[tuple[Candidate, Format | None]]:
     """Yield the files and folders below a path that may be trajectories, with their formats.
 
@@ -126,8 +140,28 @@ def _candidates(
         if entry.name == INDEX_FOLDER or entry.suffix == SUFFIX:
             continue
         # Not through links: one that leads upwards would never end.
-        if entry.is_file() or (is_folder and not entry.is_symlink()):
-            yield from _candidates(entry, formats, taken)
+        if is_folder and not entry.is_symlink():
+            yield from _candidates(entry, root, formats, taken)
+        elif entry.is_file():
+            refused = Candidate(entry)
+            refused.refusal = why_not_read(entry, root)
+            if refused.refusal:
+                yield refused, None
+            else:
+                yield from _candidates(entry, root, formats, taken)
+
+
+def _why_not_read(candidate: Candidate, matched: Format, path: Path, root: Path) -> str:
+    """Return why one of the files of a candidate is not read, "" if all may be.
+
+    A link that the user names is followed.
+    """
+    base = candidate.path if candidate.is_folder else candidate.path.parent
+    for file in matched.files(candidate):
+        reason = "" if file == path else why_not_read(file, root)
+        if reason:
+            return f"{file.relative_to(base)} {reason}" if file != candidate.path else reason
+    return ""
 
 
 def _is_of(format: Format, candidate: Candidate) -> bool:
@@ -140,6 +174,8 @@ def _is_of(format: Format, candidate: Candidate) -> bool:
 
 def _unmatched(candidate: Candidate) -> FileReport:
     """Return the result for a file of no format: a file that is cut off is damaged."""
+    if candidate.refusal:
+        return FileReport(path=candidate.path, status="failed", reason=candidate.refusal)
     error = candidate.json_error
     is_json = candidate.path.suffix in _JSON_SUFFIXES or error.startswith(SEVERAL)
     if error and is_json and not candidate.records(1):
@@ -155,7 +191,7 @@ def _import_file(
     redact: bool | Redactor | None,
 ) -> FileReport:
     """Import one file, and return the result."""
-    if matched is None:
+    if matched is None or candidate.refusal:
         return _unmatched(candidate)
     file = FileReport(path=candidate.path, status="imported", format=matched.name)
     try:

@@ -7,11 +7,12 @@ with its place.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -26,6 +27,19 @@ MAX_DEPTH = 90
 
 SEVERAL = "holds several JSON values one after the other"
 
+MAX_DOCUMENT_BYTES = 1 << 31
+"""The largest file that is read whole."""
+
+MAX_LINE_BYTES = 1 << 28
+"""The longest line of a file of lines."""
+
+_LARGE_BYTES = 1 << 26
+_MAX_VALUES = 30_000_000
+"""Values of a large text, each of which takes up to a hundred bytes of memory."""
+
+_MAX_SKIPPED = 8
+"""Times of the longest line that are skipped in search of its end."""
+
 _BLOCK_BYTES = 1 << 20
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
@@ -35,9 +49,13 @@ def read_bytes(path: Path) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        ImportFileError: It cannot be read.
+        ImportFileError: It cannot be read, or is too large to be read whole.
     """
     try:
+        size = path.stat().st_size
+        if size > MAX_DOCUMENT_BYTES:
+            what = f"is a document of {size:,} bytes, which is read whole: at most "
+            raise ImportFileError(f"{what}{MAX_DOCUMENT_BYTES:,} bytes", path=path)
         return path.read_bytes()
     except OSError as exc:
         raise ImportFileError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
@@ -73,8 +91,11 @@ def parse_json(data: bytes | str, *, path: Path, position: str = "") -> Value:
     """Return the value of a JSON text.
 
     Raises:
-        ImportFileError: It is no JSON, or nests too deeply.
+        ImportFileError: It is no JSON, nests too deeply, or holds too many values.
     """
+    if len(data) > _LARGE_BYTES and _most_values(data) > _MAX_VALUES:
+        what = f"holds more than {_MAX_VALUES // 10**6} million values, which no memory should hold"
+        raise ImportFileError(what, path=path, position=position)
     try:
         value = _decode(data)
         if not may_repeat_keys(data, value):
@@ -90,6 +111,12 @@ def parse_json(data: bytes | str, *, path: Path, position: str = "") -> Value:
         is_several = isinstance(exc, json.JSONDecodeError) and exc.msg == "Extra data"
         what = f"{SEVERAL}: write one a line" if is_several else f"is no JSON: {exc}"
         raise ImportFileError(what, path=path, position=position) from exc
+
+
+def _most_values(data: bytes | str) -> int:
+    """Return a number that the values of a JSON text do not exceed: those in texts count, too."""
+    text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    return sum(map(text.count, (b",", b"[", b"{")))
 
 
 class RepeatedKeyError(ValueError):
@@ -137,7 +164,15 @@ def json_lines(path: Path, account: Account) -> Iterator[tuple[int, Value]]:
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number in itertools.count(1):
+                line = file.readline(MAX_LINE_BYTES)
+                if not line:
+                    break
+                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    account.drop_part(f"line {number}: has more than {MAX_LINE_BYTES:,} bytes")
+                    if not _skip_line(file):
+                        break
+                    continue
                 text = line.strip()
                 if not text:
                     continue
@@ -149,6 +184,17 @@ def json_lines(path: Path, account: Account) -> Iterator[tuple[int, Value]]:
                 yield number, value
     except OSError as exc:
         raise ImportFileError(f"cannot be read: {exc.strerror or exc}", path=path) from exc
+
+
+def _skip_line(file: BinaryIO) -> bool:
+    """Read on behind the end of a line that is too long; return whether it soon has one."""
+    for _ in range(_MAX_SKIPPED):
+        block = file.readline(MAX_LINE_BYTES)
+        if block.endswith(b"\n"):
+            return True
+        if not block:
+            break
+    return False
 
 
 def object_lines(path: Path, account: Account, name: str) -> Iterator[tuple[int, JsonObject]]:

@@ -18,6 +18,9 @@ PARQUET = b"PAR1"
 # A name or a text that is no UTF-8 is a RuntimeError of DuckDB's binding.
 _DAMAGED = (duckdb.Error, RuntimeError, UnicodeError)
 
+# A file of kilobytes may hold a value of gigabytes.
+_MEMORY = "1GB"
+
 # Rows that are in memory at a time.
 _ROWS = 64
 
@@ -83,7 +86,7 @@ def _stated_rows(con: duckdb.DuckDBPyConnection, path: Path) -> int:
 
 def _connection() -> duckdb.DuckDBPyConnection:
     # One thread: several of them would hold more of the file at a time.
-    con = connect(threads=1, autoinstall_known_extensions=False)
+    con = connect(threads=1, autoinstall_known_extensions=False, memory_limit=_MEMORY)
     # Else rows before a damaged part wait in the buffer, and are lost with it.
     con.execute("SET streaming_buffer_size = '1kB'")
     return con

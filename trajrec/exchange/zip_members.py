@@ -17,6 +17,11 @@ ZSTD = 93
 MAX_MEMBER_BYTES = 1 << 30
 """The largest member that is read: it is held in memory whole."""
 
+MAX_ALL_BYTES = 1 << 32
+MAX_RATIO = 200
+"""All members may have the first number of bytes, or the second times those of the file. Logs of
+models pack by 5 to 50, bombs by a thousand and more."""
+
 _LOCAL_HEADER = struct.Struct("<26xHH")
 
 
@@ -45,6 +50,12 @@ class ZipMembers:
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as exc:
             self._file.close()
             raise ImportFileError(f"is no whole zip file: {exc}", path=path) from exc
+        n_packed = path.stat().st_size
+        n_bytes = sum(info.file_size for info in self._zip.infolist())
+        if n_bytes > max(MAX_ALL_BYTES, MAX_RATIO * n_packed):
+            self._file.close()
+            what = f"unpacks to {n_bytes:,} bytes from {n_packed:,}: it is taken for a bomb"
+            raise ImportFileError(what, path=path)
         self._infos = {info.filename: info for info in self._zip.infolist()}
         self.names = list(self._infos)
         self.n_hidden = len(self._zip.infolist()) - len(self.names)
