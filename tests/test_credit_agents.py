@@ -9,17 +9,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 import trajrec
+from trajrec.corpus.chat import conversations, decisions
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
 from trajrec.errors import AgentDivergedError, RedactedError
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
-from trajrec.replay import credit
+from trajrec.replay import credit, fork
+from trajrec.replay.credit.forms import MessageForm, TextForm
 from trajrec.replay.credit.sampling.context import Recording
+from trajrec.replay.credit.texts import prompt_text
 
 
 class Model:
@@ -305,6 +309,75 @@ def test_a_fork_of_an_agent_has_its_parents_history(tmp_path: Path) -> None:
     assert min(seen) == 1
     table = credit.estimate(fork, credit.AgentPolicy(shouting), estimator="value", n_rollouts=2)
     assert {row.value for row in table} == {1.0}
+
+
+def choosing(amount: int | None) -> Callable[[Any], None]:
+    """Return an agent that chooses an amount whatever the model says; None for what it says."""
+
+    def ask(*, messages: list[dict[str, str]]) -> dict[str, str]:
+        return {"role": "assistant", "content": "150" if len(messages) > 2 else "go on"}
+
+    def agent(ep: Any) -> None:
+        messages = [{"role": "user", "content": ep.goal}]
+        for what in ("deposit", "what amount?"):
+            messages.append({"role": "user", "content": what})
+            text = ep.model(ask, messages=list(messages))["content"]
+            messages.append({"role": "assistant", "content": text})
+            if what == "deposit":
+                ep.call("deposit", amount=100)
+            else:
+                ep.call("choose", amount=amount or int(text))
+        ep.call("withdraw")
+
+    return agent
+
+
+@pytest.mark.slow
+def test_a_prompt_of_a_fork_has_its_parents_conversation(tmp_path: Path) -> None:
+    parent = record(tmp_path, choosing(None))
+    with trajrec.rerun(parent, on_difference="live", folder=tmp_path) as ep:
+        choosing(50)(ep)
+    close_logs()
+    corpus = trajrec.open(tmp_path)
+    parent = corpus.episode(parent.id)
+    fork = corpus.episode(ep.id)
+    assert fork.first_step == 1
+    assert not any(call.start.step == 1 for call in fork.transcript.model_calls)
+    chats = MessageForm()
+    assert chats.prompt(fork) == chats.prompt(parent, 1)
+    assert [message["content"] for message in chats.prompt(fork)][-1] == "what amount?"
+    later = chats.prompt(fork, max(decisions(fork)))
+    assert later[: len(chats.prompt(fork))] == chats.prompt(fork)
+    assert [talk.messages[0] for talk in conversations(fork)] == [chats.prompt(parent)[0]]
+    texts = TextForm()
+    assert texts.prompt(fork) == texts.prompt(parent, 1)
+    assert "deposit" in texts.prompt(fork)
+    assert texts.prompt(fork, 2).startswith(texts.prompt(fork))
+    # A fork of the fork goes on from both.
+    with trajrec.rerun(fork, on_difference="live", folder=tmp_path) as inner:
+        choosing(70)(inner)
+    close_logs()
+    second = trajrec.open(tmp_path).episode(inner.id)
+    assert MessageForm().prompt(second) == chats.prompt(parent, 1)
+
+
+@pytest.mark.slow
+def test_a_prompt_of_an_environments_fork_has_the_steps_before_it(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=1)
+    for action in (0, 1, 0, 1):
+        env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (parent,) = corpus.episodes()
+        with fork(parent, at=2, folder=tmp_path) as branch:
+            branch.step(1)
+            branch.step(1)
+    with trajrec.open(tmp_path) as corpus:
+        (forked,) = corpus.episodes(kind="fork")
+        prompt = prompt_text(forked)
+        assert prompt == prompt_text(corpus.episode(parent.id), 2)
+        assert len(prompt_text(forked, 3).splitlines()) == len(prompt.splitlines()) + 2
 
 
 @pytest.mark.slow

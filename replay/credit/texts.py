@@ -43,16 +43,27 @@ def prompt_text(episode: Episode, step: int | None = None) -> str:
     """Return the information that an agent had before a step, one item a line.
 
     The first line is the goal, or the first observation. Then follow the text and the result of
-    each earlier step.
+    each earlier step; those before a fork are its parent's.
 
     Args:
         episode: The episode.
-        step: The step; None for the beginning, so that the text is one line.
+        step: The step; None for the first one, so that the text of an episode that is no fork is
+            one line.
+
+    Raises:
+        CorpusError: The episode is a fork, and its parent is not in the corpus.
     """
-    if episode.is_agent_episode:
-        return "\n".join(_agent_prompt(episode, step))
+    take_lines = _agent_prompt if episode.is_agent_episode else _env_prompt
+    return "\n".join(take_lines(episode, step))
+
+
+def _env_prompt(episode: Episode, step: int | None) -> list[str]:
     observations = episode.observation_values
-    lines = [to_json(observations[0])] if observations else [""]
+    parent = episode.parent
+    if parent is not None:
+        lines = _env_prompt(parent, episode.first_step)
+    else:
+        lines = [to_json(observations[0])] if observations else [""]
     if step is not None:
         # The last step has no observation if it raised.
         for (number, text), observation in zip(
@@ -60,13 +71,17 @@ def prompt_text(episode: Episode, step: int | None = None) -> str:
         ):
             if number < step:
                 lines += [text, to_json(observation)]
-    return "\n".join(lines)
+    return lines
 
 
 def _agent_prompt(episode: Episode, step: int | None) -> list[str]:
-    start = episode.transcript.task_start
-    goal = None if start is None else episode.value(start.goal_data)
-    lines = [goal if isinstance(goal, str) else to_json(goal)]
+    parent = episode.parent
+    if parent is not None:
+        lines = _agent_prompt(parent, episode.first_step)
+    else:
+        start = episode.transcript.task_start
+        goal = None if start is None else episode.value(start.goal_data)
+        lines = [goal if isinstance(goal, str) else to_json(goal)]
     for attempt in episode.transcript.attempts:
         if step is not None and attempt.start.step < step:
             result = attempt.result

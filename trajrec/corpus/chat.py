@@ -107,7 +107,9 @@ def decisions(episode: Episode) -> dict[int, Decision]:
     """
     transcript = episode.transcript
     answered = list(_answered(transcript.model_calls))
-    found = _of_attempts(episode)
+    with_answer = {call.start.step for call, _ in answered}
+    steps = {attempt.start.step for attempt in transcript.attempts}
+    found = {} if steps <= with_answer else _of_attempts(episode)
     # Some servers give the calls of each answer the same ids: they tell calls of one step apart.
     by_step: dict[int, list[Attempt]] = {}
     for attempt in transcript.attempts:
@@ -123,6 +125,24 @@ def decisions(episode: Episode) -> dict[int, Decision]:
         results = results or _results_by_id(by_step.get(call.start.step, ()), answer)
         found[call.start.step] = Decision(before, answer, results, talk.tools)
     return found
+
+
+def _before_fork(episode: Episode) -> Decision | None:
+    """Return what a fork's parent had said before its first step; None if it is no fork.
+
+    The decision at that step is another one in the fork: only the messages before it are the same.
+    """
+    parent = episode.parent
+    if parent is None:
+        return None
+    found = decisions(parent)
+    if episode.first_step in found:
+        return found[episode.first_step]
+    earlier = [step for step in found if step < episode.first_step]
+    if not earlier:
+        return None
+    last = found[max(earlier)]
+    return last._replace(before=[*last.before, last.answer, *last.results])
 
 
 def _of_attempts(episode: Episode) -> dict[int, Decision]:
@@ -373,11 +393,18 @@ def _of_messages(episode: Episode) -> _Talk:
 
 
 def _of_tool_calls(episode: Episode) -> _Talk:
-    """Return the goal, and each decision with its results, of an episode without model calls."""
+    """Return the goal, and each decision with its results, of an episode without model calls.
+
+    A fork begins with the conversation of its parent.
+    """
     talk = _Talk()
     start = episode.task_start
     goal: Any = None if start is None else episode.value(start.goal_data)
-    if goal is not None:
+    history = _before_fork(episode)
+    if history is not None:
+        talk.messages += history.before
+        talk.tools = history.tools
+    elif goal is not None:
         talk.messages.append({"role": "user", "content": _text(goal)})
     by_step: dict[int, list[Any]] = {}
     for attempt in episode.transcript.attempts:
