@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from trajrec.datasets.leaves import WHOLE, Leaf
+from trajrec.datasets.spares import Spares
 from trajrec.log.pixels import PixelStacks
 from trajrec.types import Array, IntArray
 
@@ -99,14 +100,15 @@ class RowStore:
     def __init__(self, rows: Array) -> None:
         # A plain array: each index into a memmap makes an object of its class.
         self._rows = np.asarray(rows)
+        self._spares = Spares()
 
     def take(self, rows: IntArray) -> Array:
         """Return some rows, an array (n, *shape)."""
-        return self._rows.take(rows, axis=0)
+        return self._spares.take(self._rows, rows)
 
     def take_pair(self, before: IntArray, after: IntArray) -> tuple[Array, Array]:
         """Return two rows for each transition."""
-        return self._rows.take(before, axis=0), self._rows.take(after, axis=0)
+        return self.take(before), self.take(after)
 
 
 class FrameStore:
@@ -124,10 +126,11 @@ class FrameStore:
         self._ends = np.asarray(ends)
         self._axis = axis
         self._offsets = np.arange(-size, 0)
+        self._spares = Spares()
 
     def take(self, rows: IntArray) -> Array:
         """Return some rows, an array (n, *shape)."""
-        stacks = self._frames.take(self._ends[rows][:, None] + self._offsets, axis=0)
+        stacks = self._spares.take(self._frames, self._ends[rows][:, None] + self._offsets)
         return np.moveaxis(stacks, 1, self._axis + 1)
 
     def take_pair(self, before: IntArray, after: IntArray) -> tuple[Array, Array]:
@@ -137,7 +140,7 @@ class FrameStore:
             # A reset without an episode's end, or frames that were skipped.
             return self.take(before), self.take(after)
         window = np.append(self._offsets, 0)
-        frames = self._frames.take(ends[:, None] + window, axis=0)
+        frames = self._spares.take(self._frames, ends[:, None] + window)
         # A change of one would change the other.
         frames.flags.writeable = False
         pair = (frames[:, :-1], frames[:, 1:])
