@@ -15,6 +15,7 @@ import trajrec
 from trajrec.corpus.corpus import Corpus
 from trajrec.exchange.import_reports import ImportReport
 from trajrec.exchange.importing import import_trajectories
+from trajrec.exchange.otlp_protobuf import read_protobuf
 from trajrec.exchange.times import time_of
 from trajrec.exchange.zip_members import ZipMembers
 from trajrec.log.events import Blob
@@ -198,8 +199,7 @@ def sources_of(path: Path) -> list[Any]:
             rows = con.execute("SELECT * FROM read_parquet(?)", [str(path)])
             return [list(map(list, rows.fetchall()))]
     if path.suffix == ".pb":
-        # The same export as the file of JSON beside it.
-        path = path.with_suffix(".json")
+        return [read_protobuf(path)]
     text = path.read_text()
     try:
         return [json.loads(text)]
