@@ -15,21 +15,16 @@ import msgspec
 
 from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
+from trajrec.corpus.chat_rows import Talk, key_of, turns_of
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.datasets.token_spans import ChatTokenizer, token_spans
 from trajrec.log.schema import Check
 from trajrec.types import JsonObject, Value
-from trajrec.values.json import to_canonical_json, to_json
+from trajrec.values.json import to_json
 from trajrec.wire.contents import Message, OfferedTool, ToolCall
-from trajrec.wire.json_bodies import as_dict, dicts_in
 
 Source = Literal["model calls", "messages", "tool calls"]
-
-# The blocks of a message whose text, call or result is a message's own.
-_TOLD_BLOCKS = frozenset(
-    ("text", "input_text", "output_text", "tool_use", "tool_result", "function_call")
-)
 
 
 class Conversation(msgspec.Struct, kw_only=True):
@@ -219,67 +214,6 @@ def conversations(episode: Episode) -> Iterator[Conversation]:
         )
 
 
-class _Talk:
-    """The messages of a conversation.
-
-    Attributes:
-        keys: A key of each message of the request.
-        answer_key: The key of the answer: a request that goes on from it has it next.
-    """
-
-    def __init__(self) -> None:
-        self.messages: list[JsonObject] = []
-        self.answers: list[int] = []
-        self.omitted: list[int] = []
-        self.tools: list[JsonObject] = []
-        self.keys: list[str] = []
-        self.answer_key = ""
-
-    def add(self, message: Message, value: Value, *, is_answer: bool = False) -> None:
-        """Add a message, as several if it has results of tools."""
-        if any(block.get("type") not in _TOLD_BLOCKS for block in dicts_in(_content(value))):
-            self.omitted.append(len(self.messages))
-        for result in message.results:
-            self.messages.append(
-                {
-                    "role": "tool",
-                    "content": result.text,
-                    "tool_call_id": result.call_id,
-                    "name": result.name or self._tool_of(result.call_id),
-                }
-            )
-        if message.results and not (message.text and message.role != "tool"):
-            return
-        if is_answer:
-            self.answers.append(len(self.messages))
-        row: JsonObject = {"role": message.role or "user", "content": message.text}
-        if message.calls:
-            row["tool_calls"] = [_call(call) for call in message.calls]
-        self.messages.append(row)
-
-    def _tool_of(self, call_id: str | None) -> str | None:
-        """Return the tool of an earlier call by its id."""
-        for message in reversed(self.messages):
-            for call in message.get("tool_calls", ()):
-                if call_id is not None and call["id"] == call_id:
-                    return str(call["function"]["name"])
-        return None
-
-
-def _content(value: Value) -> Value:
-    return as_dict(value).get("content")
-
-
-def _call(call: ToolCall) -> JsonObject:
-    """Return a call as the chat API writes it, with arguments as JSON text."""
-    arguments = call.arguments if call.is_malformed else to_json(call.arguments)
-    return {
-        "id": call.call_id,
-        "type": "function",
-        "function": {"name": call.name, "arguments": arguments},
-    }
-
-
 def _check(check: Check) -> JsonObject:
     return {"check_id": check.check_id, "verdict": check.verdict, "score": check.score}
 
@@ -295,16 +229,9 @@ def _tool(tool: OfferedTool) -> JsonObject:
     }
 
 
-def _key(message: Message) -> str:
-    """Return a text that is equal for messages that say the same."""
-    calls = [[call.call_id, call.name, call.arguments] for call in message.calls]
-    results = [[result.call_id, result.text] for result in message.results]
-    return to_canonical_json([message.role, message.text, calls, results])
-
-
-def _of_model_calls(calls: Sequence[ModelCall]) -> list[_Talk]:
+def _of_model_calls(calls: Sequence[ModelCall]) -> list[Talk]:
     """Return the conversations of model calls that were answered."""
-    talks: list[_Talk] = []
+    talks: list[Talk] = []
     for _, talk in _answered(calls):
         before = next((t for t in talks if _continues(talk.keys, t)), None)
         if before is None:
@@ -314,7 +241,7 @@ def _of_model_calls(calls: Sequence[ModelCall]) -> list[_Talk]:
     return talks
 
 
-def _answered(calls: Sequence[ModelCall]) -> Iterator[tuple[ModelCall, _Talk]]:
+def _answered(calls: Sequence[ModelCall]) -> Iterator[tuple[ModelCall, Talk]]:
     """Yield the model calls that were answered, each with its messages and its answer."""
     said: set[str] = set()
     for call in calls:
@@ -325,60 +252,33 @@ def _answered(calls: Sequence[ModelCall]) -> Iterator[tuple[ModelCall, _Talk]]:
             continue
         talk = _talk_of(call, content, said)
         message = Message("assistant", answer.text or "", chosen)
-        talk.answer_key = _key(message)
+        talk.answer_key = key_of(message)
         said.add(talk.answer_key)
         talk.add(message, content.answered(), is_answer=True)
         yield call, talk
 
 
-def _continues(keys: Sequence[str], earlier: _Talk) -> bool:
+def _continues(keys: Sequence[str], earlier: Talk) -> bool:
     """Return whether a request has all messages of an earlier one, its answer, and more."""
     return list(keys[: len(earlier.keys) + 1]) == [*earlier.keys, earlier.answer_key]
 
 
-def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> _Talk:
+def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> Talk:
     """Return the messages of a request."""
-    talk = _Talk()
+    talk = Talk()
     talk.tools = [_tool(tool) for tool in offered_tools(call)]
     read = [] if content.system is None else [(Message("system", content.system), None)]
     read += [content.message(value) for value in content.messages]
-    for message, value in _turns(read):
-        key = _key(message)
+    for message, value in turns_of(read):
+        key = key_of(message)
         talk.keys.append(key)
         talk.add(message, value, is_answer=key in said)
     return talk
 
 
-def _turns(read: Sequence[tuple[Message, Value]]) -> Iterator[tuple[Message, Value]]:
-    """Yield messages; those of an assistant that follow each other are one.
-
-    Some dialects write the text, the calls and the reasoning of an answer as items of their own.
-    """
-    turn: list[tuple[Message, Value]] = []
-    for message, value in read:
-        if message.role == "assistant":
-            turn.append((message, value))
-            continue
-        if turn:
-            yield _joined(turn)
-        turn = []
-        yield message, value
-    if turn:
-        yield _joined(turn)
-
-
-def _joined(turn: Sequence[tuple[Message, Value]]) -> tuple[Message, Value]:
-    if len(turn) == 1:
-        return turn[0]
-    text = "".join(message.text for message, _ in turn)
-    calls = tuple(call for message, _ in turn for call in message.calls)
-    blocks = [block for _, value in turn for block in dicts_in(_content(value))]
-    return Message("assistant", text, calls), {"content": blocks}
-
-
-def _of_messages(episode: Episode) -> _Talk:
+def _of_messages(episode: Episode) -> Talk:
     """Return the messages of an imported episode, whose requests are not known."""
-    talk = _Talk()
+    talk = Talk()
     content = CallContent("", [], None, None, None)
     for said in episode.messages:
         message, value = content.message(said.value)
@@ -392,12 +292,12 @@ def _of_messages(episode: Episode) -> _Talk:
     return talk
 
 
-def _of_tool_calls(episode: Episode) -> _Talk:
+def _of_tool_calls(episode: Episode) -> Talk:
     """Return the goal, and each decision with its results, of an episode without model calls.
 
     A fork begins with the conversation of its parent.
     """
-    talk = _Talk()
+    talk = Talk()
     start = episode.task_start
     goal: Any = None if start is None else episode.value(start.goal_data)
     history = _before_fork(episode)

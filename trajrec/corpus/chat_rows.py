@@ -1,0 +1,110 @@
+"""The messages of one conversation, as rows in the form of the API of chats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from trajrec.types import JsonObject, Value
+from trajrec.values.json import to_canonical_json, to_json
+from trajrec.wire.contents import Message, ToolCall
+from trajrec.wire.json_bodies import as_dict, dicts_in
+
+# The blocks of a message whose text, call or result is a message's own.
+_TOLD_BLOCKS = frozenset(
+    ("text", "input_text", "output_text", "tool_use", "tool_result", "function_call")
+)
+
+
+class Talk:
+    """The messages of a conversation.
+
+    Attributes:
+        keys: A key of each message of the request.
+        answer_key: The key of the answer: a request that goes on from it has it next.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[JsonObject] = []
+        self.answers: list[int] = []
+        self.omitted: list[int] = []
+        self.tools: list[JsonObject] = []
+        self.keys: list[str] = []
+        self.answer_key = ""
+
+    def add(self, message: Message, value: Value, *, is_answer: bool = False) -> None:
+        """Add a message, as several if it has results of tools."""
+        if any(block.get("type") not in _TOLD_BLOCKS for block in dicts_in(_content(value))):
+            self.omitted.append(len(self.messages))
+        for result in message.results:
+            self.messages.append(
+                {
+                    "role": "tool",
+                    "content": result.text,
+                    "tool_call_id": result.call_id,
+                    "name": result.name or self._tool_of(result.call_id),
+                }
+            )
+        if message.results and not (message.text and message.role != "tool"):
+            return
+        if is_answer:
+            self.answers.append(len(self.messages))
+        row: JsonObject = {"role": message.role or "user", "content": message.text}
+        if message.calls:
+            row["tool_calls"] = [_call(call) for call in message.calls]
+        self.messages.append(row)
+
+    def _tool_of(self, call_id: str | None) -> str | None:
+        """Return the tool of an earlier call by its id."""
+        for message in reversed(self.messages):
+            for call in message.get("tool_calls", ()):
+                if call_id is not None and call["id"] == call_id:
+                    return str(call["function"]["name"])
+        return None
+
+
+def _content(value: Value) -> Value:
+    return as_dict(value).get("content")
+
+
+def _call(call: ToolCall) -> JsonObject:
+    """Return a call as the chat API writes it, with arguments as JSON text."""
+    arguments = call.arguments if call.is_malformed else to_json(call.arguments)
+    return {
+        "id": call.call_id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def key_of(message: Message) -> str:
+    """Return a text that is equal for messages that say the same."""
+    calls = [[call.call_id, call.name, call.arguments] for call in message.calls]
+    results = [[result.call_id, result.text] for result in message.results]
+    return to_canonical_json([message.role, message.text, calls, results])
+
+
+def turns_of(read: Sequence[tuple[Message, Value]]) -> Iterator[tuple[Message, Value]]:
+    """Yield messages; those of an assistant that follow each other are one.
+
+    Some dialects write the text, the calls and the reasoning of an answer as items of their own.
+    """
+    turn: list[tuple[Message, Value]] = []
+    for message, value in read:
+        if message.role == "assistant":
+            turn.append((message, value))
+            continue
+        if turn:
+            yield _joined(turn)
+        turn = []
+        yield message, value
+    if turn:
+        yield _joined(turn)
+
+
+def _joined(turn: Sequence[tuple[Message, Value]]) -> tuple[Message, Value]:
+    if len(turn) == 1:
+        return turn[0]
+    text = "".join(message.text for message, _ in turn)
+    calls = tuple(call for message, _ in turn for call in message.calls)
+    blocks = [block for _, value in turn for block in dicts_in(_content(value))]
+    return Message("assistant", text, calls), {"content": blocks}
