@@ -194,6 +194,7 @@ ODD_FIELDS: tuple[tuple[str, tuple[str | int, ...]], ...] = (
     ("openhands/basic_interactions.json", (5, "tool_call_metadata", "model_response")),
     ("swe-agent/humanevalfix-python-0.traj", ("info", "model_stats")),
     ("tau-bench/model-gem.jsonl", (0, "messages", 2, "tool_calls", 0, "type")),
+    ("tau2/alpha-model.jsonl", (1, "messages", 3, "tool_calls", 0, "id")),
 )
 """Files, and fields that always have the same value in their format, or the same type."""
 

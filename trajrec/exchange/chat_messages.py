@@ -143,6 +143,8 @@ class ChatReader:
                     call_id="" if call_id is None else str(call_id),
                     actor="user" if actor == "user" else "agent",
                     invalid=invalid,
+                    # A number, of which the text would not say that it was one.
+                    extra=None if type(call_id) in (str, type(None)) else {"id": call_id},
                 )
             )
         return calls
