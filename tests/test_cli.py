@@ -816,6 +816,33 @@ def test_fork_and_credit_take_an_environment(
     assert [json.loads(line)["step"] for line in capsys.readouterr().out.splitlines()] == [1, 2, 3]
 
 
+def test_fork_gives_branches_the_verdict_of_a_verifier(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lake_checks.py").write_text(
+        "import trajrec\n\n@trajrec.verifier(id='at-goal', version='1')\n"
+        "def at_goal(env):\n    return int(env.unwrapped.s) == 15\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    runs = tmp_path / "runs"
+    with trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), runs) as env:
+        env.reset(seed=1)
+        for action in (2, 2, 1, 1, 1, 0):
+            env.step(action)
+    episode = next(trajrec.open(runs).episodes())
+    to_the_goal = f"fork {runs} {episode.id} --at 5 --action 2 --verifier lake_checks:at_goal"
+    assert run(f"{to_the_goal} --json") == 0
+    assert json.loads(capsys.readouterr().out)["outcome"] == "success"
+    assert run(to_the_goal.replace("--action 2", "--action 0 --action 0")) == 0
+    assert "failure" in capsys.readouterr().out
+    with trajrec.open(runs) as corpus:
+        query = "SELECT outcome, count(*) FROM forks GROUP BY 1 ORDER BY 1"
+        assert corpus.sql(query).fetchall() == [("failure", 1), ("success", 1)]
+    assert run(f"fork {runs} {episode.id} --at 5 --action 2 --verifier lake_checks:nothing") == 2
+    assert "--verifier" in capsys.readouterr().err
+
+
 def test_progress_bar_leaves_nothing_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)

@@ -20,7 +20,7 @@ from trajrec.cli.arguments import (
 )
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
-from trajrec.cli.load import load_acting, load_env
+from trajrec.cli.load import load_acting, load_env, load_function
 from trajrec.cli.output import print_json, print_table
 from trajrec.types import Action, Value
 
@@ -35,6 +35,7 @@ SHOWN = (
     "n_steps",
     "total_reward",
     "ending",
+    "outcome",
     "rejoined_at",
     "restore",
     "error",
@@ -74,6 +75,14 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--max-steps", type=read_count, metavar="STEPS", help="cut branches off after STEPS steps"
     )
+    parser.add_argument(
+        "--verifier",
+        dest="checks",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="run this verifier at the end of each branch: its verdict is the outcome; repeatable",
+    )
     add_seed(parser)
     parser.add_argument(
         "--timeout", type=read_seconds, metavar="SECONDS", help="end a branch that takes longer"
@@ -91,6 +100,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     policy: Value = arguments.policy
     if policy not in (None, "random"):
         policy = load_acting(policy)
+    checks = [load_function(name, "--verifier") for name in arguments.checks]
     episode = corpus.episode(arguments.episode)
     branches = fork_many(
         episode,
@@ -100,6 +110,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         n_branches=arguments.n,
         seed=arguments.seed,
         max_steps=arguments.max_steps,
+        checks=checks,
         jobs=arguments.jobs,
         backend=arguments.backend,
         restore=arguments.restore,
