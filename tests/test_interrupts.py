@@ -649,6 +649,26 @@ def test_exception_at_any_instruction_of_an_agent_leaves_a_right_log(
             raise
 
 
+@pytest.mark.slow
+def test_a_time_limit_in_a_comparison_leaves_the_state_known(tmp_path: Path) -> None:
+    lines: dict[str, int] = {}
+
+    class Noting(Interrupter):
+        def _trace_instruction(self, frame: FrameType, event: str, argument: Any) -> Any:
+            if event == "opcode" and frame.f_code.co_qualname == "StateRecorder._has_changed":
+                lines[f"{frame.f_lineno}:{frame.f_lasti}"] = self.n
+            return super()._trace_instruction(frame, event, argument)
+
+    script = AgentScript(tmp_path / "script")
+    for number, action in enumerate(script.calls()):
+        with Noting(TimeLimitError, -1) if number == 2 else contextlib.nullcontext():
+            action()
+    close_logs()
+    assert lines
+    for at in lines.values():
+        run_agent_interrupted(tmp_path, 2, TimeLimitError, at)
+
+
 def interrupt_anywhere(call: Callable[[], None], at: int) -> bool:
     """Interrupt a call at an instruction, also of the standard library; return whether it came."""
     n = 0

@@ -286,17 +286,18 @@ class StateRecorder:
             actor: Who made them.
             is_last: Whether a part that cannot be read has the state of before.
         """
-        try:
+        # Twice: it may be a signal handler's exception, for instance of a time limit. Not as one
+        # block in another: an exception between their beginnings would count as the second one.
+        for is_again in (False, True):
             try:
                 changes, digest = self._read_changes(part)
-            except Exception:
-                # Once more: it may be a signal handler's exception, for instance of a time limit.
-                changes, digest = self._read_changes(part)
-        except Exception as exc:  # a world may have any data; a failure to see it is recorded
-            if not is_last:
-                self._journal.fail(position.step, "state", "env", exc)
-                self._add(part, position, digest="", note=NOT_CAPTURED, actor=actor)
-            return False
+                break
+            except Exception as exc:  # a world may have any data; a failure to see it is recorded
+                if is_again:
+                    if not is_last:
+                        self._journal.fail(position.step, "state", "env", exc)
+                        self._add(part, position, digest="", note=NOT_CAPTURED, actor=actor)
+                    return False
         if not changes and digest == self.digests.get(part.name):
             self._unfinished.discard(part.name)
             return False
