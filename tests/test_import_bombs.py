@@ -250,7 +250,10 @@ def test_a_link_that_leads_outside_is_named(tmp_path: Path) -> None:
     (tmp_path / "in" / "x.json").symlink_to(secret)
     report = import_trajectories(tmp_path / "in", tmp_path / "out")
     reasons = [file.reason for file in report.of_status("failed")]
-    outside = "is a link that leads outside of the folder, and is not followed"
+    outside = (
+        "is a link that leads outside of the folder, and is not followed: import the file itself, "
+        "or a copy of the folder (cp -rL)"
+    )
     assert sorted(reasons) == [f"agent/trajectory.2.json {outside}", outside]
 
 

@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
         run,
         "import the trajectories of other tools",
         "trajrec import trials -o runs",
-        finding="a file is damaged, so that nothing of it was imported",
+        finding="a file is damaged or refused, so that nothing of it was imported",
     )
     parser.description = f"{parser.description}\n\n{_FORMATS}"
     parser.add_argument(
@@ -132,8 +132,8 @@ def _print_summary(files: list[FileReport]) -> None:
         print(one_line(_skipped(reason, paths)))
     n_failed = sum(file.status == "failed" for file in files)
     if n_failed:
-        verb, pronoun = ("is", "it") if n_failed == 1 else ("are", "them")
-        print(f"{counted(n_failed, 'file')} {verb} damaged; nothing of {pronoun} was imported")
+        pronoun = "it" if n_failed == 1 else "them"
+        print(f"{counted(n_failed, 'file')} refused, nothing of {pronoun} was imported: see above")
 
 
 # Names of skipped files that are printed; --json has all.

@@ -242,7 +242,10 @@ def why_not_read(path: Path, root: Path) -> str:
     """
     try:
         if not path.resolve().is_relative_to(root):
-            return "is a link that leads outside of the folder, and is not followed"
+            return (
+                "is a link that leads outside of the folder, and is not followed: import the file "
+                "itself, or a copy of the folder (cp -rL)"
+            )
         return "" if path.is_file() else "is no regular file"
     except (OSError, RuntimeError) as exc:
         return f"cannot be read: {exc}"
