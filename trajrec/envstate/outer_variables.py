@@ -178,7 +178,7 @@ class OuterSearch:
                 value = cell.cell_contents
             except ValueError:
                 continue  # it is not set yet
-            if ("cell", name) != ("cell", "__class__"):
+            if name != "__class__":
                 yield from self._cell(function, name, cell, value)
         if any(type(item) not in PLAIN_TYPES for item in function.__defaults__ or ()):
             yield from self._variable(function, "__defaults__", function.__defaults__)

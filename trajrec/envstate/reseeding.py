@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,13 +34,13 @@ def reseed_fresh(env: AnyEnv, key: str) -> str:
     Raises:
         SnapshotError: ALE's generator cannot be set.
     """
-    all_layers = list(layers(env))
-    hidden = _hidden(all_layers)
-    if _outside(all_layers, hidden):
+    found = _find(env, with_hidden=True, with_outside=True)
+    n_generators = _seed_all(found, key)
+    if found.outside:
         key += OUTSIDE
-    elif hidden:
+    elif found.hidden:
         key += EVERYWHERE
-    return key if reseed(env, key) else ""
+    return key if n_generators else ""
 
 
 def reseed(env: AnyEnv, key: str) -> int:
@@ -60,50 +60,54 @@ def reseed(env: AnyEnv, key: str) -> int:
     Raises:
         SnapshotError: ALE's generator cannot be set.
     """
-    is_outside = key.endswith(OUTSIDE)
-    is_everywhere = key.endswith(EVERYWHERE)
-    key = key.removesuffix(OUTSIDE).removesuffix(EVERYWHERE)
-    n_generators = 0
+    found = _find(env, with_hidden=key.endswith(EVERYWHERE), with_outside=key.endswith(OUTSIDE))
+    return _seed_all(found, key.removesuffix(OUTSIDE).removesuffix(EVERYWHERE))
+
+
+class _Found(NamedTuple):
+    """The generators of an environment.
+
+    Attributes:
+        by_path: Those of each layer with its number and their paths in it.
+        sticky: That of ALE's sticky actions, if there is one.
+        hidden: Those that lie deep in objects of the layers, in a fixed order.
+        outside: Those in variables outside of the layers, in a fixed order.
+    """
+
+    by_path: list[tuple[str, Value]]
+    sticky: Value
+    hidden: list[Value]
+    outside: list[Value]
+
+
+def _find(env: AnyEnv, *, with_hidden: bool, with_outside: bool) -> _Found:
+    """Find the generators of an environment: a search outside of it takes up to 10 ms."""
     all_layers = list(layers(env))
     seen = set(map(id, all_layers))
+    by_path = []
     for number, layer in enumerate(all_layers):
         depth = 0 if api_of(layer) is None else SEARCH_DEPTH
         for path, generator in nested_generators(layer, seen, depth=depth):
-            name = "/".join(map(str, path))
-            _seed(generator, _key_number(f"{key}/{number}/{name}"))
-            n_generators += 1
-    if (sticky := sticky_generator(env)) is not None:
-        _seed(sticky, _key_number(f"{key}/sticky"))
-        n_generators += 1
-    if is_everywhere:
-        hidden = _hidden(all_layers)
-        outside = _outside(all_layers, hidden) if is_outside else []
-        for name, generators in (("hidden", hidden), ("outside", outside)):
-            for number, generator in enumerate(generators):
-                _seed(generator, _key_number(f"{key}/{name}/{number}"))
-                n_generators += 1
-    return n_generators
+            by_path.append((f"{number}/{'/'.join(map(str, path))}", generator))
+    known = {*map(id, all_layers), *(id(generator) for _, generator in by_path)}
+    hidden = []
+    if with_hidden:
+        hidden = list(hidden_generators(all_layers, set(known), without=TABLES))
+        known |= set(map(id, hidden))
+    outside = list(outer_generators(all_layers, known)) if with_outside else []
+    return _Found(by_path, sticky_generator(env), hidden, outside)
 
 
-def _hidden(all_layers: Sequence[Value]) -> list[Value]:
-    """Return the generators that lie in objects of the layers, in a fixed order."""
-    return list(hidden_generators(all_layers, _seen_by_path(all_layers), without=TABLES))
-
-
-def _outside(all_layers: Sequence[Value], hidden: Sequence[Value]) -> list[Value]:
-    """Return the generators in variables outside of the layers, in a fixed order."""
-    seen = _seen_by_path(all_layers) | set(map(id, hidden))
-    return list(outer_generators(all_layers, seen))
-
-
-def _seen_by_path(all_layers: Sequence[Value]) -> set[int]:
-    """Return the ids of the layers, and of the generators that are seeded by their paths."""
-    seen = set(map(id, all_layers))
-    for layer in all_layers:
-        depth = 0 if api_of(layer) is None else SEARCH_DEPTH
-        own = [generator for _, generator in nested_generators(layer, set(seen), depth=depth)]
-        seen |= set(map(id, own))
-    return seen
+def _seed_all(found: _Found, key: str) -> int:
+    """Seed generators, each from the key and its own path; return their number."""
+    named = list(found.by_path)
+    if found.sticky is not None:
+        named.append(("sticky", found.sticky))
+    named += [(f"hidden/{number}", one) for number, one in enumerate(found.hidden)]
+    named += [(f"outside/{number}", one) for number, one in enumerate(found.outside)]
+    for name, generator in named:
+        _seed(generator, _key_number(f"{key}/{name}"))
+    return len(named)
 
 
 def _key_number(key: str) -> int:
