@@ -55,6 +55,10 @@ def test_a_model_call_by_a_socket_is_told_of(
     assert len(warned) == 1
     assert unseen_in(tmp_path / "second") == [f"127.0.0.1:{server.port}"]
     assert unseen_in(tmp_path / "first") == [f"127.0.0.1:{server.port}"]
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT DISTINCT unseen FROM episodes").fetchall() == [
+            (f"127.0.0.1:{server.port}",)
+        ]
     from trajrec.cli.main import main
 
     assert main(["show", str(tmp_path), only(tmp_path / "first").id]) == 0

@@ -11,6 +11,7 @@ from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.place_history import MadeChange, made_changes, place_pointer
 from trajrec.errors import LogError
+from trajrec.log.unseen_ways import unseen_of
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import Change
 from trajrec.values.json import describe_path, to_json_value, to_pointer
@@ -342,6 +343,7 @@ class EpisodeView:
             "seed": None if start is None else start.seed,
             "failed steps": len(self.failed_steps),
             "fault": episode.fault,
+            "calls may be missing": ", ".join(unseen_of(end.extra_data) if end else []),
         }
         return [(name, value) for name, value in facts.items() if value not in (None, "")]
 

@@ -47,6 +47,7 @@ from trajrec.corpus.outcomes import primary_id
 from trajrec.corpus.transcript import Transcript
 from trajrec.log.events import SideEffect, step_of_request
 from trajrec.log.schema import Check, Failure
+from trajrec.log.unseen_ways import unseen_of
 from trajrec.tracking.parts import digest_of_parts
 from trajrec.values.json import (
     stored_to_json,
@@ -159,6 +160,7 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         row.truncated = end.truncated
         row.stop_reason = end.stop_reason or None
         row.claimed_done = end.claimed_done
+        row.unseen = ", ".join(unseen_of(end.extra_data)) or None
     if episode.fork is not None:
         row.parent_id = episode.fork.parent_id
         row.fork_step = episode.fork.step

@@ -47,6 +47,7 @@ class EpisodeRow(Row, kw_only=True):
     system_digest: str | None = None
     stop_reason: str | None = None
     claimed_done: bool | None = None
+    unseen: str | None = None
     terminated: bool | None = None
     truncated: bool | None = None
     n_failures: int = 0
@@ -77,10 +78,8 @@ class EpisodeRow(Row, kw_only=True):
     @property
     def kind(self) -> EpisodeKind:
         """Kind of the episode."""
-        if self.is_copy:
-            return "copy"
-        if self.parent_id is not None:
-            return "fork"
+        if self.is_copy or self.parent_id is not None:
+            return "copy" if self.is_copy else "fork"
         return "rollout" if self.caller_id is None else "nested"
 
 

@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 28
+INDEX_VERSION = 29
 
 
 ALL_EPISODES = Table(
@@ -73,6 +73,12 @@ ALL_EPISODES = Table(
         ),
         ("stop_reason", "VARCHAR", "reason that the agent gave for its end; NULL if unknown"),
         ("claimed_done", "BOOLEAN", "whether the agent claimed to be done; NULL if unknown"),
+        (
+            "unseen",
+            "VARCHAR",
+            "libraries and hosts by which model calls may have gone past the record, so that some "
+            "may be missing; NULL if no such way was noticed",
+        ),
         ("terminated", "BOOLEAN", "flag of the last step"),
         ("truncated", "BOOLEAN", "flag of the last step"),
         ("n_failures", "BIGINT", "number of its rows in the table failures"),
