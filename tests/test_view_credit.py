@@ -6,14 +6,18 @@ import html
 import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 from test_view import HOSTILE, ROOT, assert_harmless, signed_in
 
 import trajrec
+from trajrec.corpus import bounded_queries
+from trajrec.corpus.index import live
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.store import append_run
 from trajrec.replay.credit.results.table import CreditTable
@@ -205,3 +209,35 @@ def test_a_report_has_the_charts_of_credit(corpus: trajrec.Corpus) -> None:
     for chart in view.charts:
         assert f'aria-label="{chart.summary}"' in html.unescape(body)
     assert 'class="charts"' not in make_report(corpus, OTHER)
+
+
+@pytest.mark.slow
+def test_no_page_needs_a_process_for_its_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: trajrec.Corpus
+) -> None:
+    unbounded: list[str] = []
+
+    def has_bounded_values(cursor: Any, query: str) -> bool:
+        is_bounded = bounded_queries.has_bounded_values(cursor, query)
+        if not is_bounded:
+            unbounded.append(query)
+        return is_bounded
+
+    monkeypatch.setattr(live, "has_bounded_values", has_bounded_values)
+    support = shutil.copytree(ROOT / "sample_trajectories" / "support", tmp_path / "support")
+    n_of_kind: Counter[str] = Counter()
+    with trajrec.open(support) as other:
+        for opened, start in ((corpus, f"/e/{EPISODE}"), (other, "/")):
+            browser = signed_in(opened)
+            waiting, seen = [start, "/"], {start, "/"}
+            while waiting:
+                link = waiting.pop(0)
+                # Pages of one kind differ in ids, numbers and the query.
+                kind = re.sub(r"/[0-9a-f]{16}|/[0-9]+", "=", link.partition("?")[0])
+                n_of_kind[kind] += 1
+                if n_of_kind[kind] <= 8:
+                    new = set(re.findall(r'href="(/[^"#]*)', browser.get(link).text)) - seen
+                    seen |= new
+                    waiting += map(html.unescape, sorted(new))
+    assert {"/", "/failures", "/interfaces", "/e=", "/e=/credit"} <= set(n_of_kind)
+    assert not unbounded

@@ -44,10 +44,13 @@ _JUDGES = ("decisive", "advantage", "effect", "pooled", "shapley", "delta")
 
 _RUNS = """
 SELECT run_id, any_value(policy_id), any_value(noise), any_value(restore),
-    any_value(notes)::VARCHAR, max(created_at), list(DISTINCT estimator ORDER BY estimator),
-    count(DISTINCT step), max(n), sum(n_invalid)::BIGINT
+    any_value(notes)::VARCHAR, max(created_at), count(DISTINCT step), max(n),
+    sum(n_invalid)::BIGINT
 FROM credit WHERE episode_id = ? GROUP BY run_id ORDER BY max(created_at) DESC NULLS LAST, run_id
 """
+
+# Rows and no list: a value that grows with the table would be asked for in a process of its own.
+_ESTIMATORS = "SELECT DISTINCT run_id, estimator FROM credit WHERE episode_id = ? ORDER BY ALL"
 
 _COSTS = """
 SELECT count(*), coalesce(sum(env_steps), 0)::BIGINT FROM rollouts
@@ -146,7 +149,11 @@ def read_credit(
             else the latest one.
         sort: A column of `SORTS`; by step if it is none.
     """
-    runs = [_run(row, episode_id) for row in corpus.sql(_RUNS, params=[episode_id]).fetchall()]
+    estimators: dict[str, list[str]] = {}
+    for name, estimator in corpus.sql(_ESTIMATORS, params=[episode_id]).fetchall():
+        estimators.setdefault(name, []).append(estimator)
+    found = corpus.sql(_RUNS, params=[episode_id]).fetchall()
+    runs = [_run(row, episode_id, estimators[row[0]]) for row in found]
     if not runs:
         return CreditView(runs=[], run=None, unknown=in_ranges(steps))
     comparing = [item for item in runs if set(_JUDGES) & set(item.estimators)]
@@ -281,7 +288,7 @@ def _sorted(estimates: Sequence[Estimate], sort: str) -> list[Estimate]:
     return list(estimates)
 
 
-def _run(row: Sequence[Value], episode_id: str) -> CreditRunView:
+def _run(row: Sequence[Value], episode_id: str, estimators: Sequence[str]) -> CreditRunView:
     run_id = str(row[0])
     return CreditRunView(
         id=run_id,
@@ -290,10 +297,10 @@ def _run(row: Sequence[Value], episode_id: str) -> CreditRunView:
         restore=row[3] or "",
         notes=_notes(row[4]),
         created_at=row[5],
-        estimators=row[6],
-        n_steps=row[7],
-        n=row[8] or 0,
-        n_invalid=row[9] or 0,
+        estimators=estimators,
+        n_steps=row[6],
+        n=row[7] or 0,
+        n_invalid=row[8] or 0,
         address=f"/e/{quote(episode_id, safe='')}/credit?run={quote(run_id, safe='')}",
     )
 
