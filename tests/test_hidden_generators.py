@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.envstate.hidden_generators import hidden_generators
+from trajrec.envstate.hidden_generators import attributes_of, hidden_generators
 from trajrec.envstate.reseeding import EVERYWHERE, reseed, reseed_fresh
 from trajrec.replay import credit, fork_many, replay_episode
 
@@ -144,3 +144,16 @@ def test_a_key_without_the_mark_seeds_as_before() -> None:
     plain = gym.make("CartPole-v1")
     plain.reset(seed=1)
     assert reseed_fresh(plain, "key") == "key"
+
+
+class Documented:  # it has no text, which would be in the way of the slot
+    __slots__ = ("__doc__", "value")
+
+
+Undocumented = type("Undocumented", (Documented,), {"__slots__": ()})
+
+
+def test_a_slot_without_a_value_is_no_attribute() -> None:
+    item = Undocumented()
+    item.value = 3
+    assert attributes_of(item) == [("value", 3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
@@ -73,6 +74,8 @@ def attributes_of(value: Value) -> list[tuple[str, Value]]:
         slots = cls.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             member = cls.__dict__.get(name)
-            if isinstance(member, types.MemberDescriptorType) and hasattr(value, name):
-                named[name] = member.__get__(value)
+            if isinstance(member, types.MemberDescriptorType):
+                # Not asked with hasattr: a slot without a value may hide a name of the class.
+                with contextlib.suppress(AttributeError):
+                    named[name] = member.__get__(value)
     return sorted(named.items(), key=lambda item: str(item[0]))
