@@ -82,6 +82,8 @@ def test_interval_covers_the_known_effect(
 ) -> None:
     gambler = Gambler(share.seed % 2**32)
     episode = gambler.record(tmp_path / "recorded")
+    # Arguments that the call had already are refused: no change has no effect.
+    change = Arguments({"chance": BEFORE + effect}) if effect else None
     n_covered = 0
     assert share.size
     for number in range(share.size):
@@ -89,7 +91,7 @@ def test_interval_covers_the_known_effect(
         result = what_if(
             episode,
             at=1,
-            change=Arguments({"chance": BEFORE + effect}),
+            change=change,
             agent=gambler,
             watch=gambler.state,
             success=won,
