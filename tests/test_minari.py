@@ -596,7 +596,7 @@ def jpeg(image: Any, frame: Any) -> bytes:
     return buffer.getvalue()
 
 
-@suite("imports", fixed=2, drawn=60, whole=2000)
+@suite("imports", fixed=2, drawn=40, whole=2000)
 def test_a_changed_dataset_gives_an_error_or_a_whole_import(share: Share, tmp_path: Path) -> None:
     sources = []
     for kind in SPACES if share.name != "fixed" else ("dict",):

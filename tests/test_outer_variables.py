@@ -23,6 +23,7 @@ from outer_envs import (
     SeedsRandom,
     counts,
 )
+from tiers import spread
 
 import trajrec
 from trajrec.envstate.outer_state import OuterState
@@ -71,10 +72,19 @@ def test_a_changed_variable_is_named() -> None:
 
 
 @pytest.mark.mostly_slow(1)
-@pytest.mark.parametrize("restore", ["auto", "os_fork"])
 @pytest.mark.parametrize("kind", GENERATORS)
-def test_a_generator_outside_draws_by_the_scenario(kind: Any, restore: Any, tmp_path: Path) -> None:
-    episode = record(kind(), tmp_path)
+def test_a_generator_outside_draws_by_the_scenario(kind: Any, tmp_path: Path) -> None:
+    assert_drawn_by_scenario(kind, tmp_path, "auto")
+
+
+# They take seconds.
+@pytest.mark.parametrize("kind", spread("credit", GENERATORS, drawn=1))
+def test_a_generator_outside_draws_by_the_scenario_in_forks(kind: Any, tmp_path: Path) -> None:
+    assert_drawn_by_scenario(kind, tmp_path, "os_fork")
+
+
+def assert_drawn_by_scenario(kind: Any, folder: Path, restore: str) -> None:
+    episode = record(kind(), folder)
     options: Any = {"env": kind, "folder": None, "n_rollouts": 64, "restore": restore}
     (value,) = credit.estimate(episode, any_action, estimator="value", steps=[4], **options)
     assert value.ci_low < 4.0 < value.ci_high

@@ -90,7 +90,7 @@ def test_more_rollouts_of_the_same_tasks_say_more_of_them() -> None:
 
 
 @pytest.mark.sources
-@suite("attribution", fixed=0, drawn=300, whole=None)
+@suite("attribution", fixed=0, drawn=150, whole=None)
 def test_the_hull_covers_in_each_condition(share: Share) -> None:
     from benchmarks import attribution
 

@@ -165,7 +165,7 @@ def test_light_environments_replay_exactly_in_another_process(runs: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "n_steps", "needs"), spread("environments", OTHERS, drawn=3)
+    ("kind", "name", "n_steps", "needs"), spread("environments", OTHERS, drawn=2)
 )
 def test_other_environments_are_recorded_replayed_and_forked(
     kind: str, name: str, n_steps: int, needs: tuple[str, ...], tmp_path: Path

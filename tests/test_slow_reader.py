@@ -99,7 +99,7 @@ RECORDS: list[Record] = [record_env, record_env, record_agents, record_vector, r
 
 
 @pytest.mark.usefixtures("no_flusher")
-@suite("log", fixed=5, drawn=150, whole=10_000)
+@suite("log", fixed=5, drawn=80, whole=10_000)
 def test_both_readers_agree_on_logs_with_a_journal(
     share: Share, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
