@@ -79,15 +79,22 @@ class Reply:
         return f"{self.status} {self.body!r} {self.is_whole}"
 
 
+def send(
+    connection: http.client.HTTPConnection, path: str, body: bytes, headers: dict[str, str] = JSON
+) -> None:
+    """Send a request past the taps, which an earlier test may have left in this process."""
+    connection.putrequest("POST", path)
+    for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+
+
 def post(address: str, path: str, body: bytes, headers: dict[str, str] = JSON) -> Reply:
     """Send a request over a connection of its own, as another process does: past the taps."""
     parts = urlsplit(address)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)
     try:
-        connection.putrequest("POST", parts.path + path)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            connection.putheader(name, value)
-        connection.endheaders(body)
+        send(connection, parts.path + path, body, headers)
         response = connection.getresponse()
         got = {name.lower(): value for name, value in response.getheaders()}
         try:
@@ -195,7 +202,7 @@ def test_a_stream_arrives_while_the_server_still_sends(tmp_path: Path) -> None:
         parts = urlsplit(address)
         connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=30)
         path = f"{parts.path}/openai/v1/chat/completions"
-        connection.request("POST", path, chat("go", stream=True), JSON)
+        send(connection, path, chat("go", stream=True))
         response = connection.getresponse()
         began = time.monotonic()
         times = []
@@ -288,7 +295,7 @@ def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
         for k, n_bytes in enumerate((200, 0)):
             connection = http.client.HTTPConnection("127.0.0.1", parts.port, timeout=30)
             body = chat(str(k), stream=True)
-            connection.request("POST", f"{parts.path}/openai/v1/chat/completions", body, JSON)
+            send(connection, f"{parts.path}/openai/v1/chat/completions", body)
             if n_bytes:
                 response = connection.getresponse()
                 response.read(n_bytes)
