@@ -380,6 +380,26 @@ def test_attempts_of_one_model_call_share_its_step(tmp_path: Path) -> None:
     ]
 
 
+def test_a_retry_may_begin_before_the_failed_attempt_has_ended(tmp_path: Path) -> None:
+    # A client has the head, and maybe all of the body, before a proxy notes that it was sent.
+    body = request_body(3)
+    with trajrec.episode(tmp_path) as ep:
+        first = ep.begin_exchange(HttpRequest("POST", URL, JSON, body))
+        first.responded(500, JSON)
+        retry = ep.begin_exchange(HttpRequest("POST", URL, JSON, body))
+        first.ended(None)
+        retry.responded(200, JSON)
+        retry.received(b"{}")
+        retry.ended(None)
+        # The same again, of its own accord.
+        send(ep, body, [b"{}"])
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT number, attempt, outcome, status FROM model_calls ORDER BY ALL"
+        rows = corpus.sql(query).fetchall()
+    assert rows == [(0, 0, "error", 500), (1, 1, "ok", 200), (2, 0, "ok", 200)]
+
+
 def test_a_redirected_request_is_one_model_call(tmp_path: Path) -> None:
     body = request_body(3)
     first = [*JSON, ("x-stainless-retry-count", "0")]

@@ -201,6 +201,7 @@ class RecordedExchange:
         self._has_parts = False
         self._coding = ""
         self._is_over = False
+        self._is_failure_known = False
         self._was_left = False
         # Re-entrant: a finalizer or a signal handler may end the exchange while it is written.
         self._lock = threading.RLock()
@@ -214,6 +215,16 @@ class RecordedExchange:
         self._coding = "" if self._decoder.is_known else coding
         kind = header(headers, "content-type")
         self._redactor = response_redactor(self._recorder.journal.redactor, kind)
+        if status >= 400:
+            # Before the client has it: its retry may come before the end of this exchange does.
+            self._add_failure()
+
+    def _add_failure(self) -> None:
+        """Remember that the request has failed: the next one with the same bytes is its retry."""
+        if not self._is_failure_known:
+            self._is_failure_known = True
+            failed = FailedAttempt(self._position.step, self._position.attempt)
+            self._recorder.memory.add_failure(self._request, failed)
 
     def received(self, data: bytes) -> None:
         """Note a piece of the body."""
@@ -277,9 +288,7 @@ class RecordedExchange:
         response = self._response(error, rest, self._redactor.n_secrets, is_open=False)
         recorder.add_end(self._number, self._status, self._headers, response)
         if self._has_failed(error):
-            # The next request with the same bytes is its retry.
-            failed = FailedAttempt(self._position.step, self._position.attempt)
-            recorder.memory.add_failure(self._request, failed)
+            self._add_failure()
         elif self._status in _REDIRECTED:
             # The client sends the same bytes to the address that it was given.
             moved = FailedAttempt(self._position.step, self._position.attempt, is_redirected=True)
