@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import functools
 import http.client
-import time
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 from trajrec.taps import hub
-from trajrec.taps.memory_socket import MemorySocket
-from trajrec.taps.patching import AnswerFault, Replacement, answering, note_fault
-from trajrec.taps.raw_answers import HANG_S
+from trajrec.taps.memory_socket import MemorySocket, require_response
+from trajrec.taps.patching import Replacement, answering, note_fault
 from trajrec.wire.exchange import Exchange, HttpAnswer, HttpRequest
 
 # The attribute of a connection that carries an exchange from the request to the response.
@@ -157,12 +155,7 @@ def _answer(connection: Any, answer: HttpAnswer) -> Any:
         BaseException: The recorded exception, if no response came.
         AnswerFault: The answer cannot be delivered.
     """
-    if not answer.status:
-        if answer.hangs:
-            time.sleep(HANG_S)
-        if answer.error is None:
-            raise AnswerFault("the recorded request has neither a response nor an exception")
-        raise answer.error
+    require_response(answer)
     with answering("http.client"):
         response = connection.response_class(MemorySocket(answer), method="POST")
         response.begin()

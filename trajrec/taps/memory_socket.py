@@ -6,8 +6,25 @@ import io
 import time
 from typing import Any
 
+from trajrec.taps.patching import AnswerFault
 from trajrec.taps.raw_answers import HANG_S, head_of, pieces_of
 from trajrec.wire.exchange import HttpAnswer
+
+
+def require_response(answer: HttpAnswer) -> None:
+    """Check that a recorded request was answered.
+
+    Raises:
+        BaseException: The recorded exception, if no response came.
+        AnswerFault: The record has neither.
+    """
+    if answer.status:
+        return
+    if answer.hangs:
+        time.sleep(HANG_S)
+    if answer.error is None:
+        raise AnswerFault("the recorded request has neither a response nor an exception")
+    raise answer.error
 
 
 class MemorySocket:

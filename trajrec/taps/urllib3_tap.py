@@ -10,15 +10,13 @@ import functools
 import http.client
 import importlib
 import inspect
-import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 from trajrec.taps import hub
-from trajrec.taps.memory_socket import MemorySocket
-from trajrec.taps.patching import AnswerFault, Replacement, answering, note_fault
-from trajrec.taps.raw_answers import HANG_S
+from trajrec.taps.memory_socket import MemorySocket, require_response
+from trajrec.taps.patching import Replacement, answering, note_fault
 from trajrec.wire.exchange import Exchange, HttpAnswer, HttpRequest
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -193,12 +191,7 @@ def _answer(
         BaseException: The recorded exception, if no response came.
         AnswerFault: The answer cannot be delivered.
     """
-    if not answer.status:
-        if answer.hangs:
-            time.sleep(HANG_S)
-        if answer.error is None:
-            raise AnswerFault("the recorded request has neither a response nor an exception")
-        raise answer.error
+    require_response(answer)
     with answering("urllib3"):
         pool.num_requests += 1
         raw = http.client.HTTPResponse(MemorySocket(answer), method=method)  # type: ignore[arg-type]
