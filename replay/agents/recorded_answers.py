@@ -12,6 +12,7 @@ from trajrec.errors import ReplayError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EpisodeStart
 from trajrec.replay.agents.agent_difference import RequestKind
+from trajrec.replay.agents.wire_answers import LEFT_OPEN
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.recorded import (
@@ -25,7 +26,6 @@ from trajrec.wire.json_bodies import NOT_JSON, read_json
 
 _NO_CALL_END = "the recorded call was open when its log ended"
 _NO_MODEL_END = "the recorded model call was open when its log ended"
-_LEFT = "the recorded stream was not read on before its episode ended; nothing is known of the rest"
 
 
 def as_stored(value: Value) -> Value:
@@ -106,7 +106,7 @@ def call_items(attempt: Attempt) -> RecordedStream:
     result = rehydrate(attempt.result)
     items = result if isinstance(result, list) else []
     if end is None:
-        reason = _LEFT if attempt.left_ns else _NO_CALL_END
+        reason = LEFT_OPEN if attempt.left_ns else _NO_CALL_END
         return RecordedStream(items, as_exception("builtins.TimeoutError", reason))
     error = as_exception(end.error_type, end.message) if end.is_raised else None
     return RecordedStream(items, error, hangs=_was_given_up(attempt))
@@ -128,7 +128,9 @@ def model_answer(call: ModelCall) -> Value:
     end = call.end
     if end is None:
         left = call.open_end
-        cut_off = as_exception("builtins.TimeoutError", _NO_MODEL_END if left is None else _LEFT)
+        cut_off = as_exception(
+            "builtins.TimeoutError", _NO_MODEL_END if left is None else LEFT_OPEN
+        )
         if call.answer is None:
             raise cut_off
         pieces = RecordedStream(rehydrate(call.answer), cut_off)

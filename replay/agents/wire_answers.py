@@ -24,7 +24,8 @@ KEYS = ("exact", "canonical", "loose")
 
 _NO_END = "the recorded request was open when its log ended"
 
-_LEFT = "the recorded stream was not read on before its episode ended; nothing is known of the rest"
+LEFT_OPEN = "the agent stopped reading the recorded stream before its episode ended: what followed is unknown"
+"""Why a rerun cannot go on with a stream that was left open."""
 
 # The statuses at which clients wait and try again.
 _RETRIED = frozenset({408, 409, 429})
@@ -174,7 +175,7 @@ def _open_answer(exchange: HttpExchange, left: ExchangeEnd) -> HttpAnswer:
         chunks=exchange.chunks,
         # Not an end, which would pass for that of the answer; and no wait, since who reads on does
         # something else than was recorded. No TimeoutError, whose text urllib3 replaces.
-        error=ConnectionError(_LEFT),
+        error=ConnectionError(LEFT_OPEN),
     )
 
 
