@@ -177,15 +177,6 @@ def test_items_are_read_only_a_little_ahead() -> None:
     results.close()  # type: ignore[attr-defined]
 
 
-@pytest.mark.slow
-def test_ray_gives_the_same_reports(runs: Path) -> None:
-    pytest.importorskip("ray", reason="ray is not installed")
-    assert reports(runs, backend="ray", jobs=2) == reports(runs)
-    # Explained, each of the 100 divergences would take seconds of experiments.
-    alone = reports(runs, env=heavier, explain=False)
-    assert reports(runs, backend="ray", jobs=2, env=heavier, explain=False) == alone
-
-
 def test_missing_ray_names_its_extra(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(trajrec.errors.MissingPackageError, match=r"pip install 'trajrec\[ray\]'"):

@@ -106,14 +106,6 @@ def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, options: Any
 
 
 @pytest.mark.slow
-def test_the_numbers_do_not_depend_on_whether_ray_runs_them(lake: Episode) -> None:
-    pytest.importorskip("ray")
-    expected = credit.estimate(lake, wander, n_rollouts=8)
-    table = credit.estimate(lake, wander, n_rollouts=8, jobs=2, backend="ray")
-    assert numbers(table) == numbers(expected)
-
-
-@pytest.mark.slow
 def test_a_pickled_environment_gives_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     env = make_by_id("MiniGrid-Empty-5x5-v0", max_steps=12)
@@ -219,7 +211,7 @@ def test_sticky_actions_of_ale_follow_the_noise_of_their_scenario(
         return make_by_id("ALE/Breakout-v5", max_episode_steps=20, obs_type="ram")
 
     episode = record(tmp_path / "runs", make(), lambda observation, rng: int(rng.integers(4)))
-    options: dict[str, Any] = {"steps": [3, 9], "n_rollouts": 8, "success": is_even, "folder": None}
+    options: dict[str, Any] = {"steps": [9], "n_rollouts": 8, "success": is_even, "folder": None}
     expected = credit.estimate(episode, serve, **options)
     assert {e.noise for e in expected} == {"shared"}
     # Some rollouts succeed and some fail, so their noise differs.

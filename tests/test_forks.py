@@ -712,22 +712,6 @@ def test_a_bipedal_walker_replays_alone_and_says_why(
 
 
 @pytest.mark.slow
-def test_ray_runs_the_same_branches(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="ray is not installed")
-    corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
-    (episode,) = corpus.episodes()
-    all_branches = [
-        fork_many(episode, at=range(0, 12, 4), policy="random", n_branches=3, folder=None, **how)
-        for how in ({}, {"jobs": 2, "backend": "ray"})
-    ]
-    assert [(b.step, b.index, b.actions, b.total_reward) for b in all_branches[0]] == [
-        (b.step, b.index, b.actions, b.total_reward) for b in all_branches[1]
-    ]
-    with pytest.raises(ValueError, match="take backend='local'"):
-        fork_many(episode, at=[0], policy="random", backend="ray", timeout_s=1.0)
-
-
-@pytest.mark.slow
 def test_near_steps_are_reexecuted_and_far_ones_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

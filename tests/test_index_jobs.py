@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import os
 import signal
 import subprocess
@@ -33,10 +32,8 @@ from trajrec.log.reader import LogReader
 from trajrec.replay.processes.workers import map_ordered
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A corpus of logs of all kinds, one of them damaged, one no log, one a copy."""
-    folder = tmp_path_factory.mktemp("runs")
+def record_all_kinds(folder: Path) -> None:
+    """Record a corpus of logs of all kinds, one of them damaged, one no log, one a copy."""
     rng = np.random.default_rng(5)
     for k in range(8):
         (record_agents if k % 2 else record_env)(folder / str(k), rng)
@@ -48,6 +45,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     damaged[len(damaged) // 2] ^= 0xFF
     logs[1].write_bytes(damaged)
     (folder / "none.trj").write_text("no log")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    record_all_kinds(folder)
     return folder
 
 
@@ -89,15 +92,6 @@ def test_parts_give_the_index_of_one_process(recorded: Path) -> None:
 def test_two_processes_give_the_index_of_one(recorded: Path) -> None:
     run = functools.partial(map_ordered, jobs=2)
     assert build(recorded, run) == build(recorded, None)
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("small_tasks")
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs ray")
-def test_ray_gives_the_index_of_one_process(recorded: Path) -> None:
-    from trajrec.replay.processes.ray import map_on_ray
-
-    assert build(recorded, functools.partial(map_on_ray, jobs=2)) == build(recorded, None)
 
 
 def die(function: Callable[[Task], Part], task: Task) -> Part:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from deep_parts import PARTS, list_by_part
-from tiers import SEED, Share, deep, examples, shares, spread
+from tiers import SEED, Share, deep, examples, seed_of, shares, spread
 
 TESTS = Path(__file__).parent
 
@@ -87,19 +87,20 @@ def collected(*words: str) -> list[str]:
 
 @pytest.mark.slow
 def test_deep_tests_run_only_if_they_are_asked_for() -> None:
-    deep_tests = collected("-m", "deep", str(TESTS))
     listed = list_by_part(TESTS)
+    assert set(PARTS) == {*listed, "newest"}
+    expected = set().union(*listed.values())
+    all_modules = sorted({name.partition("::")[0] for name in expected})
+    assert len(all_modules) > 20
+    # To collect all of them takes as long as many tests do.
+    some = [f"tests/{name}" for name in Share("drawn", 6, seed_of("collected")).of(all_modules)]
+    some += ["tests/test_codec.py", "tests/test_crash.py", "tests/test_forks.py"]
+    deep_tests = collected("-m", "deep", *some)
     names = {re.sub(r"^tests/|\[.*", "", line) for line in deep_tests}
     # Nothing of a module is collected if a package that all of its tests need is not installed.
     modules = {name.partition("::")[0] for name in names}
-    assert len(modules) > 20
-    in_modules = (
-        name for name in set().union(*listed.values()) if name.partition("::")[0] in modules
-    )
-    assert names == set(in_modules)
-    assert set(PARTS) == {*listed, "newest"}
+    assert names == {name for name in expected if name.partition("::")[0] in modules}
     # What leaves them out does not look at the module.
-    some = ["tests/test_codec.py", "tests/test_crash.py", "tests/test_forks.py"]
     unmarked = collected(*some)
     assert len(unmarked) > 50
     assert not set(unmarked) & set(deep_tests)
