@@ -341,6 +341,26 @@ def test_events_of_any_size_are_in_the_journal_or_in_the_log(size: int, tmp_path
     close_logs()
 
 
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize("part", ["obs", "info", "action"])
+@pytest.mark.parametrize(
+    "large", [b"x" * 3_000_000, "x" * 3_000_000, {"a": np.zeros(400_000), "b": "x"}]
+)
+def test_steps_larger_than_the_journal_are_recorded(part: str, large: Any, tmp_path: Path) -> None:
+    def result_of(k: int) -> Any:
+        info = {"large": large} if part == "info" else {}
+        return (large if part == "obs" else k), 1.0, k == 2, False, info
+
+    env = trajrec.record(Scripted(result_of), tmp_path, redact=False)
+    run(env, 2, policy=lambda obs: large if part == "action" else 0)
+    env.close()
+    with LogReader(env.path) as reader:
+        for number in range(2):
+            for step in Episode(reader, number).steps():
+                value = {"obs": step.observation, "info": step.info, "action": step.action}[part]
+                assert is_same(value, {"large": large} if part == "info" else large)
+
+
 def blob(k: int, size: int) -> Blob:
     return Blob(k, k.to_bytes(16, "big"), bytes([k % 256]) * size)
 
@@ -529,7 +549,8 @@ def test_items_lost_before_others_in_the_journal_are_damage(lost: str, tmp_path:
     env = trajrec.record(Scripted(lambda k: (k, 1.0, False, False, {})), tmp_path)
     env.reset()
     # No step is in it: the frames of the log are lost.
-    copy = tmp_path / "copy.trj"
+    copy = tmp_path / "copies" / "copy.trj"
+    copy.parent.mkdir()
     shutil.copy(env.path, copy)
     first = 0 if lost == "middle of the journal" else 1
     halves: list[journal_reader.Half] = []
@@ -543,6 +564,8 @@ def test_items_lost_before_others_in_the_journal_are_damage(lost: str, tmp_path:
         data[10_000:middle] = bytes(middle - 10_000)
     journal_path(copy).write_bytes(data)
     env.close()
+    (problem,) = trajrec.open(copy.parent).problems()
+    assert "neither in the log nor in its journal" in problem.reason
     with LogReader(copy) as reader:
         (damage,) = reader.damage
         end = halves[0].first_number or halves[1].first_number

@@ -346,7 +346,7 @@ def test_exception_while_recording_costs_only_that_step(tmp_path: Path) -> None:
             env.step(1)
     cycle: dict[str, Any] = {}
     cycle["self"] = cycle
-    env.env.step = lambda action: (*gym.Wrapper.step(env.env, action)[:4], cycle)  # type: ignore[method-assign]
+    env.env.step = lambda action: (cycle, *gym.Wrapper.step(env.env, action)[1:])  # type: ignore[method-assign]
     with pytest.raises(EncodeError, match="nested deeper"):
         env.step(1)
     del env.env.step  # type: ignore[misc]
@@ -367,3 +367,47 @@ def test_exception_while_recording_costs_only_that_step(tmp_path: Path) -> None:
     ]
     assert (broken.n_steps, broken.ending, last.actions) == (0, "error", [1, 1, 0])
     assert [replay_episode(e, state=read_state).grade for e in (first, last)] == ["exact", "exact"]
+
+
+def cyclic() -> list[Any]:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    return cycle
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (cyclic(), "nested deeper than 100 levels"),
+        (np.zeros(2, [("a", "i4"), ("b", "f8", (2,))]), "cannot be stored"),
+    ],
+)
+@pytest.mark.parametrize("redact", [True, False])
+def test_part_of_an_info_that_cannot_be_stored_ends_no_loop(
+    part: Any, reason: str, redact: bool, tmp_path: Path
+) -> None:
+    class Told(Scripted):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return super().reset(seed=seed)[0], {"part": part, "other": "x"}
+
+    def result_of(k: int) -> Any:
+        return k, 1.0, k == 3, False, {"part": part if k % 2 else 0, "other": "x"}
+
+    env = trajrec.record(Told(result_of), tmp_path, redact=redact)
+    run(env)
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    for info in (episode.reset_info, *episode.infos[1::2]):
+        assert info["other"] == "x"
+        assert reason in info["part"].text
+    assert episode.infos[0] == {"part": 0, "other": "x"}
+
+
+def test_a_reward_of_lists_of_several_lengths_is_recorded(tmp_path: Path) -> None:
+    reward = [1, (2, 3)]
+    env = trajrec.record(Scripted(lambda k: (k, reward, k == 3, False, {})), tmp_path)
+    run(env)
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    assert [step.reward for step in episode.steps()] == [reward] * 4
+    assert np.isnan(episode.total_reward)

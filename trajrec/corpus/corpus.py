@@ -295,8 +295,8 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
                 # A log that is being written may end within a frame.
                 if not (is_tail and self._index.running.get(log)):
                     problems.append(_problem(log, offset, size, cause, is_tail))
-        # The index does not decode observations and states; who reads an episode does.
-        for log, reader in self._readers.items():
+        # The index stores no rows of journals, and does not decode observations and states.
+        for log, reader in {**self._index.tail_readers, **self._readers}.items():
             problems += [
                 problem
                 for problem in (_problem(log, *damage) for damage in reader.damage)

@@ -327,7 +327,8 @@ def _sum_rewards(rewards: Sequence[Value] | None, are_plain: bool) -> float:
     try:
         # Most rewards are Python's numbers, which are summed as they are.
         return float(sum(rewards if are_plain else map(_to_number, rewards)))
-    except (TypeError, OverflowError):
+    except (TypeError, ValueError, OverflowError):
+        # NumPy's ValueError: lists of several lengths.
         return math.nan
 
 

@@ -26,8 +26,11 @@ class Flushable(Protocol):
         """Flush all, or only full blocks. A failure is kept for the thread that records."""
         ...
 
-    def leave_unsealed(self) -> None:
-        """Flush and close without sealing. A failure is raised."""
+    def pause(self, *, is_shared: bool) -> None:
+        """Flush at the end of the program; other threads may go on if `is_shared`.
+
+        A failure is raised.
+        """
         ...
 
     def leave_to_parent(self) -> None:
@@ -47,7 +50,7 @@ class Flusher:
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         # A writer that nobody refers to is not kept alive by the flusher.
         self.writers: weakref.WeakSet[Flushable] = weakref.WeakSet()
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         # Re-entrant: an exception inside of it, by Ctrl-C, must not lock its own thread out.
         self._lock = threading.RLock()
 
@@ -55,12 +58,12 @@ class Flusher:
         """Flush a writer from now on. The first writer starts the thread."""
         with self._lock:
             self.writers.add(writer)
-            if self._thread is None or not self._thread.is_alive():
+            if self.thread is None or not self.thread.is_alive():
                 # A daemon: it must not keep a program from ending.
-                self._thread = threading.Thread(
+                self.thread = threading.Thread(
                     target=self._run, name="trajrec-flusher", daemon=True
                 )
-                self._thread.start()
+                self.thread.start()
 
     def wake_up(self) -> None:
         """Have the full blocks of the writers flushed at once."""
@@ -81,7 +84,7 @@ class Flusher:
             with self._lock:
                 writers = list(self.writers)
                 if not writers:
-                    self._thread = None
+                    self.thread = None
                     return
             for writer in writers:
                 # A failure of the disk is kept by the writer. Another exception is raised again in
@@ -126,13 +129,23 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def are_other_threads() -> bool:
+    """Return whether threads of the program are running beside this one."""
+    flusher = None if _the_flusher is None else _the_flusher.thread
+    return any(
+        thread not in (flusher, threading.current_thread()) for thread in threading.enumerate()
+    )
+
+
 @atexit.register
 def _flush_all() -> None:
     """Flush the logs that a program left open at its end.
 
-    They stay unsealed, since nobody closed them, and are readable.
+    They stay unsealed, since nobody closed them, and are readable. Daemon threads, and functions
+    that were registered for the end earlier than this one, may still record.
     """
     if _the_flusher is not None:
+        is_shared = are_other_threads()
         for writer in list(_the_flusher.writers):
             with contextlib.suppress(LogWriteError):
-                writer.leave_unsealed()
+                writer.pause(is_shared=is_shared)

@@ -7,6 +7,7 @@ when a frame is in the file whole. Bytes of an unfinished frame are cut off befo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,13 @@ _FOOTER_PARTS: dict[type[Event], int] = {EpisodeStart: 64, Blob: 24}
 
 class SizeLimitError(Exception):
     """The log would become larger than it may."""
+
+
+class DeletedError(OSError):
+    """The file was deleted while it was written."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOENT, "the file was deleted")
 
 
 class Written(NamedTuple):
@@ -232,6 +240,9 @@ class FrameWriter:
         The system may write a part of the bytes only; the rest is written then.
         """
         data = b"".join(parts)
+        if os.fstat(self._descriptor).st_nlink == 0:
+            # The system would write, and nobody could read.
+            raise DeletedError
         self._cut_off_unfinished()
         n_written = 0
         try:

@@ -174,6 +174,13 @@ class Journal:
         self._half = 0
         return self._begin_half(number)
 
+    def pause(self) -> None:
+        """Delete the file until `restart`, because all items are in the log."""
+        self.end = 0
+        self._close_file()
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+
     def delete(self) -> None:
         """Close the file and delete it, because all items are in the log. Twice is harmless."""
         self.close()

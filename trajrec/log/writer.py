@@ -11,6 +11,7 @@ source.
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 import threading
 import warnings
@@ -21,7 +22,7 @@ from typing import Literal, Protocol
 from trajrec.errors import LogError, LogWriteError
 from trajrec.log.columns import Packer
 from trajrec.log.flusher import process_flusher
-from trajrec.log.frame_writer import FrameWriter, SizeLimitError
+from trajrec.log.frame_writer import DeletedError, FrameWriter, SizeLimitError
 from trajrec.log.frames import ID_BYTES
 from trajrec.log.journal import HALF_BYTES, open_journal
 from trajrec.log.packing import Drained
@@ -55,6 +56,10 @@ class Source(Protocol):
         """Drop the pending data: the log cannot be written any more."""
         ...
 
+    def journal_paused(self) -> None:
+        """Note that the journal must begin anew with the next item."""
+        ...
+
 
 class LogWriter:
     """Writes one log file.
@@ -76,6 +81,7 @@ class LogWriter:
     Attributes:
         journal: The log's journal.
         error: The failure after which nothing is written, or None.
+        is_paused: Whether the program has come to its end without closing the log.
 
     Raises:
         LogWriteError: The file or its journal cannot be created.
@@ -93,6 +99,8 @@ class LogWriter:
         half_bytes: int = HALF_BYTES,
         background: bool = True,
     ) -> None:
+        # The program may change its folder meanwhile.
+        path = Path(os.path.abspath(path))
         self.path = path
         self.header = header
         self.on_full = on_full
@@ -106,6 +114,7 @@ class LogWriter:
         self._has_warned = False
         self._background = background
         self._closed = False
+        self.is_paused = False
         try:
             self._file = FrameWriter(path, header, self._packer, max_bytes=max_bytes)
         except OSError as exc:
@@ -217,6 +226,25 @@ class LogWriter:
             process_flusher().discard(self)
         self.raise_error()
 
+    def pause(self, *, is_shared: bool) -> None:
+        """Flush at the end of the program. What is recorded even later is in the journal.
+
+        Args:
+            is_shared: Whether other threads may be recording. If not, the journal is deleted until
+                something is recorded.
+
+        Raises:
+            LogWriteError: As for `flush`.
+        """
+        with self._lock:
+            if not self._closed:
+                self._flush()
+                self.is_paused = True
+                if self.error is None and not is_shared:
+                    self.journal.pause()
+                    self._source.journal_paused()
+        self.raise_error()
+
     def leave_unsealed(self) -> None:
         """Flush and close the file without a footer, because nobody closed the log.
 
@@ -298,9 +326,13 @@ class LogWriter:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
+        earlier = (
+            "what was recorded before is lost"
+            if isinstance(exc, DeletedError)
+            else "everything recorded before is readable"
+        )
         error = LogWriteError(
-            f"cannot be written: {_reason(exc)}; everything recorded before is readable, "
-            "nothing later is recorded",
+            f"cannot be written: {_reason(exc)}; {earlier}, nothing later is recorded",
             path=self.path,
             offset=self._file.written.size,
         )

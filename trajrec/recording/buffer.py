@@ -314,6 +314,10 @@ class StepBuffer:
         self._waiting.clear()
         self.limit = 0
 
+    def journal_paused(self) -> None:
+        """Note that the journal must begin anew with the next item."""
+        self._journal.layout_changed()
+
     def field_added(self) -> None:
         """Note that `takes` has one more field."""
         self._journal.layout_changed()

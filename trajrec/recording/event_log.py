@@ -9,19 +9,20 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from trajrec.errors import LogWriteError
 from trajrec.log.columns import Packer
 from trajrec.log.events import Blob
+from trajrec.log.flusher import are_other_threads
 from trajrec.log.items import Entry
 from trajrec.log.journal import EVENT, EVENT_HALF_BYTES
 from trajrec.log.packing import Drained
 from trajrec.log.record_encoder import encode_record
 from trajrec.log.remote import require_local
-from trajrec.log.schema import Chunk, Event
+from trajrec.log.schema import Chunk, EpisodeEnd, Event
 from trajrec.log.writer import Durability, LogWriter, OnFull, new_log_id
 from trajrec.recording.provenance import make_agents_header
 
@@ -85,6 +86,7 @@ class EventLog:
         self._pending = Pending()
         self._blobs: set[bytes] = set()
         self._n_episodes = itertools.count()
+        self._n_open = 0
         self._has_warned = False
         self._process_id = os.getpid()
         self.writer = LogWriter(
@@ -101,7 +103,14 @@ class EventLog:
 
     def new_episode(self) -> int:
         """Return the number of a new episode."""
+        with self._lock:
+            self._n_open += 1
         return next(self._n_episodes)
+
+    @property
+    def has_open_episodes(self) -> bool:
+        """Whether an episode has not ended."""
+        return self._n_open > 0
 
     def add(self, event: Event) -> None:
         """Add an event. It is in the journal when this returns.
@@ -118,6 +127,8 @@ class EventLog:
             return
         self._pending.append(Entry(event, encode_record(event)))
         with self._lock:
+            if isinstance(event, EpisodeEnd):
+                self._n_open -= 1
             self._write_journal()
 
     def refer(self, episode: int, digest: bytes, data: bytes) -> None:
@@ -151,6 +162,9 @@ class EventLog:
     def discard(self) -> None:
         """Drop the pending events, because the log cannot be written any more."""
         self._pending.clear()
+
+    def journal_paused(self) -> None:
+        """Do nothing: an event that finds no room in the journal begins it anew."""
 
     def _write_journal(self) -> None:
         """Write all events that the journal does not have.
@@ -220,15 +234,33 @@ def open_event_log(folder: str | Path, on_full: OnFull, durability: Durability) 
         return log
 
 
-@atexit.register
 def close_logs() -> None:
     """Seal the agents' logs that this process writes; the next episode begins a new log."""
+    _close_logs([key for key in _open_logs if key[0] == os.getpid()])
+
+
+@atexit.register
+def _close_at_exit() -> None:
+    """Seal the logs at the end of the program, but not under the threads that still record."""
+    is_shared = are_other_threads()
+    _close_logs(
+        [
+            key
+            for key, log in _open_logs.copy().items()
+            if key[0] == os.getpid() and not (is_shared and log.has_open_episodes)
+        ]
+    )
+
+
+def _close_logs(keys: Sequence[tuple[int, str]]) -> None:
     with _open_logs_lock:
-        for key in [key for key in _open_logs if key[0] == os.getpid()]:
-            with contextlib.suppress(LogWriteError):
-                _open_logs[key].writer.close()
+        for key in keys:
+            # Another thread may have closed the log meanwhile.
+            if key in _open_logs:
+                with contextlib.suppress(LogWriteError):
+                    _open_logs[key].writer.close()
             # Not before: after an interrupt the log is closed by the next call.
-            del _open_logs[key]
+            _open_logs.pop(key, None)
 
 
 # A child process must not write to the logs that it inherits.

@@ -183,7 +183,8 @@ class ItemJournal:
         is_inside_block = number > source.block.first_number
         if (
             (source.has_pixels and is_inside_block)
-            or self._used_bytes == 0
+            # The half has no item yet: the other half has no room for this item either.
+            or number == self._half_start
             or self._can_grow(number)
             or not self._journal.can_switch(self._writer.last_written)
         ):

@@ -56,7 +56,8 @@ class LogSeries:
         keep_last: int | None = None,
     ) -> None:
         require_local(folder)
-        self._folder = folder
+        # The program may change its folder meanwhile.
+        self._folder = Path(os.path.abspath(folder))
         self._header = header
         self._name = name
         self._on_full = on_full

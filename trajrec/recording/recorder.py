@@ -32,6 +32,7 @@ from trajrec.recording.recorder_errors import is_unrecordable, located, not_open
 from trajrec.recording.recorder_header import recorder_header
 from trajrec.recording.reset_seed import choose_seed
 from trajrec.recording.step_fields import MisfitError
+from trajrec.recording.step_redaction import encode_info
 from trajrec.recording.task_event import TaskDescription
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.task_options import primary_check
@@ -294,8 +295,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             episodes = self._episodes
             start = msgspec.structs.replace(start, episode=episodes.new_episode())
         try:
-            cleaned, n_secrets["info"] = self._redactor.redacted(info)
-            info_data = codec.encode(cleaned, opaque=True)
+            info_data, n_secrets["info"] = encode_info(self._redactor, info)
             own_start = msgspec.structs.replace(start, info_data=info_data)
             episodes.begin(own_start, obs, n_secrets=n_secrets, task=task)
         except BaseException as exc:
@@ -385,7 +385,8 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __del__(self) -> None:
         # `_writer` is missing if `__init__` raised.
         writer = getattr(self, "_writer", None)
-        if writer is not None and not writer.is_closed:
+        # At the end of the interpreter a lock may be held by a thread that never runs again.
+        if writer is not None and not (writer.is_closed or writer.is_paused):
             warnings.warn(
                 f"{self.path} was not closed; its steps are readable. Call close() on the recorder",
                 ResourceWarning,

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trajrec.errors import EncodeError
 from trajrec.recording.step_fields import ANY_TEXT, TextRule
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.survey import NUMBERS
-from trajrec.types import Value
+from trajrec.types import Info, Value
+from trajrec.values import codec
 
 _ARE_NUMBERS = NUMBERS.issuperset
 
@@ -83,6 +85,19 @@ class StepRedaction:
         counts = self.counts
         self.counts = {}
         return counts
+
+
+def encode_info(redactor: Redactor, info: Info) -> tuple[bytes, int]:
+    """Return the encoded info of a reset, and the number of secrets that were replaced in it."""
+    try:
+        return _encode_clean(redactor, info)
+    except EncodeError:
+        return _encode_clean(redactor, codec.without_unstorable(info))
+
+
+def _encode_clean(redactor: Redactor, info: Info) -> tuple[bytes, int]:
+    cleaned, n_secrets = redactor.redacted(info)
+    return codec.encode(cleaned, opaque=True), n_secrets
 
 
 def _form_of_numbers(value: dict[Value, Value]) -> tuple[tuple[str, ...], tuple[type, ...]] | None:

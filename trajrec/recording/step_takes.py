@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from trajrec.errors import EncodeError
 from trajrec.log.items import IRREGULAR, FieldLayout
 from trajrec.recording.options import DIGESTED, StoredStates
 from trajrec.recording.state_takes import make_digest_taker
@@ -91,7 +92,13 @@ class StepTakes:
 
     def extras(self, info: Info, *, with_state: bool) -> tuple[Any, ...]:
         """Return the fields that most rows do not have: the info and the whole state, or none."""
-        info_part = self._take_info(info) if info else None
+        info_part = None
+        if info:
+            try:
+                info_part = self._take_info(info)
+            except EncodeError:
+                # A cycle, or a dtype that cannot be stored: the loop goes on without that part.
+                info_part = self._take_info(codec.without_unstorable(info))
         state_part = self.whole_state() if with_state else None
         if info_part is None and state_part is None:
             return ()

@@ -70,6 +70,29 @@ def left_out(value: Value, exc: Exception) -> Opaque:
     return Opaque(type_name(value), f"left out: {reason}")
 
 
+def without_unstorable(values: dict[Value, Value]) -> dict[Value, Value]:
+    """Return a dict with `left_out` in place of items that `encode` refuses even if `opaque`.
+
+    >>> cycle = []
+    >>> cycle.append(cycle)
+    >>> without_unstorable({"a": 1, "b": cycle})["a"]
+    1
+    """
+    storable: dict[Value, Value] = {}
+    for key, value in values.items():
+        storable[key] = value
+        try:
+            # With its key, which may be the cause, and at its depth.
+            encode({key: value}, opaque=True)
+        except EncodeError as exc:
+            storable[key] = left_out(value, exc)
+    try:
+        encode(storable, opaque=True)
+    except EncodeError as exc:
+        return {"": left_out(values, exc)}
+    return storable
+
+
 def decode(data: bytes | memoryview) -> Value:
     """Return the value that `encode` was given.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -278,6 +278,11 @@ class LiveIndex:
         The tables have the rows that this reader has.
         """
         return self._tails.readers.get(log)
+
+    @property
+    def tail_readers(self) -> Mapping[str, LogReader]:
+        """The readers of all such logs."""
+        return self._tails.readers
 
     def _scan(self, mode: ScanMode) -> Scan:
         try:
