@@ -26,6 +26,7 @@ from trajrec.errors import CorpusError
 from trajrec.log.frames import FORMAT2
 from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
+from trajrec.log.repair import recover
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +194,29 @@ def test_log_that_is_being_written_is_well(folder: Path) -> None:
     assert examine(folder) == (2, [])
     env.close()
     assert examine(folder) == (2, [])
+
+
+def test_a_start_lost_before_recovery_is_no_finding(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("FrozenLake-v1"), tmp_path)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    for _ in range(2):  # a chunk of each step
+        env.step(0)
+        env.flush()
+    env.close()
+    with LogReader(env.path) as reader:
+        offset = reader.frames[1].offset
+    data = bytearray(env.path.read_bytes())
+    data[offset + 60] ^= 1  # the record of the first chunk, which has the start
+    env.path.write_bytes(data)
+    assert recover(env.path).bytes_lost
+    assert examine(tmp_path) == (1, [])
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.problems() == []
+        (episode,) = corpus.episodes()
+        assert not episode.has_reset
+        assert episode.n_steps == 2
+        assert list(episode.missing_steps) == [(0, 1)]
 
 
 def test_findings_as_json_have_place_and_command(

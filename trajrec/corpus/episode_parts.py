@@ -15,6 +15,7 @@ from trajrec.errors import DecodeError, LogCorruptError
 from trajrec.log.chunk import LogChunk
 from trajrec.log.events import AgentEvent
 from trajrec.log.frames import CHUNK
+from trajrec.log.identity import may_lack_records
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, Segment
 from trajrec.values import codec
@@ -89,7 +90,7 @@ class EpisodeParts:
     def report(self, event: AgentEvent | None, reason: str) -> None:
         """Add the frame of an event that contradicts others, or has no value, to the damage."""
         # A log that has lost frames has lost the other halves of some events.
-        if self._reader.has_losses:
+        if may_lack_records(self._reader):
             return
         number = next((k for k, e in enumerate(self.agent_events) if e is event), 0)
         index = next(index for end, index in self._event_bounds if number < end)
@@ -148,9 +149,9 @@ class EpisodeParts:
             self._note(parts[-1].chunk.index, f"rows behind its end, step {self.end.n_steps}")
 
     def _note_missing_start(self) -> None:
-        """Note that an episode has parts and no start, if nothing else of the log is lost."""
+        """Note that an episode has parts and no start, if nothing of the log can be lost."""
         has_parts = self.end or self.rows.parts or self.failures or self.checks
-        if (has_parts or self.agent_events) and not self._reader.has_losses:
+        if (has_parts or self.agent_events) and not may_lack_records(self._reader):
             self._note(self._event_bounds[0][1], "its start is missing")
 
     def _note(self, index: int, reason: str) -> None:

@@ -83,3 +83,11 @@ def _seal(reader: FrameReader) -> str:
         return content.hex()
     # Format 1 has no seal. Nothing writes it any more, so the last frame tells two files apart.
     return frame_digest(reader, len(reader.frames) - 1)
+
+
+def may_lack_records(reader: FrameReader) -> bool:
+    """Return whether records that the others of a log presume may be gone.
+
+    They may be if bytes are lost, and if a rewrite has left damaged frames out (`recover`).
+    """
+    return reader.has_losses or (reader.trailer is not None and reader.trailer.generation > 0)

@@ -28,6 +28,7 @@ from trajrec.log.chunk import LogChunk
 from trajrec.log.events import Redaction, TaskStart
 from trajrec.log.fields import field_values
 from trajrec.log.frames import CHUNK
+from trajrec.log.identity import may_lack_records
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Segment, episode_id
 from trajrec.log.source_facts import extra_of, facts_of, is_unknown, source_of
@@ -140,7 +141,7 @@ class LogRows:
                 interface=self._interface,
                 interface_id=self._interface_id,
             )
-            if number not in self._started and not self._reader.has_losses:
+            if number not in self._started and not may_lack_records(self._reader):
                 reason = f"episode {number}: its start is missing"
                 self._reader.note_damage(frame, reason)
         row.last_frame = max(row.last_frame, frame)
