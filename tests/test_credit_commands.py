@@ -291,6 +291,45 @@ def test_wrong_usage_is_reported_without_a_traceback(
 
 
 @pytest.mark.slow
+def test_groups_print_a_screen_and_a_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ends = iter([30, 10, 20])
+
+    def rows(k: int) -> Any:
+        nonlocal end
+        end = next(ends) if k == 0 else end
+        return np.zeros(2), float(k), k == end, False, {}
+
+    end = 0
+    record(Scripted(rows), tmp_path, 3)
+    command = ["credit", str(tmp_path), "--group", "rloo"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 24
+    values = [abs(float(line.split()[2])) for line in lines[1:21]]
+    assert values == sorted(values, reverse=True)
+    assert lines[22].startswith("rloo: 3 episodes, 63 steps, advantages from -282 to +332, 0 of")
+    assert lines[23] == "20 are listed, the furthest from 0 (--limit all lists all)"
+    assert main([*command, "--limit", "all"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 66
+    assert main([*command, "--json"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 63
+    assert main([*command, "--json", "--limit", "2"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["credit", str(tmp_path), "3f2a", "--policy", "random", "--limit", "2"]) == 2
+    assert "--limit is for --group" in capsys.readouterr().err
+
+
+def test_an_episode_alone_in_its_group_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(Scripted(lambda k: (np.zeros(2), 1.0, k == 2, False, {})), tmp_path, 1)
+    assert main(["credit", str(tmp_path), "--group", "grpo"]) == 0
+    assert "1 episode: alone in its group, so that it is compared" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_an_empty_result_names_the_missing_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

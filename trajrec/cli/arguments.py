@@ -17,6 +17,8 @@ POLICY_HELP = (
     "method act, or of a model of Stable-Baselines3; or a file of a model, as PPO:model.zip"
 )
 RESTORE_CHOICES = ("auto", "reexecute", "snapshot", "pickle", "env_snapshot", "os_fork")
+ALL = 2**62
+"""A limit that no folder reaches."""
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -315,6 +317,16 @@ def read_pattern(text: str) -> re.Pattern[str]:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def read_limit(text: str) -> int:
+    """Read the argument of --limit."""
+    if text == "all":
+        return ALL
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"a number from 1, or 'all', not {text!r}")
+    return number
 
 
 def read_count(text: str) -> int:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import (
+    ALL,
     Commands,
     add_folder,
     add_forks,
     add_json,
     add_prices,
     add_where,
+    read_limit,
     read_seconds,
 )
 from trajrec.cli.exit_status import ExitStatus
@@ -49,8 +51,6 @@ SIZE = "log_bytes"
 """Column of `trajrec ls --size`: the size of the log, which may have other episodes too."""
 
 DEFAULT_LIMIT = 50
-ALL = 2**62
-"""A limit that no folder reaches."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -71,7 +71,7 @@ def _add_ls(commands: Commands) -> None:
     add_forks(parser)
     parser.add_argument(
         "--limit",
-        type=_read_limit,
+        type=read_limit,
         metavar="N",
         help=f"episodes to list, or 'all' (default: {DEFAULT_LIMIT}, with --json all)",
     )
@@ -131,16 +131,6 @@ def _add_sql(commands: Commands) -> None:
         action="store_true",
         help="let the query read and write files, as DuckDB does: only if it is your own",
     )
-
-
-def _read_limit(text: str) -> int:
-    """Read the argument of --limit."""
-    if text == "all":
-        return ALL
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"a number from 1, or 'all', not {text!r}")
-    return number
 
 
 @reads_folder

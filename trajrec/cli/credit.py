@@ -8,22 +8,29 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import (
+    ALL,
     Commands,
     add_folder,
     add_rollouts,
     add_where,
     read_count,
+    read_limit,
     read_slice,
 )
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder, require_selection
 from trajrec.cli.load import load_acting, load_env, load_object
 from trajrec.cli.output import Progress, print_json, print_table, say
-from trajrec.types import Value
+from trajrec.types import Action, Value
+from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
     from trajrec.replay.credit import CreditTable, RolloutOptions
+    from trajrec.replay.credit.estimators.groups import Method
+
+GroupRow = tuple[str, int, float, int, Action]
+"""A step with its advantage, in the order of `GROUP_COLUMNS`."""
 
 ESTIMATORS = ("value", "delta", "advantage", "shapley", "pooled")
 METHODS = ("grpo", "rloo", "gigpo", "rtmc")
@@ -40,7 +47,9 @@ SHOWN = (
     "estimand",
     "action",
 )
-GROUP_COLUMNS = ("episode_id", "step", "value", "ci_low", "ci_high", "n", "action")
+GROUP_COLUMNS = ("episode_id", "step", "value", "n", "action")
+DEFAULT_LIMIT = 20
+"""Steps of --group that are printed."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -81,6 +90,13 @@ def add_parser(commands: Commands) -> None:
         help="compare all episodes of the folder with each other, without rollouts",
     )
     add_where(parser, note="with --group: ", default=None)
+    parser.add_argument(
+        "--limit",
+        type=read_limit,
+        metavar="N",
+        help="with --group: steps to print, those whose advantage is furthest from 0; or 'all', in "
+        f"the order of the episodes (default: {DEFAULT_LIMIT}, with --json all)",
+    )
     add_rollouts(parser, needs_policy=False)
 
 
@@ -98,6 +114,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         return _run_groups(corpus, arguments)
     if arguments.where is not None:
         raise ValueError("--where chooses the episodes of --group; an EPISODE is chosen by its id")
+    if arguments.limit is not None:
+        raise ValueError("--limit is for --group; an EPISODE is printed with all of its steps")
     if arguments.episode is None or arguments.policy is None:
         raise ValueError("give an episode and --policy, or --group, which needs neither")
     if arguments.plot is not None:
@@ -146,25 +164,42 @@ def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     where = arguments.where or "true"
     require_selection(corpus, where)
     tables = group_advantages(corpus, arguments.group, where=where)
-    has_intervals = any(math.isfinite(row.ci_low) for table in tables for row in table)
     rows = [
-        (table.episode_id, row.step, row.value, row.ci_low, row.ci_high, row.n, row.action)
+        (table.episode_id, row.step, row.value, row.n, row.action)
         for table in tables
         for row in table
     ]
+    shown = _furthest(rows, arguments.limit or (ALL if arguments.json else DEFAULT_LIMIT))
     if arguments.json:
-        for row in rows:
+        for row in shown:
             print_json(dict(zip(GROUP_COLUMNS, row, strict=True)))
-    elif has_intervals:
-        print_table(GROUP_COLUMNS, rows)
     else:
-        print_table(
-            (*GROUP_COLUMNS[:3], *GROUP_COLUMNS[5:]), [(*row[:3], *row[5:]) for row in rows]
-        )
+        print_table(GROUP_COLUMNS, shown)
+        print(f"\n{_summary(arguments.group, len(tables), rows)}")
+        if len(shown) < len(rows):
+            print(f"{len(shown)} are listed, the furthest from 0 (--limit all lists all)")
     notes = Counter(note for table in tables for note in table.notes)
     for note, n in notes.items():
-        say(f"{n} episodes: {note}")
+        say(f"{counted(n, 'episode')}: {note}")
     return ExitStatus.OK
+
+
+def _furthest(rows: list[GroupRow], limit: int) -> list[GroupRow]:
+    """Return the rows whose advantages are furthest from 0, or all in their order if they fit."""
+    if len(rows) <= limit:
+        return rows
+    # An unknown advantage stands behind all others.
+    return sorted(rows, key=lambda row: math.inf if math.isnan(row[2]) else -abs(row[2]))[:limit]
+
+
+def _summary(method: Method, n_episodes: int, rows: list[GroupRow]) -> str:
+    """Return the line below the rows of groups."""
+    values = [value for _, _, value, _, _ in rows if not math.isnan(value)]
+    text = f"{method}: {counted(n_episodes, 'episode')}, {counted(len(rows), 'step')}"
+    if values:
+        text += f", advantages from {min(values):+.3g} to {max(values):+.3g}"
+        text += f", {values.count(0.0)} of them 0"
+    return text
 
 
 def read_policy(name: str) -> Value:

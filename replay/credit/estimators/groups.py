@@ -191,13 +191,14 @@ def group_advantages(
               from the step on and the mean of the group's returns from the same state. The
               difference is 0 if no other episode visited the state.
             - "rtmc": Q - V: the mean return from the state on with the same action, less the mean
-              with any action.
+              with any action. The first mean counts `prior` more visits with the second one's
+              value, so that an action with few visits has an advantage close to 0.
         where: Selects episodes: a SQL condition on the table `episodes`. Probes of checks are left
             out: they are nobody's attempts.
 
     Returns:
         A table for each episode, in the order of logs. A step without an estimate has the value
-        NaN, and its table has a note.
+        NaN, and its table has a note. So has that of an episode alone in its group.
 
     Raises:
         QueryError: `by` or `where` is not valid SQL.
@@ -276,12 +277,16 @@ def _comparison(method: Method, options: GroupOptions) -> str:
 
 def _notes(method: Method, rows: list[Estimate]) -> tuple[str, ...]:
     n_unknown = sum(math.isnan(row.value) for row in rows)
-    if not n_unknown:
-        return ()
-    return (
-        f"{n_unknown} of {len(rows)} steps have no estimate: {method} compares the visits of a "
-        "state, and the states before these steps were not recorded; grpo and rloo need no states",
-    )
+    if n_unknown:
+        return (
+            f"{n_unknown} of {len(rows)} steps have no estimate: {method} compares the visits of a "
+            "state, and the states before these steps were not recorded; grpo and rloo need no "
+            "states",
+        )
+    # Of GRPO and RLOO, n is the size of the group.
+    if method not in _STATE_METHODS and rows[0].n == 1:
+        return ("alone in its group, so that it is compared with nothing and its advantages are 0",)
+    return ()
 
 
 def _estimate(row: StepRow, method: Method, measure: str) -> Estimate:
