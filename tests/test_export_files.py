@@ -61,7 +61,46 @@ def test_exported_messages_are_lines_with_their_lineage(
         1,
         32,
     )
-    assert "1 rows" in capsys.readouterr().err
+    assert "1 row\n" in capsys.readouterr().err
+
+
+OUTPUTS = {
+    "prm": "rows.jsonl",
+    "dpo": "rows.parquet",
+    "grpo": "rows.parquet",
+    "transitions": "rows.arrow",
+    "messages": "rows.jsonl",
+    "atif": "documents",
+    "otlp": "rows.jsonl",
+    "minari": "cartpole-v0",
+    "parquet": "tables",
+}
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+@pytest.mark.mostly_slow(2)
+def test_no_export_takes_the_place_of_another(
+    cartpole: trajrec.Corpus, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / OUTPUTS[kind]
+    command = ["export", str(cartpole.path), kind, "-o", str(output)]
+    if output.suffix:
+        output.write_text("old\n")
+        held = output
+    else:
+        output.mkdir()
+        held = output / "of-the-user"
+        held.write_text("old\n")
+    assert main(command) == 2
+    assert "exists; name a new one, or pass" in capsys.readouterr().err
+    assert held.read_text() == "old\n"
+    if not output.suffix:
+        assert main([*command, "--overwrite"]) == 2
+        assert "no export has written this folder" in capsys.readouterr().err
+        assert held.read_text() == "old\n"
+    elif kind not in ("messages", "otlp"):  # those have no rows here
+        assert main([*command, "--overwrite"]) == 0
+        assert output.read_bytes() != b"old\n"
 
 
 @pytest.mark.slow
@@ -71,7 +110,7 @@ def test_an_export_of_nothing_leaves_the_file_alone(
     file = tmp_path / "talks.jsonl"
     file.write_text("old\n")
     with pytest.raises(CorpusError, match="no conversation"):
-        export_messages(cartpole, file)
+        export_messages(cartpole, file, overwrite=True)
     assert file.read_text() == "old\n"
     with pytest.raises(ValueError, match=r"\.parquet or \.arrow"):
         export_transitions(cartpole, tmp_path / "steps.csv")

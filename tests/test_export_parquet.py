@@ -135,7 +135,11 @@ def test_a_condition_selects_the_rows_of_all_tables(
             assert {row[0] for row in rows_of(folder, "episode_id")} == {episode.id}
     assert {"attempts", "messages", "steps"} <= {path.name for path in output.iterdir()}
     assert main(line) == 2
-    assert "exists; name a new folder" in capsys.readouterr().err
+    assert "exists; name a new one" in capsys.readouterr().err
+    (output / "of-the-user").touch()
+    assert main([*line, "--overwrite"]) == 0
+    assert not (output / "of-the-user").exists()
+    assert [path.name for path in output.parent.iterdir() if ".tmp" in path.name] == []
 
 
 @pytest.mark.slow

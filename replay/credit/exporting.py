@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from trajrec.corpus.scratch import replacing, scratch_beside
+from trajrec.corpus.scratch import replacing, require_new, scratch_beside
 from trajrec.options import check_options
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method
 from trajrec.replay.credit.forms import MessageForm, TextForm
@@ -85,6 +85,7 @@ def export(
     where: str = "true",
     method: Method = "grpo",
     messages: bool = False,
+    overwrite: bool = False,
     tell: Remark | None = None,
     **options: Unpack[GroupOptions],
 ) -> int:
@@ -100,13 +101,13 @@ def export(
               excludes 0, and from forks whose outcome differs from their parent's.
             - "grpo": An episode a row, with the advantage of each step in the episode's group. An
               unknown advantage is written as 0.
-        file: The file to write; ends in .parquet or .jsonl. An existing file is replaced when all
-            rows are written.
+        file: The file to write; ends in .parquet or .jsonl. It appears when it is whole.
         where: Selects episodes: a SQL condition on the table `episodes`.
         method: Method of the advantages, for "grpo"; see `group_advantages`.
         messages: Whether prompts and steps are chat messages with tool calls and results, as
             `Conversation.messages` has them, and a column `tools` has the tools on offer. Episodes
             of environments have none, and are left out. By default they are texts.
+        overwrite: Whether an existing file is replaced.
         tell: Is called with each remark about the data, a sentence; e.g. that episodes are alone in
             their group.
 
@@ -117,7 +118,7 @@ def export(
         ValueError: The kind is unknown, the file ends otherwise, or its folder does not exist.
         TypeError: An option is unknown.
         QueryError: `where` or `by` is not valid SQL.
-        CorpusError: The file cannot be written.
+        CorpusError: The file exists, or cannot be written.
     """
     check_options("export", options, GroupOptions)
     path = Path(file)
@@ -127,6 +128,7 @@ def export(
         raise ValueError(f"the file must end in .parquet or .jsonl, got {str(file)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder to write into; create it first")
+    require_new(path, overwrite=overwrite)
     rows: Iterator[Mapping[str, object]]
     form = MessageForm() if messages else TextForm()
     if kind == "prm":

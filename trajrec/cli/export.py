@@ -12,6 +12,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import open_corpus, reads_folder, require_selection
 from trajrec.cli.output import print_json, print_table, say
 from trajrec.cli.safe_stream import one_line
+from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -75,6 +76,11 @@ def add_parser(commands: Commands) -> None:
         help="prm, dpo and grpo: prompts and steps as chat messages with tool calls and results, "
         "of agents' episodes alone (default: texts)",
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace a file that exists, or a folder that an export has written",
+    )
     add_json(parser)
 
 
@@ -92,7 +98,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     if arguments.json:
         print_json({"file": str(arguments.output), "rows": n_rows, "remarks": remarks})
     elif n_rows:
-        say(f"{arguments.output}: {n_rows} rows")
+        say(f"{arguments.output}: {counted(n_rows, 'row')}")
         for remark in remarks:
             say(remark)
     else:
@@ -109,7 +115,9 @@ def _write_trajectories(arguments: argparse.Namespace, corpus: Corpus) -> None:
         report = _write_tables(arguments)
     else:
         exports = {"atif": export_atif, "otlp": export_otlp, "minari": export_minari}
-        report = exports[arguments.kind](corpus, arguments.output, arguments.where)
+        report = exports[arguments.kind](
+            corpus, arguments.output, arguments.where, overwrite=arguments.overwrite
+        )
     if arguments.json:
         print_json(
             {
@@ -120,7 +128,7 @@ def _write_trajectories(arguments: argparse.Namespace, corpus: Corpus) -> None:
         )
         return
     account = report.account
-    say(f"{arguments.output}: {report.n_episodes} episodes")
+    say(f"{arguments.output}: {counted(report.n_episodes, 'episode')}")
     names = ("found", "placed", "unknown", "extra", "dropped")
     counts = (
         account.found,
@@ -142,7 +150,9 @@ def _write_tables(arguments: argparse.Namespace) -> ExportReport:
 
     # The sandbox of the command's corpus writes no files; the condition gets one of its own.
     with open_corpus(arguments.dir, allow_files=True) as corpus:
-        return export_parquet(corpus, arguments.output, arguments.where)
+        return export_parquet(
+            corpus, arguments.output, arguments.where, overwrite=arguments.overwrite
+        )
 
 
 def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) -> int:
@@ -151,7 +161,7 @@ def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) ->
         from trajrec.corpus.export_files import export_messages, export_transitions
 
         write = export_messages if arguments.kind == "messages" else export_transitions
-        return write(corpus, arguments.output, arguments.where)
+        return write(corpus, arguments.output, arguments.where, overwrite=arguments.overwrite)
     from trajrec.replay.credit import export
 
     return export(
@@ -161,6 +171,7 @@ def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) ->
         where=arguments.where,
         method=arguments.method,
         messages=arguments.messages,
+        overwrite=arguments.overwrite,
         measure=arguments.measure,
         tell=remarks.append,
     )

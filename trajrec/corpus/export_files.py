@@ -13,7 +13,7 @@ import math
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
-from trajrec.corpus.scratch import replacing
+from trajrec.corpus.scratch import replacing, require_new
 from trajrec.errors import CorpusError, MissingPackageError
 from trajrec.types import JsonObject
 from trajrec.version import __version__
@@ -25,15 +25,18 @@ LINEAGE_KEY = "trajrec"
 _ROWS = 1 << 16
 
 
-def export_transitions(corpus: Corpus, file: str | Path, where: str = "true") -> int:
+def export_transitions(
+    corpus: Corpus, file: str | Path, where: str = "true", *, overwrite: bool = False
+) -> int:
     """Write the transitions of environments as Parquet (zstd) or as an Arrow file.
 
     The columns are those of `corpus.to_arrow`.
 
     Args:
         corpus: The corpus.
-        file: The file; ends in .parquet or .arrow. It is replaced when it is whole.
+        file: The file; ends in .parquet or .arrow. It appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
+        overwrite: Whether an existing file is replaced.
 
     Returns:
         The number of rows.
@@ -41,11 +44,12 @@ def export_transitions(corpus: Corpus, file: str | Path, where: str = "true") ->
     Raises:
         ValueError: The file has another ending.
         MissingPackageError: pyarrow is not installed.
-        CorpusError: No episode is selected, or values are no columns.
+        CorpusError: The file exists, no episode is selected, or values are no columns.
     """
     path = Path(file)
     if path.suffix not in (".parquet", ".arrow"):
         raise ValueError(f"transitions are written to .parquet or .arrow, got {path.name}")
+    require_new(path, overwrite=overwrite)
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -69,26 +73,30 @@ def export_transitions(corpus: Corpus, file: str | Path, where: str = "true") ->
     return n_rows
 
 
-def export_messages(corpus: Corpus, file: str | Path, where: str = "true") -> int:
+def export_messages(
+    corpus: Corpus, file: str | Path, where: str = "true", *, overwrite: bool = False
+) -> int:
     """Write the conversations of agents as JSON lines, each as `Conversation.as_dict` has it.
 
     Beside the file lies its lineage, under its name with ".lineage.json".
 
     Args:
         corpus: The corpus.
-        file: The file; ends in .jsonl. It is replaced when it is whole.
+        file: The file; ends in .jsonl. It appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
+        overwrite: Whether an existing file is replaced.
 
     Returns:
         The number of conversations.
 
     Raises:
         ValueError: The file has another ending.
-        CorpusError: No conversation is selected.
+        CorpusError: The file exists, or no conversation is selected.
     """
     path = Path(file)
     if path.suffix != ".jsonl":
         raise ValueError(f"messages are written to .jsonl, got {path.name}")
+    require_new(path, overwrite=overwrite)
     digest = hashlib.blake2b(digest_size=16)
     episodes: set[str] = set()
     n_rows = 0

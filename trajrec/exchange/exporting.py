@@ -10,7 +10,7 @@ from pathlib import Path
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.export_files import lineage, remove_lineage, write_lineage
-from trajrec.corpus.scratch import replacing
+from trajrec.corpus.scratch import replacing, require_new
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
@@ -26,7 +26,9 @@ MAX_NESTED = 50
 """Agents that begin agents: a log that is damaged on purpose might name them in a circle."""
 
 
-def export_atif(corpus: Corpus, output: str | Path, where: str = "true") -> ExportReport:
+def export_atif(
+    corpus: Corpus, output: str | Path, where: str = "true", *, overwrite: bool = False
+) -> ExportReport:
     """Write agents' episodes as documents of ATIF 1.7.
 
     Args:
@@ -35,13 +37,14 @@ def export_atif(corpus: Corpus, output: str | Path, where: str = "true") -> Expo
             which takes a file for each episode. It appears when it is whole. The lineage stands in
             the folder's `lineage.json`, or beside the file under its name with ".lineage.json".
         where: A SQL condition on the columns of `all_episodes`.
+        overwrite: Whether an existing file, or folder of an export, is replaced.
 
     Returns:
         The number of the documents, and the account of what they hold. Episodes of environments
         are no conversations, and are counted as dropped.
 
     Raises:
-        CorpusError: No agent's episode is selected, the folder exists, or it cannot be written.
+        CorpusError: No agent's episode is selected, the output exists, or it cannot be written.
         LogCorruptError: A log has lost a value.
 
     >>> export_atif(corpus, "trajectories", "outcome = 'success'").n_episodes
@@ -49,8 +52,7 @@ def export_atif(corpus: Corpus, output: str | Path, where: str = "true") -> Expo
     """
     path = Path(output)
     is_file = path.suffix == ".jsonl"
-    if path.exists() and not is_file:
-        raise CorpusError(f"{path}: exists; name a new folder, or a file that ends in .jsonl")
+    require_new(path, overwrite=overwrite)
 
     def documents(account: Account) -> Iterator[tuple[str, JsonObject]]:
         callers = _callers(corpus)
@@ -60,7 +62,9 @@ def export_atif(corpus: Corpus, output: str | Path, where: str = "true") -> Expo
     return _write(documents, corpus, path, where, is_file=is_file)
 
 
-def export_otlp(corpus: Corpus, output: str | Path, where: str = "true") -> ExportReport:
+def export_otlp(
+    corpus: Corpus, output: str | Path, where: str = "true", *, overwrite: bool = False
+) -> ExportReport:
     """Write agents' episodes as traces in OTLP/JSON, an export a line.
 
     Args:
@@ -68,6 +72,7 @@ def export_otlp(corpus: Corpus, output: str | Path, where: str = "true") -> Expo
         output: A file that ends in .jsonl. Its lineage stands beside it, under its name with
             ".lineage.json".
         where: A SQL condition on the columns of `all_episodes`.
+        overwrite: Whether an existing file is replaced.
 
     Returns:
         The number of the traces, and the account of what they hold. Episodes of environments are
@@ -75,7 +80,7 @@ def export_otlp(corpus: Corpus, output: str | Path, where: str = "true") -> Expo
 
     Raises:
         ValueError: The file has another ending.
-        CorpusError: No agent's episode is selected, or the file cannot be written.
+        CorpusError: No agent's episode is selected, or the file exists or cannot be written.
         LogCorruptError: A log has lost a value.
 
     >>> export_otlp(corpus, "traces.jsonl", "outcome = 'success'").n_episodes
@@ -84,6 +89,7 @@ def export_otlp(corpus: Corpus, output: str | Path, where: str = "true") -> Expo
     path = Path(output)
     if path.suffix != ".jsonl":
         raise ValueError(f"traces are written to .jsonl, got {path.name}")
+    require_new(path, overwrite=overwrite)
 
     def exports(account: Account) -> Iterator[tuple[str, JsonObject]]:
         callers = _callers(corpus)
@@ -105,7 +111,7 @@ def _write(
     """Write documents with their lineage, and return the report."""
     report = ExportReport()
     digest = hashlib.blake2b(digest_size=16)
-    with replacing(path) as temporary:
+    with replacing(path, replaces_folder=True) as temporary:
         if not is_file:
             temporary.mkdir(parents=True)
         for episode_id, document in documents(report.account):

@@ -14,7 +14,7 @@ from pathlib import Path
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.export_files import lineage
-from trajrec.corpus.scratch import replacing
+from trajrec.corpus.scratch import replacing, require_new
 from trajrec.envstate.pettingzoo import API_FIELD
 from trajrec.errors import CorpusError, MissingPackageError
 from trajrec.exchange.account import Account
@@ -40,7 +40,9 @@ MINARI_VERSION = "0.5.4"
 _ID = re.compile(r"[-_\w/]*[-_\w]{2,}-v\d+")
 
 
-def export_minari(corpus: Corpus, output: str | Path, where: str = "true") -> ExportReport:
+def export_minari(
+    corpus: Corpus, output: str | Path, where: str = "true", *, overwrite: bool = False
+) -> ExportReport:
     """Write the episodes of one environment as a dataset that `minari.load_dataset` reads.
 
     Args:
@@ -49,6 +51,7 @@ def export_minari(corpus: Corpus, output: str | Path, where: str = "true") -> Ex
             set and has the folder, the id is the path below it: "cartpole/random-v0". The folder
             appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
+        overwrite: Whether an existing folder of an export is replaced.
 
     Returns:
         The number of the episodes, and the account of what they hold. Episodes that Minari cannot
@@ -70,10 +73,9 @@ def export_minari(corpus: Corpus, output: str | Path, where: str = "true") -> Ex
         import h5py
     except ImportError as exc:
         raise MissingPackageError("h5py", "minari") from exc
-    if path.exists():
-        raise CorpusError(f"{path}: exists; name a new folder")
+    require_new(path, overwrite=overwrite)
     report = ExportReport()
-    with replacing(path) as temporary:
+    with replacing(path, replaces_folder=True) as temporary:
         data = temporary / "data"
         data.mkdir(parents=True)
         dataset = _Dataset(report.account)

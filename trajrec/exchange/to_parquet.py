@@ -19,7 +19,7 @@ from trajrec.corpus.index.import_tables import IMPORTS
 from trajrec.corpus.index.label_tables import REMOVALS
 from trajrec.corpus.index.table import Table
 from trajrec.corpus.index.tables import ALL_EPISODES, LOGS, TABLES
-from trajrec.corpus.scratch import replacing
+from trajrec.corpus.scratch import replacing, require_new
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
@@ -63,7 +63,9 @@ class _Selection(NamedTuple):
         return {} if self.ids is None else {"ids": self.ids}
 
 
-def export_parquet(corpus: Corpus, output: str | Path, where: str = "true") -> ExportReport:
+def export_parquet(
+    corpus: Corpus, output: str | Path, where: str = "true", *, overwrite: bool = False
+) -> ExportReport:
     """Write the tables of a corpus as Parquet (zstd), a folder for each table that has rows.
 
     Args:
@@ -71,6 +73,7 @@ def export_parquet(corpus: Corpus, output: str | Path, where: str = "true") -> E
         output: A new folder. It appears when it is whole, with a README.md that describes its
             columns, and a `lineage.json`.
         where: A SQL condition on the columns of `all_episodes`.
+        overwrite: Whether an existing folder of an export is replaced.
 
     Returns:
         The number of the episodes, and the account: a field is a cell, and unknown if it is NULL.
@@ -83,13 +86,12 @@ def export_parquet(corpus: Corpus, output: str | Path, where: str = "true") -> E
     2
     """
     path = Path(output)
-    if path.exists():
-        raise CorpusError(f"{path}: exists; name a new folder")
+    require_new(path, overwrite=overwrite)
     selection = _select(corpus, where)
     report = ExportReport()
     folders: list[TableFolder] = []
     digest = hashlib.blake2b(digest_size=16)
-    with replacing(path) as temporary:
+    with replacing(path, replaces_folder=True) as temporary:
         temporary.mkdir(parents=True)
         try:
             for part in _parts(selection):
