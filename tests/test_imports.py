@@ -263,10 +263,12 @@ def test_a_file_of_no_format_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     report = import_trajectories(tmp_path / "in", tmp_path / "out")
     assert [file.status for file in report.files] == ["skipped", "skipped"]
     assert "is a recording of a terminal" in report.files[1].reason
-    assert main(["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
-    assert "skipped 1 file: notes.txt is of no format" in capsys.readouterr().out
+    assert main(["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr()
+    assert "skipped 1 file: notes.txt is of no format" in printed.out
+    assert "in: nothing to import" in printed.err
     (tmp_path / "in" / "more.txt").write_text("hello")
-    assert main(["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    assert main(["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 1
     assert "skipped 2 files (more.txt, notes.txt): each is of no" in capsys.readouterr().out
     with pytest.raises(ImportFileError, match="of no format"):
         import_trajectories(tmp_path / "in" / "notes.txt", tmp_path / "out")
@@ -274,6 +276,21 @@ def test_a_file_of_no_format_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
         import_trajectories(tmp_path / "nothing", tmp_path / "out")
     with pytest.raises(ValueError, match="format must be one of"):
         import_trajectories(tmp_path / "in", tmp_path / "out", format="excel")
+
+
+@pytest.mark.slow
+def test_an_import_of_known_files_alone_has_done_its_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    command = ["import", str(tmp_path / "in"), "-o", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "in: nothing to import" in capsys.readouterr().err
+    write_json(tmp_path / "in" / "t.json", trajectory())
+    assert main(command) == 0
+    (tmp_path / "in" / "notes.txt").write_text("hello")
+    assert main(command) == 0
+    assert "1 file had been imported before" in capsys.readouterr().out
 
 
 @needs_data

@@ -29,7 +29,8 @@ def add_parser(commands: Commands) -> None:
         run,
         "import the trajectories of other tools",
         "trajrec import trials -o runs",
-        finding="a file is damaged or refused, so that nothing of it was imported",
+        finding="a file is damaged or refused, so that nothing of it was imported, or no file has a "
+        "format that is imported",
     )
     parser.description = f"{parser.description}\n\n{_FORMATS}"
     parser.add_argument(
@@ -83,6 +84,9 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     )
     if not arguments.json:
         _print_summary(result.files)
+    if all(file.status == "skipped" for file in result.files):
+        say(one_line(f"trajrec: {arguments.path}: nothing to import"))
+        return ExitStatus.FINDING
     return ExitStatus.FINDING if result.of_status("failed") else ExitStatus.OK
 
 
