@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import enum
 import math
@@ -306,6 +307,24 @@ def test_unfinished_episodes_replay_up_to_their_last_step(tmp_path: Path) -> Non
             (e.ending, r.grade, r.n_steps) for e in corpus.episodes() for r in [replay_episode(e)]
         ]
     assert results == [("abandoned", "exact", 4), ("interrupted", "exact", 1)]
+
+
+def test_steps_that_raise_again_are_counted(tmp_path: Path) -> None:
+    def step(k: int) -> Any:
+        if k in (1, 4):
+            raise KeyError("lost")
+        return np.zeros(2), 1.0, k == 6, False, {}
+
+    env = trajrec.record(Scripted(step), tmp_path)
+    env.reset(seed=0)
+    for action in range(7):
+        with contextlib.suppress(KeyError):
+            env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        report = replay_episode(episode, env=Scripted(step))
+    assert (report.grade, report.n_steps, episode.n_steps) == ("exact", 7, 7)
 
 
 def test_episode_with_a_gap_is_graded_partial(

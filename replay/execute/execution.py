@@ -65,6 +65,7 @@ class Execution:
             recorded ones, and `Encoded` for all others; without a template, as `keep` returned
             them, but an `Encoded` for None.
         rewards: The rewards.
+        n_raised: The number of steps that raised as they did in the recording; they have no rows.
         infos: The infos that are not empty, by row, as `keep` returned them.
         reset_info: The info of the reset, encoded; b"" if it was not compared.
         has_states: Whether states were captured.
@@ -87,6 +88,7 @@ class Execution:
         self.skip: Callable[[], object] = lambda: None
         self.observations: list[Value] = []
         self.rewards: list[Value] = []
+        self.n_raised = 0
         self.infos: dict[int, Value] = {}
         self.reset_info = b""
         self.has_states = False

@@ -120,7 +120,7 @@ def grade_execution(
     return ReplayReport(
         episode_id=episode.id,
         grade=grade,
-        n_steps=len(execution.rewards),
+        n_steps=len(execution.rewards) + execution.n_raised,
         divergence=divergence,
         compared=(*COMPARED, "state") if executed.has_states else COMPARED,
         notes=_notes(executed, tolerance),

@@ -99,7 +99,7 @@ class ReplayReport:
     Attributes:
         episode_id: The episode.
         grade: exact, state, partial, observed-only, diverged or refused; see `Grade`.
-        n_steps: The number of steps that were executed.
+        n_steps: The number of steps that were executed, with those that raised again.
         divergence: The first difference; None unless the grade is "diverged".
         compared: The fields that were compared in every step.
         notes: Facts that qualify the grade: fields that could not be compared, steps that the log

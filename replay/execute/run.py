@@ -269,6 +269,7 @@ def _apply_with_failures(
             if is_envs:
                 execution.failure = LiveFailure(step, recorded, None)
                 return
+        execution.n_raised += 1
         position = row
     _apply(execution, handle, episode, actions[position:], episode.first_step + len(failures))
 
