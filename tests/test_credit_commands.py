@@ -347,7 +347,7 @@ def test_an_empty_result_names_the_missing_data(
     assert printed.out.splitlines()[0].split() == ["episode_id", "step", "value", "n", "action"]
     assert "inf" not in printed.out
     for kind, need in (("prm", "trajrec credit"), ("dpo", "trajrec fork")):
-        assert main(["export", str(tmp_path), kind, "-o", str(tmp_path / "labels.parquet")]) == 0
+        assert main(["export", str(tmp_path), kind, "-o", str(tmp_path / f"{kind}.parquet")]) == 0
         err = capsys.readouterr().err
         assert "no rows" in err
         assert need in err
@@ -381,13 +381,13 @@ def test_a_remark_says_that_a_return_above_0_counts_as_won(
     with trajrec.open(runs) as corpus:
         (episode,) = corpus.episodes()
         credit.estimate(episode, "random", n_rollouts=2)
-        assert main(["export", runs, "prm", "-o", target]) == 0
+        assert main(["export", runs, "prm", "-o", target, "--overwrite"]) == 0
         assert (
             "all labels are true: without a check, a rollout counts as won if its return is above 0"
             in capsys.readouterr().err
         )
         credit.estimate(episode, "random", n_rollouts=2, success="truncated")
-        assert main(["export", runs, "prm", "-o", target]) == 0
+        assert main(["export", runs, "prm", "-o", target, "--overwrite"]) == 0
         assert "--success" not in capsys.readouterr().err
     assert main(["bisect", runs, episode.id, "--policy", "random"]) == 2
     assert (
@@ -492,12 +492,13 @@ def test_remarks_say_why_forks_and_groups_train_nothing(
         "fork_many(checks=...)" in err
     )
     assert "run `trajrec fork`" not in err
+    command = ["export", runs, "grpo", "-o", target, "--overwrite"]
     for method in METHODS:
-        assert main(["export", runs, "grpo", "-o", target, "--method", method]) == 0
+        assert main([*command, "--method", method]) == 0
         assert "1 of 1 episodes are alone in their group" in capsys.readouterr().err
     chain(tmp_path / "runs", 4, 2)
     for method in METHODS:
-        assert main(["export", runs, "grpo", "-o", target, "--method", method]) == 0
+        assert main([*command, "--method", method]) == 0
         assert "alone" not in capsys.readouterr().err
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import types
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec.envstate.generators import nested_generators
 from trajrec.envstate.hidden_generators import attributes_of, hidden_generators
 from trajrec.envstate.reseeding import EVERYWHERE, reseed, reseed_fresh
 from trajrec.replay import credit, fork_many, replay_episode
@@ -151,6 +154,18 @@ class Documented:  # it has no text, which would be in the way of the slot
 
 
 Undocumented = type("Undocumented", (Documented,), {"__slots__": ()})
+
+
+def test_no_code_of_a_module_in_an_attribute_runs() -> None:
+    class Deprecated:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError(f"{name} was read")
+
+    module = types.ModuleType("library")
+    module.old = Deprecated()  # type: ignore[attr-defined]
+    module.rng = random.Random(0)  # type: ignore[attr-defined]
+    found = list(nested_generators(Box([module]), set()))
+    assert found == [(("inside", 0, "rng"), module.rng)]
 
 
 def test_a_slot_without_a_value_is_no_attribute() -> None:

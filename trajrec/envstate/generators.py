@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import types
 from collections.abc import Container, Hashable, Iterable, Iterator
 
 import numpy as np
@@ -113,7 +114,9 @@ def nested_generators(
 
 def is_seedable(value: Value) -> bool:
     """Return whether a value is a generator with a state; that of the system has none."""
-    return isinstance(value, GENERATOR_TYPES) and not isinstance(value, random.SystemRandom)
+    # By the type: `isinstance` reads `__class__`, which is code of objects that warn of their use.
+    cls = type(value)
+    return issubclass(cls, GENERATOR_TYPES) and not issubclass(cls, random.SystemRandom)
 
 
 def _search(
@@ -133,8 +136,10 @@ def _search(
                 yield from _search(item, (*path, key), seen, depth - 1)
     elif hasattr(value, "__dict__") and not callable(value) and not hasattr(value, "sample"):
         seen.add(id(value))
+        # A module holds the things of a whole library: only its own generators count.
+        depth_below = 0 if issubclass(type(value), types.ModuleType) else depth - 1
         for name, item in sorted(vars(value).items()):
-            yield from _search(item, (*path, name), seen, depth - 1)
+            yield from _search(item, (*path, name), seen, depth_below)
 
 
 def state_of(generator: Value) -> Value:
