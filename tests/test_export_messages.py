@@ -74,7 +74,7 @@ def test_advantages_stand_beside_messages_and_results(tmp_path: Path, capsys: An
         assert main([*words, "--messages"]) == 0
         said = capsys.readouterr().err
         assert "no rows: 2 episodes have an outcome and no known return: measure='outcome'" in said
-        assert main([*words, "--messages", "--measure", "outcome"]) == 0
+        assert main([*words, "--messages", "--measure", "outcome", "--overwrite"]) == 0
         assert "2 rows" in capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     for row, answer in zip(rows, ("7", "8"), strict=True):
