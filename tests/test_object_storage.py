@@ -367,6 +367,17 @@ def count_episodes(url: str) -> int:
         return int(row[0])
 
 
+LOCAL_COMMANDS = (
+    "rm URL --where true",
+    "index URL",
+    "merge URL -o x",
+    "doctor URL",
+    "recover URL",
+    "compact URL",
+)
+"""Commands that need the files themselves."""
+
+
 @pytest.mark.slow
 def test_a_missing_corpus_or_bucket_is_named(
     storage: tuple[Counted, str], runs: Path, capsys: pytest.CaptureFixture[str]
@@ -379,7 +390,8 @@ def test_a_missing_corpus_or_bucket_is_named(
     assert main(["push", str(runs), "runs2"]) == 2
     push(runs, url)
     capsys.readouterr()
-    for command in (["rm", url, "--where", "true"], ["index", url], ["merge", url, "-o", "x"]):
+    for words in LOCAL_COMMANDS:
+        command = words.replace("URL", url).split()
         assert main(command) == 2
         assert "needs a folder on this machine" in capsys.readouterr().err
     assert main(["sql", "gs://bucket/runs", "SELECT 1"]) == 2

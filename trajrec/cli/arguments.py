@@ -106,14 +106,15 @@ def _epilog(finding: str) -> str:
     return f"Exit status: {', '.join(statuses)}."
 
 
-def add_folder(parser: argparse.ArgumentParser) -> None:
-    """Add DIR, which comes first in every command that reads a corpus."""
-    parser.add_argument(
-        "dir",
-        type=Path,
-        metavar="DIR",
-        help="folder of logs, or its address, e.g. s3://bucket/runs",
-    )
+def add_folder(parser: argparse.ArgumentParser, *, is_local: bool = False) -> None:
+    """Add DIR, which comes first in every command that reads a corpus.
+
+    Args:
+        parser: The command's parser.
+        is_local: Whether the command needs the files themselves, and takes no address.
+    """
+    address = "" if is_local else ", or its address, e.g. s3://bucket/runs"
+    parser.add_argument("dir", type=Path, metavar="DIR", help=f"folder of logs{address}")
 
 
 def add_episode(

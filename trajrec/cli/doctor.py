@@ -20,14 +20,16 @@ def add_parser(commands: Commands) -> None:
         "trajrec doctor runs",
         finding="something is wrong with a file",
     )
-    add_folder(parser)
+    add_folder(parser, is_local=True)
     add_json(parser)
 
 
 def doctor(arguments: argparse.Namespace) -> ExitStatus:
     """Print what is wrong with each file, and the command that mends it."""
     from trajrec.corpus.doctor import examine
+    from trajrec.corpus.location import refuse_address
 
+    refuse_address(arguments.dir)
     with Progress("reading", " logs") as progress:
         n_logs, findings = examine(arguments.dir, progress)
     for finding in findings:

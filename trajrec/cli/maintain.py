@@ -35,7 +35,7 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add(
         "index", index, "bring the index of a folder up to date", "trajrec index runs --rebuild"
     )
-    add_folder(parser)
+    add_folder(parser, is_local=True)
     parser.add_argument("--rebuild", action="store_true", help="build the index from nothing")
     add_jobs(parser)
     add_json(parser)
@@ -114,7 +114,10 @@ def compact(arguments: argparse.Namespace) -> ExitStatus:
 
 
 def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -> ExitStatus:
+    from trajrec.corpus.location import refuse_address
+
     path: Path = arguments.path
+    refuse_address(path)
     logs, problems = _logs(path)
     status = ExitStatus.OK
     for log, problem in problems.items():

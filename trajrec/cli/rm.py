@@ -22,7 +22,7 @@ def add_parser(commands: Commands) -> None:
         "remove episodes: their bytes go from every file, and a tombstone stays",
         "trajrec rm runs --where \"task = 'private'\" --reason 'asked by the user'",
     )
-    add_folder(parser)
+    add_folder(parser, is_local=True)
     parser.add_argument(
         "--where",
         required=True,

@@ -23,15 +23,24 @@ def locate(path: str | Path) -> Path:
     return folder
 
 
+def refuse_address(folder: Path) -> None:
+    """Refuse an address where the files themselves are needed.
+
+    Raises:
+        CorpusError: The path names an address.
+    """
+    url = url_of(folder)
+    if url is not None:
+        raise CorpusError(f"{url}: an address, and this needs a folder on this machine")
+
+
 def require_logs(folder: Path) -> None:
     """Refuse a folder without logs.
 
     Raises:
         CorpusError: There is no such folder, it has no logs, or it cannot be read.
     """
-    url = url_of(folder)
-    if url is not None:
-        raise CorpusError(f"{url}: an address, and this needs a folder on this machine")
+    refuse_address(folder)
     if not folder.exists():
         raise CorpusError(f"{folder}: no such folder; record into it first")
     if not folder.is_dir():
