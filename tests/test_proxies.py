@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
+import msgspec
 import pytest
 from conftest import only
 from model_server import Call, ModelServer, Turn
@@ -23,6 +24,7 @@ from tiers import SEED
 
 import trajrec
 from trajrec.cli.capture import told_command
+from trajrec.corpus.wire_calls import WireCall
 from trajrec.proxies import server as proxy_server
 from trajrec.proxies.answering import RerunAnswers
 from trajrec.proxies.framing import ChunkedBody
@@ -311,6 +313,21 @@ def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
     assert [e.status for e in exchanges] == [200, None]
     assert exchanges[0].response_body
     assert [c.outcome for c in only(tmp_path).transcript.model_calls] == ["cancelled"] * 2
+
+
+def test_a_failure_that_its_client_leaves_is_one(tmp_path: Path) -> None:
+    failing = Turn(status=529, headers={"x-should-retry": "true"})
+    with ModelServer([failing, Turn("done")]) as server:
+        with proxy(tmp_path, server.url) as address:
+            post(address, "/openai/v1/chat/completions", chat("hello"))
+            post(address, "/openai/v1/chat/completions", chat("hello"))
+    first = only(tmp_path).transcript.exchanges[0]
+    assert first.end is not None
+    # The client closes its connection as soon as it has the status.
+    first.end = msgspec.structs.replace(first.end, error_type="builtins.GeneratorExit")
+    end = WireCall(first, json.loads).end_event()
+    assert end is not None
+    assert (end.outcome, end.error_type) == ("error", "http.529")
 
 
 def wait_for(is_true: Any, seconds: float = 10.0) -> None:

@@ -93,6 +93,9 @@ class WireCall:
             return None
         error_type = end.error_type
         message = end.message
+        if error_type in CANCELLATIONS and end.status is not None and end.status >= 400:
+            # The server had failed before the client left: many read no more than the status.
+            error_type = ""
         outcome = "ok"
         if error_type:
             outcome = "cancelled" if error_type in CANCELLATIONS else "error"
