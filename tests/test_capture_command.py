@@ -70,7 +70,7 @@ def check_rerun(folder: Path, ended: Any, attempts: list[Attempt], command: list
     for attempt in attempts:
         assert attempt.status in {e.status for e in exchanges if e.request_body == attempt.body}
         assert by_body[attempt.body].response_body
-    again = trajrec_command("rerun", folder, only(folder).id, "--run-tools", "--", *command)
+    again = trajrec_command("rerun", folder, only(folder).id, "--run-tools", "all", "--", *command)
     assert again.returncode == 0, again.stderr
     assert again.stdout == ended.stdout
     n = len(attempts)
@@ -91,7 +91,7 @@ def test_a_node_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     )
     check_rerun(tmp_path, ended, attempts, command)
     changed = trajrec_command(
-        "rerun", tmp_path, only(tmp_path).id, "--run-tools", "--", *command, "Where is my lamp?"
+        "rerun", tmp_path, only(tmp_path).id, "--run-tools", "all", "--", *command, "Where is my lamp?"
     )
     assert changed.returncode == 1
     assert 'recorded "Where is order O1001?", now "Where is my lamp?"' in changed.stderr
@@ -189,11 +189,14 @@ def test_a_rerun_goes_on_live_as_a_fork(tmp_path: Path) -> None:
         assert len(server.attempts) == 2
     assert ended.stdout.split("\n")[:3] == ["one", "live two", "live three"]
     assert ended.returncode == 1
+    assert "may be missing" not in ended.stderr
     with trajrec.open(tmp_path) as corpus:
-        ((parent, fork),) = corpus.sql(
-            "SELECT parent_id, episode_id FROM all_episodes WHERE kind = 'fork'"
+        ((parent, fork, unseen),) = corpus.sql(
+            "SELECT parent_id, episode_id, unseen FROM all_episodes WHERE kind = 'fork'"
         ).fetchall()
         assert parent == episode
+        # The proxy itself looks the server up, for requests that it records.
+        assert unseen is None
         assert len(corpus.episode(fork).transcript.model_calls) == 2
 
 
@@ -370,7 +373,9 @@ def test_a_program_without_trajrec_is_tapped_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["command", "function"])
-def test_an_episode_becomes_a_test(tmp_path: Path, kind: str) -> None:
+def test_an_episode_becomes_a_test(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_agent.py").write_text(
         "import sys\nimport httpx\n"
         "def ask(text='question'):\n"
@@ -384,18 +389,21 @@ def test_an_episode_becomes_a_test(tmp_path: Path, kind: str) -> None:
     with ModelServer([Turn("done")]) as server:
         (tmp_path / "url").write_text(f"{server.url}/v1/chat/completions")
         trajrec_command("capture", runs, "--", sys.executable, program)
-    command = [sys.executable, program] if kind == "command" else ["my_agent:ask"]
-    file = tmp_path / "test_agent.py"
+    command = [sys.executable, "my_agent.py"] if kind == "command" else ["my_agent:ask"]
+    file = tmp_path / "tests" / "test_agent.py"
+    file.parent.mkdir()
     words = ["rerun", runs, only(runs).id, "--save-test", file, "--", *command]
+    monkeypatch.chdir(tmp_path)
     assert trajrec_command(*words).returncode == 0
     assert trajrec_command(*words).returncode == 2
+    monkeypatch.chdir(file.parent)
     pytest_words = [sys.executable, "-m", "pytest", "-q", "-p", "trajrec.pytest_plugin", str(file)]
     settings = {
         "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
         # The plugins of other packages take seconds to import.
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
-    run = {"env": {**os.environ, **settings}, "cwd": tmp_path, "check": False}
+    run = {"env": {**os.environ, **settings}, "cwd": file.parent, "check": False}
     assert subprocess.run(pytest_words, **run).returncode == 0
     agent = tmp_path / "my_agent.py"
     agent.write_text(agent.read_text().replace("'question'", "'another question'"))

@@ -158,7 +158,7 @@ def test_all_experiments_of_a_corpus_are_listed(capsys: pytest.CaptureFixture[st
         (["whatif", "--at", "1", "--", "python", "agent.py"], "name the episode"),
         (["rerun", "--", "python", "agent.py"], "required: EPISODE"),
         (["capture", "npm", "--", "--fast"], "'npm' must come after --, with the COMMAND\n"),
-        (["rerun", "3f2a", "--run-tools", "all", "--", "x"], "; --run-tools takes no value"),
+        (["whatif", "3f2a", "--dry-run", "all", "--", "x"], "; --dry-run takes no value"),
         (["rerun", "3f2a", "--watch", "a.db", "--", "x"], "; --watch is no option"),
     ],
 )

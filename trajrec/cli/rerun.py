@@ -50,7 +50,7 @@ def add_parser(commands: Commands) -> None:
     )
     parser.add_argument(
         "--run-tools",
-        action="store_true",
+        choices=("all",),
         help="let the command run its own tools, which the recording cannot answer for it",
     )
     parser.add_argument(
@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
         write_test(arguments.save_test, arguments, episode.id)
         say(f"trajrec: {arguments.save_test} is written; run it: pytest {arguments.save_test}")
         return ExitStatus.OK
-    _require_leave(episode, has_leave=arguments.run_tools)
+    _require_leave(episode, has_leave=arguments.run_tools is not None)
     if arguments.on_miss == "live" and has_sessions(episode):
         raise CannotMakeError(
             f"episode {episode.id} has sessions of MCP servers, which a recording cannot hand over "
@@ -105,7 +105,7 @@ def _run_command(arguments: argparse.Namespace, episode: Episode) -> int:
         on_difference=on_miss,
         folder=arguments.dir,
         ignore=arguments.ignore,
-        run_tools="all" if arguments.run_tools else None,
+        run_tools=arguments.run_tools,
     ) as rerun:
         stops: list[Callable[[], None]] = []
         answers = RerunAnswers(rerun, lambda: [stop() for stop in stops])
@@ -175,7 +175,7 @@ def _require_leave(episode: Episode, *, has_leave: bool) -> None:
         raise CannotMakeError(
             f"the agent of episode {episode.id} called the tools {', '.join(tools)}, which would "
             "run for real: only answers of models come from the recording; allow it with "
-            "--run-tools"
+            "--run-tools all"
         )
 
 

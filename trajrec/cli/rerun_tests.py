@@ -35,11 +35,13 @@ from pathlib import Path
 
 RUNS = Path(__file__).parent / {folder!r}
 COMMAND = {command!r}
+COMMAND_FOLDER = Path(__file__).parent / {place!r}
 
 
 def test_the_command_asks_what_it_asked_when_it_was_recorded():
     rerun = [sys.executable, "-m", "trajrec", "rerun", str(RUNS), {episode!r}{options}, "--"]
-    ended = subprocess.run([*rerun, *COMMAND], capture_output=True, text=True)
+    words = [*rerun, *COMMAND]
+    ended = subprocess.run(words, cwd=COMMAND_FOLDER, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 '''
 
@@ -74,9 +76,11 @@ def write_test(path: Path, arguments: argparse.Namespace, episode_id: str) -> No
         )
     else:
         options = [f"--ignore={pattern}" for pattern in patterns]
-        options += ["--run-tools"] if arguments.run_tools else []
+        options += ["--run-tools", "all"] if arguments.run_tools else []
         text = _OF_COMMAND.format(
             folder=folder,
+            # Words of the command may be paths, from here.
+            place=os.path.relpath(Path.cwd(), path.resolve().parent),
             command=list(arguments.command),
             episode=episode_id,
             options="".join(f", {option!r}" for option in options),

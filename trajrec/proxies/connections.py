@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from trajrec.proxies.messages import ResponseHead, SocketReader, parse_response
 from trajrec.proxies.upstreams import Upstream
+from trajrec.taps import hub
 
 CONNECT_S = 30.0
 """How long a connection to an upstream may take."""
@@ -115,6 +116,8 @@ class UpstreamPool:
 
     def _open(self, upstream: Upstream) -> socket.socket:
         is_https = upstream.scheme == "https"
+        # Looked up in this process by the proxy, which records what it sends.
+        hub.seen_hosts.add(hub.host_key(upstream.host.lower(), upstream.port))
         connection = _connect(upstream, _system_proxy(upstream) if is_https else "")
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if not is_https:
