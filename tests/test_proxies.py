@@ -317,10 +317,9 @@ def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
 
 def test_a_failure_that_its_client_leaves_is_one(tmp_path: Path) -> None:
     failing = Turn(status=529, headers={"x-should-retry": "true"})
-    with ModelServer([failing, Turn("done")]) as server:
-        with proxy(tmp_path, server.url) as address:
-            post(address, "/openai/v1/chat/completions", chat("hello"))
-            post(address, "/openai/v1/chat/completions", chat("hello"))
+    with ModelServer([failing, Turn("done")]) as server, proxy(tmp_path, server.url) as address:
+        post(address, "/openai/v1/chat/completions", chat("hello"))
+        post(address, "/openai/v1/chat/completions", chat("hello"))
     first = only(tmp_path).transcript.exchanges[0]
     assert first.end is not None
     # The client closes its connection as soon as it has the status.
