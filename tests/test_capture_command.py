@@ -91,7 +91,14 @@ def test_a_node_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     )
     check_rerun(tmp_path, ended, attempts, command)
     changed = trajrec_command(
-        "rerun", tmp_path, only(tmp_path).id, "--run-tools", "all", "--", *command, "Where is my lamp?"
+        "rerun",
+        tmp_path,
+        only(tmp_path).id,
+        "--run-tools",
+        "all",
+        "--",
+        *command,
+        "Where is my lamp?",
     )
     assert changed.returncode == 1
     assert 'recorded "Where is order O1001?", now "Where is my lamp?"' in changed.stderr
