@@ -26,6 +26,7 @@ from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.processes.workers import Worker
 from trajrec.statistics import intervals
+from trajrec.statistics.intervals import PairSpread
 
 LENGTH = 6
 
@@ -133,6 +134,19 @@ def test_differences_with_rare_losses_are_covered() -> None:
         interval = intervals.welch(arms[0], arms[1], scale)
         n_covered += interval.ci_low <= 0.0 <= interval.ci_high
     assert n_covered / 400 >= 0.93
+
+
+def test_pairs_that_rarely_differ_and_in_one_way_are_covered() -> None:
+    rng = np.random.default_rng(3)
+    n_covered = 0
+    for _ in range(500):
+        # 8 steps at which the policy does worse than the recorded action once in 12 rollouts.
+        differs = rng.random((8, 16)) < 1 / 12
+        differences = np.where(differs, rng.normal(5.5, 2.0, size=(8, 16)), 0.0)
+        spread = PairSpread.of(list(differences))
+        interval = intervals.pooled_pairs(differences[0], 6.0, spread)
+        n_covered += interval.ci_low <= 5.5 / 12 <= interval.ci_high
+    assert n_covered / 500 >= 0.95
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,37 @@ def spread_within(arms: Sequence[FloatArray]) -> float:
     return math.sqrt(squares / n_free)
 
 
+class PairSpread(NamedTuple):
+    """How much paired differences vary in a run.
+
+    Attributes:
+        within: Their standard deviation around the mean of their step.
+        apart: The root mean square of those that are not 0: how far the results of a pair lie
+            apart if they differ at all. 0.0 if none differ.
+    """
+
+    within: float
+    apart: float
+
+    @classmethod
+    def of(cls, steps: Sequence[FloatArray]) -> PairSpread:
+        """Return that of the differences of each step, shape (n,) each; a NaN is left out.
+
+        >>> PairSpread.of([np.array([0.0, 4.0]), np.array([0.0, 0.0])])
+        PairSpread(within=2.0, apart=4.0)
+        """
+        known = [differences[~np.isnan(differences)] for differences in steps]
+        differing = [differences[differences != 0.0] for differences in known]
+        n_differing = sum(map(len, differing))
+        squares = sum(float((differences**2).sum()) for differences in differing)
+        apart = math.sqrt(squares / n_differing) if n_differing else 0.0
+        return cls(spread_within(known), apart)
+
+
+NO_PAIRS = PairSpread(0.0, 0.0)
+"""The spread of a run without pairs."""
+
+
 def is_binary(values: FloatArray) -> bool:
     """Return whether every value is 0 or 1."""
     return bool(np.all((values == 0.0) | (values == 1.0)))
@@ -303,19 +334,19 @@ def paired(
     a: FloatArray,
     b: FloatArray,
     scale: float | None,
-    difference_scale: float = 0.0,
+    spread: PairSpread = NO_PAIRS,
     confidence: float = CONFIDENCE,
 ) -> Interval:
     """Return the mean of a - b over pairs: `bonett_price` if scale is None, else `pooled_pairs`."""
     if scale is None:
         return bonett_price(a - b, confidence)
-    return pooled_pairs(a - b, scale, difference_scale, confidence)
+    return pooled_pairs(a - b, scale, spread, confidence)
 
 
 def pooled_pairs(
-    differences: FloatArray, scale: float, difference_scale: float, confidence: float = CONFIDENCE
+    differences: FloatArray, scale: float, spread: PairSpread, confidence: float = CONFIDENCE
 ) -> Interval:
-    """Return the mean of paired differences with `pooled_t`.
+    """Return the mean of paired differences with `pooled_t`, at least as wide as `one_more_pair`.
 
     If the pairs of all steps agree, the spread of the compared results tells how far the next pair
     may differ: `augmented_t`.
@@ -323,13 +354,38 @@ def pooled_pairs(
     Args:
         differences: One for each pair, shape (n,), n >= 1.
         scale: The standard deviation within the arms of the run.
-        difference_scale: The standard deviation of such differences within the steps of the run.
+        spread: How much such differences vary in the run.
         confidence: The share of intervals that cover the true mean.
     """
-    if np.all(differences == differences[0]) and difference_scale == 0.0 and scale > 0.0:
+    if np.all(differences == differences[0]) and spread.within == 0.0 and scale > 0.0:
         return augmented_t(differences, scale, confidence)
     weight = difference_weight(len(differences))
-    return pooled_t(differences, difference_scale, weight, confidence)
+    interval = pooled_t(differences, spread.within, weight, confidence)
+    half = one_more_pair(differences, spread.apart, confidence)
+    low = min(interval.ci_low, interval.value - half)
+    high = max(interval.ci_high, interval.value + half)
+    return interval._replace(ci_low=low, ci_high=high)
+
+
+def one_more_pair(differences: FloatArray, apart: float, confidence: float = CONFIDENCE) -> float:
+    """Return half the width of a normal interval of the mean, as if one more pair differed.
+
+    If few pairs differ, in one way and by much, a step may have seen none of them: of 16 pairs none
+    differs with a chance of 1 in 4 if each does so with 1 in 12. This is Bonett and Price's idea for
+    differences that are 0 or about `apart`, with one added pair; two were measured to be too wide.
+
+    Args:
+        differences: One for each pair, shape (n,), n >= 1.
+        apart: How far the results of a pair lie apart if they differ.
+        confidence: The share of intervals that cover the true mean.
+
+    >>> one_more_pair(np.zeros(16), apart=5.0)
+    0.576...
+    """
+    n = len(differences) + 1
+    mean_square = (float((differences**2).sum()) + apart**2) / n
+    variance = max(0.0, mean_square - (float(differences.sum()) / n) ** 2)
+    return normal_quantile(confidence) * math.sqrt(variance / n)
 
 
 def independent(

@@ -34,6 +34,7 @@ from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
+from trajrec.statistics.intervals import PairSpread
 from trajrec.types import Value
 
 Estimator = Literal["value", "delta", "advantage"]
@@ -273,7 +274,7 @@ class _Run:
             step=step,
             is_paired=self._sampler.is_paired,
             scale=self._scale,
-            difference_scale=self._difference_scales[name],
+            spread=self._pair_spreads[name],
             tail=0.0
             if self._scouts is None
             else self._scouts.tail(b.rollouts) * math.sqrt(DIFFERENCE_SHARE),
@@ -284,14 +285,14 @@ class _Run:
         )
 
     @cached_property
-    def _difference_scales(self) -> dict[str, float]:
-        """Standard deviation of paired differences within the steps, by estimator."""
-        scales = {}
+    def _pair_spreads(self) -> dict[str, PairSpread]:
+        """How much paired differences vary, by estimator."""
+        spreads = {}
         for name in DIFFERENCES[self._estimator]:
             pairs = [self._pair(name, step) for step in self._steps]
             differences = [pair[0].values - pair[1].values for pair in pairs if pair is not None]
-            scales[name] = intervals.spread_within([d[~np.isnan(d)] for d in differences])
-        return scales
+            spreads[name] = PairSpread.of(differences)
+        return spreads
 
     @property
     def _has_shares(self) -> bool:

@@ -26,6 +26,7 @@ from trajrec.replay.credit.sampling.rollout import ForcedActions, Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import Policy, as_policy
 from trajrec.statistics import intervals
+from trajrec.statistics.intervals import NO_PAIRS, PairSpread
 from trajrec.types import Action, Observation, Value
 
 
@@ -179,7 +180,7 @@ def _rows(
     results = [kept.valid, other.valid]
     is_share = sampler.by_score or sampler.has_shares(results)
     scale = None if is_share else intervals.spread_within(results)
-    differences = np.zeros(0) if is_share else other.values - kept.values
+    spread = NO_PAIRS if is_share else PairSpread.of([other.values - kept.values])
 
     def row(name: str, arm: Arm, estimand: str) -> Estimate:
         return estimate_arm(
@@ -201,7 +202,7 @@ def _rows(
             step=step,
             is_paired=sampler.is_paired,
             scale=scale,
-            difference_scale=intervals.spread_within([differences[~np.isnan(differences)]]),
+            spread=spread,
             estimator="effect",
             estimand=f"substituted - kept: {change}",
             noise=sampler.noise,

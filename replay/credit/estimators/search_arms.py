@@ -19,6 +19,7 @@ from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
+from trajrec.statistics.intervals import PairSpread
 from trajrec.types import FloatArray
 
 # The fewest scenarios that have an interval; a search with a budget begins with so many.
@@ -106,14 +107,13 @@ class SearchArms:
         """Return Q - V at a step, from the rollouts of the confirmation."""
         redrawn = self.arm(step, "redrawn")
         kept = self.arm(step, "kept")
-        differences = kept.values - redrawn.values
         return estimate_difference(
             kept,
             redrawn,
             step=step,
             is_paired=self.sampler.is_paired,
             scale=None if self.is_share else intervals.spread_within([redrawn.valid, kept.valid]),
-            difference_scale=intervals.spread_within([differences[~np.isnan(differences)]]),
+            spread=PairSpread.of([kept.values - redrawn.values]),
             estimator="decisive",
             estimand="Q(action) - V, in fresh scenarios",
             noise=self.sampler.noise,

@@ -14,7 +14,7 @@ from trajrec.replay.credit.sampling.options import OnError
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
-from trajrec.statistics.intervals import Interval
+from trajrec.statistics.intervals import NO_PAIRS, Interval, PairSpread
 from trajrec.types import Action, FloatArray
 
 LOST = "none: rollouts without a result"
@@ -195,7 +195,7 @@ def estimate_difference(
     step: int,
     is_paired: bool,
     scale: float | None,
-    difference_scale: float = 0.0,
+    spread: PairSpread = NO_PAIRS,
     tail: float = 0.0,
     estimator: str,
     estimand: str,
@@ -210,16 +210,14 @@ def estimate_difference(
         step: See `Estimate`.
         is_paired: Whether rollouts with the same index share their scenario.
         scale: The standard deviation within the arms of the run; None if every result is 0 or 1.
-        difference_scale: See `intervals.pooled_pairs`.
+        spread: See `intervals.pooled_pairs`.
         tail: See `intervals.widen`.
         estimator: See `Estimate`.
         estimand: See `Estimate`.
         noise: See `Estimate`.
         action: See `Estimate`.
     """
-    compare = functools.partial(
-        difference, is_paired=is_paired, scale=scale, difference_scale=difference_scale
-    )
+    compare = functools.partial(difference, is_paired=is_paired, scale=scale, spread=spread)
     interval, n, n_discordant = compare(a.values, b.values)
     if n:
         interval = intervals.widen(interval, tail, n)
@@ -272,7 +270,7 @@ def difference(
     *,
     is_paired: bool,
     scale: float | None,
-    difference_scale: float = 0.0,
+    spread: PairSpread = NO_PAIRS,
 ) -> tuple[Interval, int, int]:
     """Return the mean of a - b with its interval, the number of pairs, and how many pairs differ.
 
@@ -281,7 +279,7 @@ def difference(
         b: Results of the second arm, (n,) float64.
         is_paired: Whether rollouts with the same index share their scenario.
         scale: See `estimate_difference`.
-        difference_scale: See `intervals.pooled_pairs`.
+        spread: See `intervals.pooled_pairs`.
     """
     if not is_paired:
         a = a[~np.isnan(a)]
@@ -294,5 +292,5 @@ def difference(
     b = b[is_valid]
     if not len(a):
         return intervals.UNKNOWN, 0, 0
-    interval = intervals.paired(a, b, scale, difference_scale)
+    interval = intervals.paired(a, b, scale, spread)
     return interval, len(a), int(np.count_nonzero(a != b))
