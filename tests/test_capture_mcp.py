@@ -22,12 +22,16 @@ from test_capture_command import trajrec_command
 
 import trajrec
 from trajrec.cli.mcp import recorded_call, recorded_requests
+from trajrec.errors import ReplayError
 from trajrec.proxies.mcp_answers import McpAnswers, RecordedCalls
 from trajrec.proxies.mcp_config import recorders, wrapped_servers
 from trajrec.proxies.mcp_messages import read_messages
 from trajrec.proxies.mcp_sessions import McpRecording
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import Routes
+from trajrec.replay.whatif.captured import require_captured
+from trajrec.replay.whatif.changes import Arguments
+from trajrec.replay.whatif.plan import Plan
 from trajrec.wire.exchange import HttpRequest
 
 HERE = Path(__file__).parent
@@ -104,6 +108,9 @@ def test_servers_of_a_command_are_recorded_and_answered(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, bare), again.stderr
     assert "no difference" in again.stderr
     assert not database.exists()
+    with pytest.raises(ReplayError, match="record it without --mcp, with --watch"):
+        plan = Plan(experiment="x", at=2, call=0, change=Arguments({}), arm="changed", number=0)
+        require_captured(episode, plan, database, runs_tools=True)
 
 
 def wrapped(command: list[str], environ: dict[str, str], folder: Path) -> Any:

@@ -18,6 +18,7 @@ from conftest import only
 from planted import KINDS, plant
 
 import trajrec
+from trajrec.agents.routing import router
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.request_bodies import BodyRedactor
@@ -398,6 +399,56 @@ def test_a_retry_may_begin_before_the_failed_attempt_has_ended(tmp_path: Path) -
         query = "SELECT number, attempt, outcome, status FROM model_calls ORDER BY ALL"
         rows = corpus.sql(query).fetchall()
     assert rows == [(0, 0, "error", 500), (1, 1, "ok", 200), (2, 0, "ok", 200)]
+
+
+@pytest.mark.parametrize("counts", [(0, 0, 1, 1), (0, 1, 2, 1), (None,) * 4])
+def test_equal_requests_at_once_have_retries_of_their_own(
+    tmp_path: Path, counts: tuple[int | None, ...]
+) -> None:
+    # Several samples of one prompt: the retries of a client tell which failure they repeat.
+    body = request_body(3)
+    sent = [[*JSON, *([("x-stainless-retry-count", str(n))] * (n is not None))] for n in counts]
+    with trajrec.episode(tmp_path) as ep:
+        begun = [ep.begin_exchange(HttpRequest("POST", URL, sent[k], body)) for k in range(2)]
+        for exchange in begun:
+            exchange.responded(429, JSON)
+            exchange.ended(None)
+        send(ep, body, [b"{}"], sent=sent[2])
+        send(ep, body, [b"{}"], sent=sent[3])
+    starts = [exchange.start for exchange in recorded(tmp_path)]
+    order = (1, 0) if counts[1] == 1 else (0, 1)
+    assert [(s.step, s.attempt, s.retry_by) for s in starts] == [
+        (0, 0, ""),
+        (1, 0, ""),
+        *((step, 1, "transport") for step in order),
+    ]
+
+
+def test_a_retry_stays_in_the_conversation_of_its_client(tmp_path: Path) -> None:
+    body = request_body(3)
+
+    def sent(n: int) -> HttpRequest:
+        return HttpRequest("POST", URL, [*JSON, ("x-stainless-retry-count", str(n))], body)
+
+    with trajrec.capture(tmp_path):
+        begun = [router.begin(sent(0)), router.begin(sent(0))]
+        for exchange in (begun[0], lambda: router.begin(sent(1)), begun[1]):
+            exchange = exchange() if callable(exchange) else exchange
+            assert exchange is not None
+            exchange.responded(429, JSON)
+            exchange.ended(None)
+        # The second client's first retry, and the first one's second.
+        for n, status in ((1, 201), (2, 200)):
+            exchange = router.begin(sent(n))
+            assert exchange is not None
+            exchange.responded(status, JSON)
+            exchange.received(b"{}")
+            exchange.ended(None)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT list(status ORDER BY number) AS seen FROM model_calls GROUP BY episode_id"
+        rows = corpus.sql(f"{query} ORDER BY len(seen)").fetchall()
+    assert rows == [([429, 201],), ([429, 429, 200],)]
 
 
 def test_a_redirected_request_is_one_model_call(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.replay.whatif.stand_in import StandIn
 from trajrec.tracking.parts import Part, digest_of_parts, find_parts
 from trajrec.types import Value
+from trajrec.wire.mcp_names import PREFIX as MCP_PREFIX
 
 
 def is_captured(episode: Episode) -> bool:
@@ -161,6 +162,12 @@ def require_captured(episode: Episode, plan: Plan, watch: Value, *, runs_tools: 
         ReplayError: It is refused; the message says how to go on.
     """
     has_watched = bool(_commands(episode))
+    if any(a.tool.startswith(MCP_PREFIX) for a in episode.transcript.recorded_attempts):
+        raise ReplayError(
+            "its MCP servers were recorded by --mcp, and an experiment does not stand between a "
+            "command and its servers: record it without --mcp, with --watch of what they change",
+            episode_id=episode.id,
+        )
     if has_watched and plan.at == 0:
         raise ReplayError("step 0 is the command itself; take a later one", episode_id=episode.id)
     if has_watched and watch is None:

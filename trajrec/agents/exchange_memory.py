@@ -8,7 +8,7 @@ from typing import NamedTuple
 from trajrec.types import Value
 from trajrec.wire.contents import AnswerContent, RequestContent, ToolCall
 from trajrec.wire.dialects.choose import dialect_of
-from trajrec.wire.exchange import HttpRequest, plain_url
+from trajrec.wire.exchange import HttpRequest, header, plain_url
 
 REMEMBERED_REQUESTS = 4
 """Requests that a new one may go on from: so many conversations of one episode may take turns."""
@@ -24,11 +24,13 @@ class FailedAttempt(NamedTuple):
         step: Its step.
         attempt: Its number.
         is_redirected: Whether it is one that the server sent elsewhere.
+        n_repeats: How often its client had repeated it, as the request says; None if it does not.
     """
 
     step: int
     attempt: int
     is_redirected: bool = False
+    n_repeats: int | None = None
 
 
 class Answer(NamedTuple):
@@ -51,7 +53,8 @@ class ExchangeMemory:
     def __init__(self) -> None:
         self.n_calls = 0
         # By address and body. A digest of each body would take longer than all the rest.
-        self._failed: dict[tuple[str, bytes], FailedAttempt] = {}
+        # Several samples of one prompt may fail at once.
+        self._failed: dict[tuple[str, bytes], list[FailedAttempt]] = {}
         self._requests: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED_REQUESTS)
         self._answers: deque[Answer] = deque(maxlen=REMEMBERED_ANSWERS)
         self._first_request: tuple[str, bytes] | None = None
@@ -63,7 +66,9 @@ class ExchangeMemory:
 
     def add_failure(self, request: HttpRequest, failed: FailedAttempt) -> None:
         """Remember a failed attempt, until a request with the same bytes repeats it."""
-        self._failed[_key(request)] = failed
+        same = self._failed.setdefault(_key(request), [])
+        same.append(failed._replace(n_repeats=n_repeats_of(request)))
+        del same[:-REMEMBERED_ANSWERS]
         if len(self._failed) > REMEMBERED_ANSWERS:
             del self._failed[next(iter(self._failed))]
 
@@ -71,9 +76,26 @@ class ExchangeMemory:
         """Return whether a request repeats a failed one."""
         return bool(self._failed) and _key(request) in self._failed
 
+    def is_next_try(self, request: HttpRequest) -> bool:
+        """Return whether a request repeats a failed one by the count of its client."""
+        return bool(self._failed_before(request))
+
+    def _failed_before(self, request: HttpRequest) -> list[FailedAttempt]:
+        n_repeats = n_repeats_of(request)
+        same = self._failed.get(_key(request), [])
+        return [failed for failed in same if n_repeats and failed.n_repeats == n_repeats - 1]
+
     def take_failure(self, request: HttpRequest) -> FailedAttempt | None:
         """Return the failed attempt that a request repeats, None if it repeats none; forget it."""
-        return self._failed.pop(_key(request), None) if self._failed else None
+        key = _key(request)
+        same = self._failed.get(key)
+        if not same:
+            return None
+        failed = (self._failed_before(request) or same)[0]
+        same.remove(failed)
+        if not same:
+            del self._failed[key]
+        return failed
 
     def add_request(self, url: str, body: bytes) -> None:
         """Remember a request."""
@@ -134,6 +156,12 @@ class ExchangeMemory:
             self._call_ids |= {call.call_id for call in content.calls if call.call_id}
             if content.response_id:
                 self._response_ids.add(content.response_id)
+
+
+def n_repeats_of(request: HttpRequest) -> int | None:
+    """Return how often a client has repeated a request, as it says; None if it says nothing."""
+    count = header(request.headers, "x-stainless-retry-count")
+    return int(count) if count.isdigit() and len(count) < 10 else None
 
 
 def texts_of(url: str, body: bytes) -> list[str]:

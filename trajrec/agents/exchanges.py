@@ -9,7 +9,12 @@ from typing import NamedTuple
 from urllib.parse import urljoin
 
 from trajrec.agents.counters import StepCounter
-from trajrec.agents.exchange_memory import Answer, ExchangeMemory, FailedAttempt
+from trajrec.agents.exchange_memory import (
+    Answer,
+    ExchangeMemory,
+    FailedAttempt,
+    n_repeats_of,
+)
 from trajrec.agents.journal import Journal
 from trajrec.agents.model_calls import enclosing_model_call
 from trajrec.agents.state_recorder import StateRecorder
@@ -124,7 +129,7 @@ class ExchangeRecorder:
             return _Position(self._steps.step, number, attempt, by)
         number, _, by = self._steps.repeat_model_call()
         # A client that counts its retries from 0 again was called again by the agent's program.
-        is_first = header(request.headers, "x-stainless-retry-count") == "0"
+        is_first = n_repeats_of(request) == 0
         own: RetryBy = "scaffold" if is_first and not failed.is_redirected else "transport"
         return _Position(failed.step, number, failed.attempt + 1, by or own)
 

@@ -191,9 +191,12 @@ class Router:
             for episode, memory in known:
                 if memory.gave_response(content.previous_response_id):
                     return episode
-        for episode, memory in known:
-            if memory.has_failed(request):
+        failed = [(episode, memory) for episode, memory in known if memory.has_failed(request)]
+        for episode, memory in failed:
+            if memory.is_next_try(request):
                 return episode
+        if failed:
+            return failed[0][0]
         return _longest(known, content)
 
     def _begin_conversation(self, new_episode: NewEpisode, request: HttpRequest) -> Conversation:
