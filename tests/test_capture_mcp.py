@@ -108,8 +108,8 @@ def test_servers_of_a_command_are_recorded_and_answered(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, bare), again.stderr
     assert "no difference" in again.stderr
     assert not database.exists()
+    plan = Plan(experiment="x", at=2, call=0, change=Arguments({}), arm="changed", number=0)
     with pytest.raises(ReplayError, match="record it without --mcp, with --watch"):
-        plan = Plan(experiment="x", at=2, call=0, change=Arguments({}), arm="changed", number=0)
         require_captured(episode, plan, database, runs_tools=True)
 
 

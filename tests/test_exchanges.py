@@ -432,13 +432,13 @@ def test_a_retry_stays_in_the_conversation_of_its_client(tmp_path: Path) -> None
 
     with trajrec.capture(tmp_path):
         begun = [router.begin(sent(0)), router.begin(sent(0))]
-        for exchange in (begun[0], lambda: router.begin(sent(1)), begun[1]):
+        for exchange in (begun[1], lambda: router.begin(sent(1)), begun[0]):
             exchange = exchange() if callable(exchange) else exchange
             assert exchange is not None
             exchange.responded(429, JSON)
             exchange.ended(None)
-        # The second client's first retry, and the first one's second.
-        for n, status in ((1, 201), (2, 200)):
+        # The second client's second retry, and the first one's first.
+        for n, status in ((2, 200), (1, 201)):
             exchange = router.begin(sent(n))
             assert exchange is not None
             exchange.responded(status, JSON)
