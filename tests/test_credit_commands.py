@@ -302,7 +302,7 @@ def test_groups_print_a_screen_and_a_summary(
         return np.zeros(2), float(k), k == end, False, {}
 
     end = 0
-    record(Scripted(rows), tmp_path, 3)
+    record(Scripted(rows), tmp_path, 3, task="walk")
     command = ["credit", str(tmp_path), "--group", "rloo"]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -327,6 +327,18 @@ def test_an_episode_alone_in_its_group_is_noted(
     record(Scripted(lambda k: (np.zeros(2), 1.0, k == 2, False, {})), tmp_path, 1)
     assert main(["credit", str(tmp_path), "--group", "grpo"]) == 0
     assert "1 episode: alone in its group, so that it is compared" in capsys.readouterr().err
+
+
+def test_unknown_starts_are_not_taken_for_the_same(tmp_path: Path) -> None:
+    record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
+    with trajrec.open(tmp_path) as corpus:
+        for method in ("grpo", "rloo"):
+            for table in credit.group_advantages(corpus, method):
+                assert [row.n for row in table] == [1, 1, 1]
+                assert "alone in its group" in table.notes[0]
+        together = credit.group_advantages(corpus, "grpo", by="env_id")
+        assert [row.n for row in together[0]] == [2, 2, 2]
+        assert together[0].notes == ()
 
 
 @pytest.mark.slow

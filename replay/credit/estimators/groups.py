@@ -32,8 +32,11 @@ EPSILON = 1e-6
 
 _STATE_METHODS = ("gigpo", "rtmc")
 
-# A task begins in a state of its own, or in one that its world draws.
-_SAME_START = "env_id, task, CASE WHEN task IS NULL THEN reset_key END"
+# A task begins in a state of its own, or in one that its world draws. An episode without a task
+# whose first state is unknown is of no group: nothing says that another began as it did.
+_SAME_START = (
+    "env_id, task, CASE WHEN task IS NULL THEN coalesce(CAST(reset_key AS VARCHAR), episode_id) END"
+)
 
 MEASURES = {
     "return": "total_reward",
@@ -47,7 +50,7 @@ class GroupOptions(TypedDict, total=False):
     Attributes:
         by: Columns of the table `episodes`, as SQL: episodes with equal values are one group. By
             default those with the same env_id and task, and without a task the same state after
-            the reset.
+            the reset; an episode without a task and such a state is a group of its own.
         measure: "return", the default; or "outcome": 1 for success and 0 for failure, and episodes
             without an outcome are left out.
         gamma: Discount per step, dimensionless, in (0, 1]; 1 by default.
@@ -285,7 +288,10 @@ def _notes(method: Method, rows: list[Estimate]) -> tuple[str, ...]:
         )
     # Of GRPO and RLOO, n is the size of the group.
     if method not in _STATE_METHODS and rows[0].n == 1:
-        return ("alone in its group, so that it is compared with nothing and its advantages are 0",)
+        return (
+            "alone in its group, so that it is compared with nothing and its advantages are 0; "
+            "without a task a group is of one recorded first state",
+        )
     return ()
 
 
