@@ -418,7 +418,7 @@ def test_a_step_that_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
         budget=credit.Budget(env_steps=10),
     )
     assert spent.step is None
-    assert "budget does not reach further" in spent.reason
+    assert "its budget does not allow" in spent.reason
     assert spent.n_rollouts == 8 * 2 * 2 + 2 * 2, (
         "the fewest of each arm of each step, and of the confirmation"
     )

@@ -12,6 +12,7 @@ from trajrec.replay.forks.control import Control, check_control, check_lost
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.replay.forks.repeats import Repeats
+from trajrec.values.shown import counted
 
 
 class Controls(NamedTuple):
@@ -30,9 +31,11 @@ class Controls(NamedTuple):
     n_repeat_steps: int = 0
 
     def __str__(self) -> str:
+        verb = "was" if self.n_repeats == 1 else "were"
         return (
-            f"{self.n} controls ({self.n_steps} steps) reproduced the recording, "
-            f"{self.n_repeats} repeats ({self.n_repeat_steps} steps) were equal"
+            f"{counted(self.n, 'control')} ({counted(self.n_steps, 'step')}) reproduced the "
+            f"recording, {counted(self.n_repeats, 'repeat')} "
+            f"({counted(self.n_repeat_steps, 'step')}) {verb} equal"
         )
 
 

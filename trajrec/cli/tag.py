@@ -12,6 +12,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import print_json, say
 from trajrec.types import Value
+from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     if arguments.json:
         print_json({"labels": n_labels, "done": done})
     else:
-        print(f"{n_labels} labels {done}")
+        print(f"{counted(n_labels, 'label')} {done}")
     return ExitStatus.OK
 
 

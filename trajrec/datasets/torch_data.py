@@ -71,7 +71,8 @@ class TorchBatches(Dataset[TensorBatch]):  # type: ignore[misc]
         """Yield the batches of the epoch in order.
 
         Args:
-            num_workers: Worker processes, which are spawned.
+            num_workers: Worker processes, which are spawned: they import the script that calls this,
+                so its own code must stand under `if __name__ == "__main__":`.
             **options: More arguments of `torch.utils.data.DataLoader`.
         """
         if num_workers:

@@ -25,6 +25,7 @@ from trajrec.log.sealing import (
     write_sealed,
 )
 from trajrec.types import JsonObject
+from trajrec.values.shown import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Recovery:
     damaged_copy: Path | None = None
 
     def __str__(self) -> str:
-        text = f"{self.path}: sealed, {self.frames_kept} frames kept"
+        text = f"{self.path}: sealed, {counted(self.frames_kept, 'frame')} kept"
         if self.was_sealed:
             text = f"{self.path}: sealed, nothing to do"
         if self.bytes_lost:

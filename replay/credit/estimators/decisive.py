@@ -158,7 +158,7 @@ class Search(SearchArms):
             sizes = [ArmSize(step, arm, n) for step in self.steps for arm in ("value", "action")]
             if not self.grow(sizes):
                 self.meter.require_progress(n_done, f"{n} scenarios of each step")
-                reason = f"its budget does not reach further ({self.meter.spent()})"
+                reason = f"its budget does not allow more rollouts ({self.meter.spent()})"
                 break
             n_done = n
             probabilities = self._drop_probabilities(share)
@@ -168,7 +168,7 @@ class Search(SearchArms):
             # The next round doubles the rollouts.
             spent = self.meter.spent(ahead=2.0)
             if spent:
-                reason = f"its budget does not reach further ({spent})"
+                reason = f"its budget does not allow twice the rollouts ({spent})"
                 break
             if n * 2 > self.max_rollouts:
                 reason = f"{n} scenarios do not tell the steps apart"
