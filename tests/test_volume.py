@@ -121,6 +121,21 @@ def test_last_episodes_are_kept_and_older_logs_deleted(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.journal"))
 
 
+@pytest.mark.parametrize("limit", [10_000, 30_000])
+def test_a_block_that_does_not_fit_whole_fits_in_part(tmp_path: Path, limit: int) -> None:
+    env = trajrec.record(Scripted(noise), tmp_path, max_bytes=limit)
+    with pytest.warns(RuntimeWarning, match=f"it has reached max_bytes={limit}"):
+        assert run_and_close(env, 8) == 800
+    # The space of the footer is kept free.
+    assert limit - 5_000 < env.path.stat().st_size <= limit
+    recorded = episodes(tmp_path)
+    rows = [row for episode in recorded for row in episode.observations[1:]]
+    assert len(rows) == sum(episode.n_steps for episode in recorded)
+    assert len(rows) * 400 > limit / 3
+    expected = [noise(k % 100)[0] for k in range(len(rows))]
+    np.testing.assert_array_equal(rows, expected)
+
+
 @pytest.mark.parametrize("on_full", ["stop-recording", "raise"])
 def test_limit_met_by_the_flusher_is_told_by_the_next_flush(tmp_path: Path, on_full: Any) -> None:
     env = trajrec.record(Scripted(noise), tmp_path, max_bytes=10_000, on_full=on_full)

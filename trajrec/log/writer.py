@@ -32,6 +32,12 @@ from trajrec.log.schema import EpisodeEnd, Header
 MAX_WAITING = 2
 """Full blocks that may wait for the flusher. Beyond it the recording thread writes them itself."""
 
+ALL_ITEMS = 2**62
+"""A number of items that no chunk reaches."""
+
+# A log at its limit takes a full block (1,536 items) in halves, quarters and so on.
+_FIRST_PART = 2048
+
 # The longest time for which the flusher waits for a thread that writes a log itself.
 _LOCK_WAIT_S = 0.5
 
@@ -42,8 +48,10 @@ Durability = Literal["process", "machine"]
 class Source(Protocol):
     """The recorder's side of a writer."""
 
-    def drain(self, packer: Packer, last_written: int, *, only_full: bool) -> Iterator[Drained]:
-        """Yield the items after `last_written` as chunks, oldest first.
+    def drain(
+        self, packer: Packer, last_written: int, *, only_full: bool, max_items: int
+    ) -> Iterator[Drained]:
+        """Yield the items after `last_written` as chunks of at most `max_items`, oldest first.
 
         With `only_full`, the items of a block that is not full may be left for later.
 
@@ -305,7 +313,24 @@ class LogWriter:
             raise
 
     def _write_pending(self, only_full: bool) -> None:
-        pending = self._source.drain(self._packer, self.last_written, only_full=only_full)
+        max_items = ALL_ITEMS
+        while True:
+            n_before = self.last_written
+            try:
+                self._write_chunks(only_full, max_items)
+            except SizeLimitError:
+                # Of items that do not fit together, the log takes the first that do.
+                max_items = min(max_items, _FIRST_PART) // 2
+                if not max_items:
+                    raise
+            else:
+                if max_items == ALL_ITEMS or self.last_written == n_before:
+                    return
+
+    def _write_chunks(self, only_full: bool, max_items: int) -> None:
+        pending = self._source.drain(
+            self._packer, self.last_written, only_full=only_full, max_items=max_items
+        )
         for drained in pending:
             if self.durability == "machine":
                 has_end = any(isinstance(event, EpisodeEnd) for event in drained.chunk.events)

@@ -60,10 +60,12 @@ class Block:
         """Return the position before an item."""
         return self.items.advance(self._position, 0, index)
 
-    def drain(self, packer: Packer, last_written: int, time_ns: int) -> Drained | None:
-        """Return the items after `last_written` as a chunk, or None if there are none."""
+    def drain(
+        self, packer: Packer, last_written: int, time_ns: int, max_items: int
+    ) -> Drained | None:
+        """Return the first items after `last_written` as a chunk, or None if there are none."""
         start = max(0, last_written + 1 - self.first_number)
-        stop = len(self.rows)
+        stop = min(len(self.rows), start + max_items)
         if start >= stop:
             return None
         return self._packer.pack(

@@ -289,20 +289,22 @@ class StepBuffer:
             return False
         return True
 
-    def drain(self, packer: Packer, last_written: int, *, only_full: bool) -> Iterator[Drained]:
+    def drain(
+        self, packer: Packer, last_written: int, *, only_full: bool, max_items: int
+    ) -> Iterator[Drained]:
         """Yield the items after `last_written` as chunks, perhaps only those of full blocks."""
         time_ns = self._clock_ns()
         # Read first: the recording thread may hand this block over and begin another meanwhile.
         block = self.block
         while self._waiting:
-            drained = self._waiting[0].drain(packer, last_written, time_ns)
+            drained = self._waiting[0].drain(packer, last_written, time_ns, max_items)
             if drained is None:
                 # Only a block that is written whole: the caller may stop at any chunk.
                 self._waiting.pop(0)
             else:
                 yield drained
                 last_written = drained.last_item
-        drained = None if only_full else block.drain(packer, last_written, time_ns)
+        drained = None if only_full else block.drain(packer, last_written, time_ns, max_items)
         if drained is not None:
             yield drained
 

@@ -141,10 +141,12 @@ class EventLog:
         """Hand everything to the operating system now."""
         self.writer.flush()
 
-    def drain(self, packer: Packer, last_written: int, *, only_full: bool) -> Iterator[Drained]:
+    def drain(
+        self, packer: Packer, last_written: int, *, only_full: bool, max_items: int
+    ) -> Iterator[Drained]:
         """Yield the pending events as one chunk."""
         self._pending.drop(last_written)
-        entries = self._pending.after(last_written)
+        entries = self._pending.after(last_written)[:max_items]
         if entries:
             last_item = last_written + len(entries)
             chunk = Chunk(

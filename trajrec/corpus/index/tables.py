@@ -79,8 +79,16 @@ ALL_EPISODES = Table(
             "libraries and hosts by which model calls may have gone past the record, so that some "
             "may be missing; NULL if no such way was noticed",
         ),
-        ("terminated", "BOOLEAN", "flag of the last step; NULL if the episode has no end yet, or lost it"),
-        ("truncated", "BOOLEAN", "flag of the last step; NULL if the episode has no end yet, or lost it"),
+        (
+            "terminated",
+            "BOOLEAN",
+            "flag of the last step; NULL if the episode has no end yet, or lost it",
+        ),
+        (
+            "truncated",
+            "BOOLEAN",
+            "flag of the last step; NULL if the episode has no end yet, or lost it",
+        ),
         ("n_failures", "BIGINT", "number of its rows in the table failures"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
         (
