@@ -11,6 +11,8 @@ from conftest import only
 
 import trajrec
 from trajrec.corpus.attempts import KEY_WORDS, MAX_OPEN_FAILURES, Attempt, is_key_like
+from trajrec.view.lanes import failed_steps
+from trajrec.view.rows import agent_row, agent_steps
 from trajrec.wire.exchange import HttpRequest
 
 ANSWER = b'{"choices": [{"message": {"role": "assistant", "content": "%d"}}]}'
@@ -169,6 +171,27 @@ def test_model_calls_are_retried_by_client_and_program(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         query = "SELECT phase, recovered_at, recovered_by FROM failures"
         assert corpus.sql(query).fetchall() == [("model", 0, "transport")]
+
+
+def test_the_viewer_counts_steps_whose_model_failed(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ask(ep, 0, status=500)
+        ask(ep, 0)
+        act(ep, "search", words="lamp")
+        ask(ep, 1)
+        act(ep, "search", words="chair")
+        ask(ep, 2, status=429)
+        ask(ep, 2)
+        ask(ep, 3, status=500)
+    trajrec.close_logs()
+    rows = [agent_row(item, {}, 0) for item in agent_steps(only(tmp_path))]
+    assert [(row.name, row.status, row.words) for row in rows] == [
+        ("search", "overcome", "overcome 0"),
+        ("search", "ok", ""),
+        ("model", "overcome", "overcome 2"),
+        ("model", "failed", "error"),
+    ]
+    assert failed_steps(rows) == [0, 2, 3]
 
 
 def test_an_open_failure_is_overcome_by_nobody(tmp_path: Path) -> None:

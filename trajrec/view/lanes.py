@@ -13,7 +13,7 @@ from trajrec.corpus.transcript import ModelCall
 from trajrec.types import Value
 from trajrec.values.diff import MISSING
 from trajrec.values.json import to_pointer
-from trajrec.view.rows import AgentStep, StepRow, attempt_status
+from trajrec.view.rows import AgentStep, StepRow, attempt_status, model_status
 from trajrec.view.svg import Lane, bars, marks, step_line
 
 N_PLACES = 6
@@ -104,6 +104,7 @@ def _call_lane(steps: Sequence[AgentStep], first: int, width: int) -> Lane:
     by_status: dict[str, list[int]] = {}
     for item in steps:
         statuses = {attempt_status(attempt) for attempt in item.attempts}
+        statuses |= {model_status(item)} - {""}
         for status in statuses:
             by_status.setdefault(status, []).append(item.step - first)
     n_attempts = sum(len(item.attempts) for item in steps)

@@ -146,12 +146,18 @@ def agent_row(item: AgentStep, overcome: dict[AttemptKey, str], n_changes: int) 
     shown_attempt = worst if attempt_status(worst) in ("failed", "overcome") else first
     error = shown_attempt.end.message if shown_attempt.end is not None else ""
     result: Value = error if shown_attempt.has_failed and error else shown_attempt.result
+    status = attempt_status(worst)
+    words = _words(worst, overcome)
+    of_model = model_status(item)
+    if of_model and _SEVERITY[of_model] > _SEVERITY[status]:
+        status = of_model
+        words = _model_words(item, of_model)
     return StepRow(
         step=item.step,
         name=cell(name, _NAME),
         arguments=cell(shown_attempt.arguments, _CELL),
-        status=attempt_status(worst),
-        words=_words(worst, overcome),
+        status=status,
+        words=words,
         result="" if result is None else cell(result, _CELL),
         n_changes=n_changes,
     )
@@ -164,6 +170,7 @@ def _words(attempt: Attempt, overcome: dict[AttemptKey, str]) -> str:
     return _WORDS[attempt_status(attempt)]
 
 
+_FAILED = frozenset({"error", "cancelled"})
 _SEVERITY = {"ok": 0, "again": 1, "unknown": 2, "open": 3, "overcome": 4, "failed": 5}
 _WORDS = {
     "ok": "",
@@ -184,6 +191,20 @@ def attempt_status(attempt: Attempt) -> str:
     return "again" if attempt.retry_by else "ok"
 
 
+def model_status(item: AgentStep) -> str:
+    """Return failed or overcome if a model call of a step failed, "" if none did."""
+    outcomes = [call.outcome for call in item.model_calls]
+    if not _FAILED.intersection(outcomes):
+        return ""
+    return "overcome" if outcomes[-1] == "ok" else "failed"
+
+
+def _model_words(item: AgentStep, status: str) -> str:
+    if status == "overcome":
+        return f"overcome {item.step}"
+    return item.model_calls[-1].outcome if status else ""
+
+
 def _row_without_calls(item: AgentStep) -> StepRow:
     failure = item.failures[0] if item.failures else None
     if failure is not None:
@@ -199,15 +220,15 @@ def _row_without_calls(item: AgentStep) -> StepRow:
     call = item.model_calls[-1]
     answer = content_of(call).answer
     text = answer.text if answer is not None and answer.text is not None else ""
-    has_failed = call.outcome in ("error", "cancelled")
-    if has_failed and call.end is not None:
+    status = model_status(item)
+    if status == "failed" and call.end is not None:
         text = call.end.message or text
     return StepRow(
         step=item.step,
         name="model",
         arguments=cell(str(call.request.get("model") or ""), _CELL),
-        status="failed" if has_failed else "",
-        words=call.outcome if has_failed else "",
+        status=status,
+        words=_model_words(item, status),
         result=cell(text, _CELL),
     )
 
