@@ -80,6 +80,21 @@ def test_a_changed_call_about_the_same_thing_is_a_retry(tmp_path: Path) -> None:
     assert links(tmp_path) == [(None, "", 1, None), ((0, 0), "agent", None, None)]
 
 
+@pytest.mark.parametrize("name", ["item", "product_sku", "cmd", "recipient", "phone", "question"])
+def test_goods_people_and_questions_name_a_thing(tmp_path: Path, name: str) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ask(ep, 0)
+        act(ep, "buy", ok=False, **{name: "lamp"}, n=99)
+        ask(ep, 1)
+        act(ep, "buy", **{name: "lamp"}, n=1)
+    assert links(tmp_path) == [(None, "", 1, None), ((0, 0), "agent", None, None)]
+
+
+@pytest.mark.parametrize("name", ["dir", "origin", "date", "mode", "repo"])
+def test_what_holds_many_things_names_none_of_them(name: str) -> None:
+    assert not is_key_like(name, "lamp")
+
+
 def test_a_call_about_another_thing_only_follows(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         ask(ep, 0)

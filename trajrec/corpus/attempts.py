@@ -107,10 +107,14 @@ MAX_OPEN_FAILURES = 64
 failures would take time by its square."""
 
 KEY_WORDS = """
-account code command email file filename id ids key name number order path query ref ticket title
-uri url user username
+account city cmd code command customer email file filename id ids item key name number order path
+pattern phone product query question recipient ref sku ticket title uri url user username
 """
-"""The last word of the name of an argument that says what a call is about."""
+"""The last word of the name of an argument that says what a call is about.
+
+Not what holds many such things, such as a folder, a day or a place of departure: two calls that
+have it in common may be about two things.
+"""
 
 _KEY_WORDS = frozenset(KEY_WORDS.split())
 _WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z]+")
