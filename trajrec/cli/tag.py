@@ -47,6 +47,9 @@ def add_parser(commands: Commands) -> None:
     files = parser.add_mutually_exclusive_group()
     files.add_argument("--read", type=Path, metavar="FILE", help="append the labels of JSON lines")
     files.add_argument("--write", type=Path, metavar="FILE", help="write all labels as JSON lines")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="with --write: replace a file that exists"
+    )
     add_json(parser)
 
 
@@ -60,7 +63,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     if arguments.read is not None:
         n_labels = corpus.read_labels(arguments.read)
     elif arguments.write is not None:
-        n_labels = corpus.write_labels(arguments.write)
+        n_labels = corpus.write_labels(arguments.write, overwrite=arguments.overwrite)
     else:
         n_labels = _append(arguments, corpus)
         if not n_labels:

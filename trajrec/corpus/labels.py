@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.scratch import replacing, require_new
 from trajrec.errors import CorpusError
 from trajrec.log.annotations import Label, PostHocCheck
 from trajrec.recording.event_log import open_event_log
@@ -182,16 +183,24 @@ class Labelling:
                 lines.append(line)
         return self.add_labels(lines)
 
-    def write_labels(self, file: str | Path, where: str = "true") -> int:
+    def write_labels(
+        self, file: str | Path, where: str = "true", *, overwrite: bool = False
+    ) -> int:
         """Write labels as JSON lines, which `read_labels` reads.
 
         Args:
-            file: The file, which is replaced.
+            file: The file; it appears when it is whole.
             where: A SQL condition on the columns of `labels`.
+            overwrite: Whether an existing file is replaced.
 
         Returns:
             The number of labels.
+
+        Raises:
+            CorpusError: The file exists, or cannot be written.
         """
+        path = Path(file)
+        require_new(path, overwrite=overwrite)
         rows = [
             label_line(row)
             for row in self._query(
@@ -201,7 +210,7 @@ class Labelling:
                 is_ours=where == "true",
             )
         ]
-        with Path(file).open("w", encoding="utf-8") as opened:
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as opened:
             for row in rows:
                 opened.write(json.dumps(row) + "\n")
         return len(rows)
