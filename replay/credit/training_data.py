@@ -151,7 +151,7 @@ def step_labels(
         (label,) = unchecked_labels
         remark(
             f"all labels are {str(label).lower()}: without a check, a rollout counts as won if its "
-            "return is above 0; define it by success=, --success"
+            "return is above 0; estimate again with success= (trajrec credit --success)"
         )
 
 
