@@ -206,6 +206,22 @@ def test_step_before_a_reset_or_after_the_end_is_refused(tmp_path: Path) -> None
     env.close()
 
 
+def test_an_environment_is_recorded_once_into_a_corpus(tmp_path: Path) -> None:
+    def make() -> gym.Env[Any, Any]:
+        return gym.wrappers.TimeLimit(trajrec.record(gym.make("CartPole-v1"), tmp_path), 9)
+
+    env = make()
+    with pytest.raises(ValueError, match=r"already recorded into .* would count twice"):
+        trajrec.record(env, tmp_path / "x" / "..")
+    env.close()
+    envs = gym.vector.SyncVectorEnv([make, make])
+    n_logs = len(list(tmp_path.glob("*.trj")))
+    with pytest.raises(ValueError, match="already recorded into"):
+        trajrec.record(envs, tmp_path)
+    envs.close()
+    assert len(list(tmp_path.glob("*.trj"))) == n_logs
+
+
 def test_unclosed_recorder_warns_and_its_steps_are_readable(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
 
+import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from trajrec.envstate.pettingzoo import api_of, as_gymnasium
@@ -90,7 +91,8 @@ def record(
     Raises:
         TypeError: `env` is of no such kind, or has Gymnasium's wrapper `Autoreset`, which belongs
             outside of the recorder: `Autoreset(trajrec.record(env, "runs/"))`.
-        ValueError: An option has a value that it cannot have.
+        ValueError: An option has a value that it cannot have, or `env` is already recorded into
+            that folder.
         LogWriteError: The log cannot be created.
     """
     if audit is None and allow:
@@ -117,12 +119,29 @@ def _record_one(
     allow: Sequence[str],
     options: RecordOptions,
 ) -> Recorder:
+    _check_unrecorded(env, folder)
     if audit is None:
         return Recorder(env, folder, **options)
     # Late: only an audited run needs the replay engine.
     from trajrec.replay.audit import AuditedRecorder
 
     return AuditedRecorder(env, folder, audit=audit, allow=allow, **options)
+
+
+def _check_unrecorded(env: AnyEnv, folder: str | Path) -> None:
+    """Refuse to record an environment twice into one corpus, where each episode would count twice.
+
+    Raises:
+        ValueError: A recorder inside of it records into that folder.
+    """
+    inner: Any = env
+    while isinstance(inner, gymnasium.Wrapper):
+        if isinstance(inner, Recorder) and inner.path.parent.resolve() == Path(folder).resolve():
+            raise ValueError(
+                f"env is already recorded into {folder}, and each of its episodes would count twice; "
+                "record it once, or into another folder"
+            )
+        inner = inner.env
 
 
 def _record_vector(
@@ -148,5 +167,6 @@ def _record_vector(
     for inner in bare.envs:
         # Before the first log is opened.
         check_recordable(inner)
+        _check_unrecorded(inner, folder)
     bare.envs = [_record_one(inner, folder, audit, allow, options) for inner in bare.envs]
     return env
