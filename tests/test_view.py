@@ -414,6 +414,17 @@ def test_a_report_has_every_step_and_the_same_bytes(corpus: trajrec.Corpus) -> N
     assert all("/e/" not in text for text in (page, *panes.values()))
 
 
+def test_a_report_shows_no_state_where_none_was_watched(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="idle") as ep:
+        ep.execute("look", {}, run=lambda: 1)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        report = make_report(corpus, episode.id)
+    assert "no state was watched" in report
+    assert "whole state after step" not in report
+
+
 def test_a_report_allows_its_own_script_alone(corpus: trajrec.Corpus) -> None:
     report = make_report(corpus, id_of(corpus, "task LIKE '%script%'"))
     scripts = [a for tag, a in Elements(report).found if tag == "script"]

@@ -53,6 +53,8 @@ def pane_values(
     commands = step_commands(
         folder, view.id, step, is_agent=view.is_agent, has_call=bool(pane.attempts)
     )
+    # Without a watched state there is none, not even an empty one.
+    has_state = has_state and not (view.is_agent and pane.state_note)
     tree, reason = view.state(step) if has_state else (None, "")
     return {
         "view": view,
