@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,9 @@ class Entry(NamedTuple):
     plan: list[Turn]
 
 
+# Of Python itself.
+_STANDARD = ("http.client", "urllib.request")
+
 _SAID = [Turn(f"Text {k}.") for k in range(3)]
 
 ENTRIES = {
@@ -165,6 +169,7 @@ ENTRIES = {
             tuple(
                 package.replace("google.genai", "google-genai")
                 for package in tapped_agents.AGENTS[name].needs
+                if package not in _STANDARD
             ),
             tapped_agents.AGENTS[name].plan,
         )
@@ -179,6 +184,10 @@ ENTRIES = {
             "genai_stream",
             "requests_retry",
             "aiohttp_alone",
+            "httpx_alone",
+            "urllib3_alone",
+            "urllib_alone",
+            "http_client_alone",
         )
     },
 }
@@ -251,6 +260,7 @@ def page() -> str:
         if missing(name):
             continue
         versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in entry.packages)
+        versions = versions or f"Python {platform.python_version()}"
         with tempfile.TemporaryDirectory() as folder:
             first = in_new_process("record", name, folder)
             again = in_new_process("rerun", name, folder)

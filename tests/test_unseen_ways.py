@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import sys
 import types
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import only
@@ -21,6 +24,7 @@ BODY = b'{"model": "m", "messages": [{"role": "user", "content": "Go"}]}'
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseen, "_asked_for", set())
+    monkeypatch.setattr(unseen, "_taken", set())
     monkeypatch.setattr(unseen, "_has_warned", False)
     monkeypatch.setattr(hub, "seen_hosts", set())
 
@@ -81,6 +85,45 @@ def test_other_connections_are_no_ways_past(tmp_path: Path) -> None:
     with ModelServer([Turn("one")]) as server, trajrec.episode(tmp_path):
         ask_by_socket(server.port)
     assert unseen_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("is_configured", [True, False])
+def test_a_request_in_pieces_is_told_of_beside_seen_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_configured: bool
+) -> None:
+    with ModelServer([Turn("one"), Turn("two")]) as server:
+        if is_configured:
+            monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        path = "/v1/chat/completions"
+        with warnings.catch_warnings(), trajrec.episode(tmp_path):
+            warnings.simplefilter("ignore")
+            connection.request("POST", path, BODY)
+            connection.getresponse().read()
+            connection.putrequest("POST", path)
+            connection.putheader("Content-Length", str(len(BODY)))
+            connection.endheaders(BODY)
+            assert connection.getresponse().read()
+        connection.close()
+        assert len(server.attempts) == 2
+    assert unseen_in(tmp_path) == ["http.client.putrequest"] * is_configured
+    assert len(only(tmp_path).transcript.model_calls) == 1
+
+
+@pytest.mark.parametrize("target", ["aiplatform.googleapis.com:443", "dns:///api.x.ai", "a.b:443"])
+@pytest.mark.filterwarnings("ignore:model calls may be missing")
+def test_a_channel_of_grpc_to_a_server_of_models_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    grpc: Any = types.ModuleType("grpc")
+    grpc.secure_channel = grpc.insecure_channel = lambda target, *_: target
+    with trajrec.episode(tmp_path) as ep:
+        for replacement in unseen.replacements(grpc):
+            wrapper = replacement.make(getattr(grpc, replacement.name))
+            monkeypatch.setattr(grpc, replacement.name, wrapper)
+        assert grpc.secure_channel(target, None) == target
+        ep.model(lambda: "seen")
+    assert unseen_in(tmp_path) == ["grpc"] * (target != "a.b:443")
 
 
 def test_a_library_past_the_taps_is_named_if_nothing_was_seen(

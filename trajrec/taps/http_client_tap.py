@@ -5,19 +5,23 @@ urllib3 has a method `request` of its own, so that its requests do not come here
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from trajrec.taps import hub
+from trajrec.taps import hub, unseen
 from trajrec.taps.memory_socket import MemorySocket, require_response
 from trajrec.taps.patching import Replacement, answering, note_fault
 from trajrec.wire.exchange import Exchange, HttpAnswer, HttpRequest
 
 # The attribute of a connection that carries an exchange from the request to the response.
 _MARK = "_trajrec_exchange"
+
+# Set while `request` runs, which calls `putrequest`.
+_WITHIN = "_trajrec_within_request"
 
 _OLD_HEADERS = ("content-length", "transfer-encoding", "content-encoding")
 
@@ -28,6 +32,7 @@ def replacements(module: ModuleType) -> list[Replacement]:
     make = _make_getresponse(module.HTTPResponse, _tapped_class(module.HTTPResponse))
     return [
         Replacement(connection, "request", _make_request),
+        Replacement(connection, "putrequest", _make_putrequest),
         Replacement(connection, "getresponse", make),
     ]
 
@@ -37,7 +42,7 @@ def _make_request(original: Any) -> Any:
 
     @functools.wraps(original)
     def request(self: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
-        send = original.__get__(self, type(self))
+        send = functools.partial(_within, self, original.__get__(self, type(self)))
         given = dict(zip(("body", "headers"), args, strict=False)) | kw
         exchange = _begin(self, method, url, given)
         if exchange is None:
@@ -55,6 +60,32 @@ def _make_request(original: Any) -> Any:
         return result
 
     return request
+
+
+def _within(connection: Any, send: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+    """Send a request by `request`, whose own steps are no requests of the program."""
+    vars(connection)[_WITHIN] = True
+    try:
+        return send(*args, **kw)
+    finally:
+        vars(connection).pop(_WITHIN, None)
+
+
+def _make_putrequest(original: Any) -> Any:
+    """Return the wrapper of `putrequest`: the body follows in pieces, so none is reported."""
+
+    @functools.wraps(original)
+    def putrequest(self: Any, method: str, url: str, *args: Any, **kw: Any) -> Any:
+        # Other libraries have classes of their own, and call this one too.
+        if type(self).__module__ == "http.client" and _WITHIN not in vars(self):
+            with contextlib.suppress(Exception):
+                if method == "POST" and hub.is_wanted(method, url):
+                    host = getattr(self, "_tunnel_host", None) or self.host
+                    port = getattr(self, "_tunnel_port", None) or self.port
+                    unseen.note_way("http.client.putrequest", host, port)
+        return original(self, method, url, *args, **kw)
+
+    return putrequest
 
 
 def _begin(connection: Any, method: str, url: str, given: dict[str, Any]) -> Exchange | None:

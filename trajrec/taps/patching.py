@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 TAPS = {
     "aiohttp": "trajrec.taps.aiohttp_tap",
+    "grpc": "trajrec.taps.unseen",
+    "grpc.aio": "trajrec.taps.unseen",
     "http.client": "trajrec.taps.http_client_tap",
     "httpx": "trajrec.taps.httpx_tap",
     "httpx2": "trajrec.taps.httpx_tap",

@@ -1,8 +1,9 @@
 """Model calls that go past the taps, as far as a process shows them.
 
-Two signs tell: the address of a server of models was looked up, and no tap reported a model call to
+Some signs tell: the address of a server of models was looked up, and no tap reported a model call to
 that server; or no model call was reported at all, and a library is loaded that sends requests past
-the taps. What such requests said is not known.
+the taps. A channel of gRPC, and a request by `putrequest` of http.client, to a server of models are
+told of themselves. What such requests said is not known.
 """
 
 from __future__ import annotations
@@ -54,14 +55,20 @@ _VARIABLES = (
 )
 
 _asked_for: set[str] = set()
+# Ways that were taken to such a server, whatever a tap saw of others to it.
+_taken: set[str] = set()
 _has_warned = False
 # The number of loaded modules, and the ways that they are: a look at all of them takes a while.
 _loaded: tuple[int, list[str]] = (0, [])
 
 
 def replacements(module: ModuleType) -> list[Replacement]:
-    """Return the function to replace in the module `socket`."""
-    return [Replacement(module, "getaddrinfo", _make_getaddrinfo)]
+    """Return the functions to replace in the module `socket`, or in a module of gRPC."""
+    if module.__name__ == "socket":
+        return [Replacement(module, "getaddrinfo", _make_getaddrinfo)]
+    return [
+        Replacement(module, f"{kind}_channel", _make_channel) for kind in ("secure", "insecure")
+    ]
 
 
 def ways(n_model_calls: int) -> list[str]:
@@ -71,7 +78,14 @@ def ways(n_model_calls: int) -> list[str]:
         n_model_calls: The number of the model calls that were recorded.
     """
     hosts = sorted(_asked_for - hub.seen_hosts)
-    return hosts if n_model_calls else [*hosts, *_loaded_ways()]
+    taken = [*hosts, *sorted(_taken)]
+    return taken if n_model_calls else [*taken, *_loaded_ways()]
+
+
+def note_way(way: str, host: str, port: object) -> None:
+    """Note a way past the taps, if it leads to a server of models."""
+    if _serves_models(host, port):
+        _taken.add(way)
 
 
 def warn_of(found: Sequence[str]) -> None:
@@ -109,13 +123,34 @@ def _make_getaddrinfo(original: Any) -> Any:
     return getaddrinfo
 
 
+def _make_channel(original: Any) -> Any:
+    @functools.wraps(original)
+    def channel(target: Any, *args: Any, **kw: Any) -> Any:
+        with contextlib.suppress(Exception):
+            # "dns:///host:443": gRPC looks it up by itself, and asks no other library.
+            place = str(target).rpartition("/")[2]
+            host, _, port = place.rpartition(":")
+            note_way("grpc", host or place, port)
+        return original(target, *args, **kw)
+
+    return channel
+
+
 def _note(host: Any, port: Any) -> None:
     """Note the host if it serves models."""
-    name = (host.decode() if isinstance(host, bytes) else host or "").lower().rstrip(".")
+    name = host.decode() if isinstance(host, bytes) else host or ""
+    if _serves_models(name, port):
+        _asked_for.add(_key(name, port))
+
+
+def _serves_models(host: str, port: object) -> bool:
+    name = host.lower().rstrip(".")
     is_bedrock = name.startswith("bedrock-runtime") and name.endswith(".amazonaws.com")
-    key = hub.host_key(name, port)
-    if name in _HOSTS or name.endswith(_ENDS) or is_bedrock or key in _configured():
-        _asked_for.add(key)
+    return name in _HOSTS or name.endswith(_ENDS) or is_bedrock or _key(name, port) in _configured()
+
+
+def _key(host: str, port: object) -> str:
+    return hub.host_key(host.lower().rstrip("."), port)
 
 
 def _configured() -> set[str]:
