@@ -81,6 +81,13 @@ def test_the_searches_find_the_fault_in_a_chain(share: Share) -> None:
     assert_all_hold(faults.p6(share.size, longest=256 if share.is_whole else 64))
 
 
+@deep("credit")
+def test_the_decisive_step_of_planted_faults_is_named() -> None:
+    from benchmarks.credit.planted import planted
+
+    assert_all_hold(planted())
+
+
 @pytest.mark.slow
 def test_shapley_values_of_a_switch_match_enumeration() -> None:
     from benchmarks.credit import games

@@ -1,7 +1,7 @@
 """`python -m benchmarks.credit [PART ...]`: credit measured against exact answers.
 
 Prints each measurement with its criterion, and ends with status 1 if a criterion is missed. Parts,
-all by default: P1 to P11, coverage, quality, scenarios, costs, bank, shop.
+all by default: P1 to P11, coverage, planted, quality, scenarios, costs, bank, shop.
 """
 
 from __future__ import annotations
@@ -10,7 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-from benchmarks.credit import coverage, faults, games, quality, scenarios, tabular, tools, who_when
+from benchmarks.credit import (
+    coverage,
+    faults,
+    games,
+    planted,
+    quality,
+    scenarios,
+    tabular,
+    tools,
+    who_when,
+)
 from benchmarks.credit.truths import Criterion
 
 PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
@@ -29,6 +39,7 @@ PARTS: dict[str, Callable[[], Iterable[Criterion]]] = {
     "quality": quality.quality,
     "scenarios": scenarios.scenarios,
     "costs": scenarios.costs,
+    "planted": planted.planted,
     "bank": tools.bank,
     "shop": tools.shop,
 }
