@@ -38,5 +38,25 @@ def test_other_processes_know_environments_registered_here(env_id: str, tmp_path
 
 
 @pytest.mark.slow
+def test_a_module_that_registers_again_elsewhere_warns_of_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "registers_itself.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv as Lake\n"
+        "gymnasium.register('Self-v0', entry_point='registers_itself:Lake')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    record(gym.make("registers_itself:Self-v0"), tmp_path / "runs", 2)
+    try:
+        with trajrec.open(tmp_path / "runs") as corpus:
+            reports = list(replay_episodes(corpus.episodes(), jobs=2))
+        assert [report.grade for report in reports] == ["exact"] * 2
+        assert "Overriding" not in capfd.readouterr().err
+    finally:
+        del gym.registry["Self-v0"]
+
+
+@pytest.mark.slow
 def test_environment_registered_here_is_probed_elsewhere(env_id: str) -> None:
     assert check_determinism(env_id, n_steps=60).grade == "exact"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 
 import cloudpickle
 
@@ -37,6 +38,8 @@ def registered() -> bytes:
 
 def register(data: bytes) -> None:
     """Register the specifications that `registered` returned; those of this process stay."""
+    # A module that registers its environments when it is imported does so here once more.
+    warnings.filterwarnings("ignore", r"(?s).*Overriding environment .* already in registry")
     for sent in pickle.loads(data):
         import gymnasium
 
