@@ -224,6 +224,13 @@ def test_a_factory_must_be_found_and_make_the_same(tmp_path: Path) -> None:
     for factory in (lambda: make_wild(), functools.partial(make_wild)):
         with pytest.raises(ValueError, match="factory must be"):
             trajrec.record(make_wild(), tmp_path, factory=factory)
+
+    def in_script() -> gym.Env[Any, Any]:
+        return make_wild()
+
+    in_script.__module__ = "__main__"
+    with pytest.raises(ValueError, match="move it out of the script that is run"):
+        trajrec.record(make_wild(), tmp_path, factory=in_script)
     recorder = trajrec.record(make_wild(), tmp_path, factory=make_other)
     recorder.reset(seed=1)
     recorder.step(1)

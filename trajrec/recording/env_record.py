@@ -88,9 +88,11 @@ def with_factory(record: EnvRecord, factory: Callable[[], Value] | None) -> EnvR
         _warn_of(record)
         return record
     if not _is_importable(factory):
+        is_of_script = getattr(factory, "__module__", "") == "__main__"
+        remedy = "; move it out of the script that is run" if is_of_script else ""
         raise ValueError(
             "factory must be a function at the top of a module that other processes can import, "
-            f"got {factory!r:.200}"
+            f"got {factory!r:.200}{remedy}"
         )
     name = f"{factory.__module__}:{factory.__qualname__}"
     fields = {**record.spec_fields, FACTORY_FIELD: name}
