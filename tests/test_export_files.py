@@ -103,6 +103,18 @@ def test_no_export_takes_the_place_of_another(
         assert output.read_bytes() != b"old\n"
 
 
+def test_an_empty_file_holds_no_export(cartpole: trajrec.Corpus, tmp_path: Path) -> None:
+    command = ["export", str(cartpole.path), "dpo", "-o", str(tmp_path / "pairs.jsonl")]
+    assert [main(command), main(command)] == [0, 0]
+    file = tmp_path / "labels.jsonl"
+    file.touch()
+    assert cartpole.write_labels(file) == 0
+    cartpole.tag(next(cartpole.episodes()).id, good=True)
+    assert cartpole.write_labels(file) == 1
+    with pytest.raises(CorpusError, match="exists; name a new one"):
+        cartpole.write_labels(file)
+
+
 @pytest.mark.slow
 def test_an_export_of_nothing_leaves_the_file_alone(
     cartpole: trajrec.Corpus, tmp_path: Path

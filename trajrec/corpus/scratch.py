@@ -26,7 +26,8 @@ def require_new(path: Path, *, overwrite: bool) -> None:
     Raises:
         CorpusError: It exists, and may not be replaced.
     """
-    if not os.path.lexists(path):
+    # An empty file holds nothing: it is one of `mktemp`, or of an export that found no rows.
+    if not os.path.lexists(path) or (path.is_file() and not path.stat().st_size):
         return
     if not overwrite:
         raise CorpusError(f"{path}: exists; name a new one, or pass overwrite=True (--overwrite)")
