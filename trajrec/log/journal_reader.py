@@ -14,7 +14,7 @@ from zlib import crc32
 import msgspec
 
 from trajrec.errors import LogCorruptError, LogError
-from trajrec.log.columns import Packer
+from trajrec.log.columns import Packer, place_columns
 from trajrec.log.items import BlockStart, Entry, Items, Position, Reset, RowLayout, decode_item
 from trajrec.log.journal import (
     EVENT,
@@ -32,16 +32,18 @@ from trajrec.log.journal import (
     record_checksum,
 )
 from trajrec.log.packing import Drained, ItemPacker
-from trajrec.log.schema import Event
+from trajrec.log.schema import Chunk, Event
 
 MAX_JOURNAL = 1 << 26
 """The largest journal that is read, in bytes."""
+
+_decode_event = msgspec.msgpack.Decoder(Event).decode
 
 # A half that a writer begins while it is read is read once more.
 _TRIES = 8
 
 
-class Record(NamedTuple):
+class Record:
     """A record of a journal.
 
     Attributes:
@@ -50,9 +52,23 @@ class Record(NamedTuple):
         content: Its bytes.
     """
 
-    number: int
-    kind: int
-    content: bytes
+    __slots__ = ("_entry", "content", "kind", "number")
+
+    def __init__(self, number: int, kind: int, content: bytes) -> None:
+        self.number = number
+        self.kind = kind
+        self.content = content
+        self._entry: Entry | None = None
+
+    def entry(self) -> Entry:
+        """Return the event; a journal that is followed has it decoded once.
+
+        Raises:
+            msgspec.MsgspecError: It is none.
+        """
+        if self._entry is None:
+            self._entry = Entry(_decode_event(self.content), self.content)
+        return self._entry
 
 
 class Half(NamedTuple):
@@ -153,8 +169,8 @@ def _read_heads(file: io.FileIO) -> list[_HalfHead]:
 
 def journal_chunks(
     halves: list[Half], last_written: int, *, log_id: str, log: Path
-) -> list[Drained]:
-    """Return the items of a journal that its log does not have, as chunks.
+) -> list[tuple[Chunk, bytes]]:
+    """Return the items of a journal that its log does not have, as chunks with their data.
 
     Args:
         halves: The result of `read_journal`.
@@ -167,15 +183,20 @@ def journal_chunks(
     """
     own = [half for half in halves if half.log_id == log_id]
     try:
-        return list(_pack(own, last_written))
+        return [_placed(part) for part in _pack(own, last_written)]
     except (ValueError, TypeError, LookupError, AttributeError, msgspec.MsgspecError) as exc:
         raise LogCorruptError(
             f"a record of the journal contradicts itself: {exc}", path=journal_path(log), offset=0
         ) from exc
 
 
-def lost_items(halves: list[Half], last_written: int, *, log_id: str) -> range:
-    """Return the numbers of the first items that neither the log nor its journal has.
+def _placed(part: Drained) -> tuple[Chunk, bytes]:
+    columns, data = place_columns(part.chunk.columns, part.data)
+    return msgspec.structs.replace(part.chunk, columns=columns), b"".join(data)
+
+
+def lost_items(halves: list[Half], last_written: int, *, log_id: str) -> str:
+    """Return which are the first items that neither the log nor its journal has, "" if none.
 
     A machine that lost its power may have kept a later page of the journal and not an earlier one.
     """
@@ -184,9 +205,10 @@ def lost_items(halves: list[Half], last_written: int, *, log_id: str) -> range:
         n_items = sum(record.kind != LAYOUT for record in half.records)
         if half.log_id == log_id and n_items:
             if half.first_number > end:
-                return range(end, half.first_number)
+                numbers = f"items {end} to {half.first_number - 1}"
+                return f"{numbers} are neither in the log nor in its journal"
             end = max(end, half.first_number + n_items)
-    return range(0)
+    return ""
 
 
 def _pack(halves: list[Half], last_written: int) -> Iterator[Drained]:
@@ -208,7 +230,6 @@ def _pack(halves: list[Half], last_written: int) -> Iterator[Drained]:
 def _blocks(half: Half) -> Iterator[tuple[_Block, RowLayout]]:
     """Yield the blocks of a half, and the last layout of each."""
     decode_start = msgspec.msgpack.Decoder(BlockStart).decode
-    decode_event = msgspec.msgpack.Decoder(Event).decode
     block = _Block(half.first_number, Position(), Items())
     layout = RowLayout({})
     for record in half.records:
@@ -222,7 +243,7 @@ def _blocks(half: Half) -> Iterator[tuple[_Block, RowLayout]]:
         elif record.kind == ROW:
             _append_row(block.items, record.content)
         elif record.kind == EVENT:
-            block.items.append_other(Entry(decode_event(record.content), record.content))
+            block.items.append_other(record.entry())
     if block.items.all:
         yield block, layout
 

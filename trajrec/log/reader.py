@@ -14,7 +14,6 @@ from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames, records
 from trajrec.log.blobs import StoredBlobs
 from trajrec.log.chunk import LogChunk
-from trajrec.log.columns import place_columns
 from trajrec.log.directory import EpisodeSummary
 from trajrec.log.directory_tables import read_blobs, read_episodes, read_ranges
 from trajrec.log.frame_reader import FrameReader
@@ -113,23 +112,18 @@ class LogReader(FrameReader):
             return
         last_written = self.last_written()
         if lost := lost_items(halves, last_written, log_id=self.header.log_id):
-            numbers = f"items {lost.start} to {lost.stop - 1}"
-            reason = f"{numbers} are neither in the log nor in its journal"
-            self._add_damage(Damage(self.size, 0, reason))
+            self._add_damage(Damage(self.size, 0, lost))
         try:
             parts = journal_chunks(halves, last_written, log_id=self.header.log_id, log=self.path)
-            for index, part in enumerate(parts, len(self.frames)):
-                columns, data = place_columns(part.chunk.columns, part.data)
-                record = msgspec.structs.replace(part.chunk, columns=columns)
-                self.journal.append(self._journal_chunk(index, record, b"".join(data)))
+            for index, (record, data) in enumerate(parts, self.n_chunks):
+                self.journal.append(self._journal_chunk(index, record, data))
         except LogCorruptError as exc:
             self._add_damage(Damage(self.size, 0, exc.what))
 
     def _journal_chunk(self, index: int, record: Chunk, data: bytes) -> LogChunk:
         """Return a chunk of the journal, checked like one of a frame."""
         try:
-            # Encoded and decoded, since only the decoder checks the numbers of a record.
-            record = self._decode_chunk(msgspec.msgpack.encode(record))
+            record = records.checked_rows(record)
         except (ValueError, msgspec.MsgspecError) as exc:
             raise self._corrupt(self.size, f"the journal contradicts itself: {exc}") from exc
         return self._new_chunk(index, self.size, record, record_size=0, data=data)

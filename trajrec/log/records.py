@@ -90,6 +90,18 @@ def decode_chunk(data: bytes, version: int, unknown_tags: set[str]) -> Chunk:
     return msgspec.structs.replace(chunk, events=events, tables=[], order=b"")
 
 
+def checked_rows(chunk: Chunk) -> Chunk:
+    """Return a chunk of the journal whose numbers are checked; those of its events are already.
+
+    Only the decoder checks numbers.
+
+    Raises:
+        msgspec.MsgspecError: It is no chunk.
+    """
+    rows = _chunk_decoder.decode(_encode(msgspec.structs.replace(chunk, events=[])))
+    return msgspec.structs.replace(rows, events=chunk.events)
+
+
 def decode_rows(data: bytes, version: int) -> Chunk:
     """Decode a chunk with the events of named values alone.
 
