@@ -20,7 +20,7 @@ from trajrec.log.reader import LogReader
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.garbage import collector_off
-from trajrec.values.json import to_json
+from trajrec.values.json import stored_to_json
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with (bytes read, bytes to read)."""
@@ -228,7 +228,7 @@ def _contradiction(reader: LogReader, original: Path) -> str:
 def _header_json(reader: LogReader) -> str:
     header = reader.header
     env = header.env
-    return to_json(
+    return stored_to_json(
         {
             "writer": header.writer,
             "host": header.host,

@@ -280,7 +280,7 @@ class LogRows:
         if steps.agent_rewards is not None:
             rows.agent_rewards.append(steps.agent_rewards)
         # Chunks with the same columns and expressions are inserted by one statement.
-        signature = ",".join(f"{name}:{column.dtype}" for name, column in steps.columns.items())
+        signature = ",".join(f"{name}:{column.dtype.str}" for name, column in steps.columns.items())
         key = (signature, steps.group.action + steps.group.info)
         rows.steps.setdefault(key, steps.group).columns.append(steps.columns)
         rows.n_steps += chunk.n_steps
