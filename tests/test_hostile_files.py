@@ -18,7 +18,7 @@ from conftest import record
 import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.index import scan
-from trajrec.errors import LogError
+from trajrec.errors import CorpusError, LogError
 from trajrec.log.reader import LogReader
 
 needs_posix = pytest.mark.skipif(
@@ -173,6 +173,15 @@ def test_badly_named_files_are_listed_until_they_go(
     assert problems() == ["\\xff.trj"]
     os.remove(os.fsencode(tmp_path) + b"/\xff.trj")
     assert problems() == []
+
+
+@needs_posix
+def test_folder_with_a_bad_name_is_refused_by_name(good: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "\udcff"
+    folder.mkdir()
+    shutil.copy(good, folder)
+    with pytest.raises(CorpusError, match=r"\\xff: its name is not UTF-8; rename it"):
+        trajrec.open(folder)
 
 
 @needs_posix

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trajrec.corpus.mirror import open_mirror
 from trajrec.errors import CorpusError
-from trajrec.log.folder import has_logs
+from trajrec.log.folder import BAD_NAME, has_logs, name_text
 from trajrec.log.remote import url_of
 
 
@@ -41,6 +41,10 @@ def require_logs(folder: Path) -> None:
         CorpusError: There is no such folder, it has no logs, or it cannot be read.
     """
     refuse_address(folder)
+    shown = name_text(str(folder))
+    if shown != str(folder):
+        # DuckDB could not open an index in it.
+        raise CorpusError(f"{shown}: {BAD_NAME}")
     if not folder.exists():
         raise CorpusError(f"{folder}: no such folder; record into it first")
     if not folder.is_dir():
