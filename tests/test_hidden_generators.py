@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec.envstate.contents import attributes_of
 from trajrec.envstate.generators import nested_generators
-from trajrec.envstate.hidden_generators import attributes_of, hidden_generators
+from trajrec.envstate.hidden_generators import hidden_generators
 from trajrec.envstate.reseeding import EVERYWHERE, reseed, reseed_fresh
 from trajrec.replay import credit, fork_many, replay_episode
 

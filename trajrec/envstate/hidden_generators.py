@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import types
 from collections import deque
 from collections.abc import Container, Iterable, Iterator
 
-import numpy as np
-
+from trajrec.envstate.contents import attributes_of, parts_of
 from trajrec.envstate.generators import is_seedable
 from trajrec.types import Value
 from trajrec.values.plain import PLAIN_TYPES
@@ -24,8 +22,6 @@ Another name here would change the order of the generators, and so the results o
 
 _CODE = (
     types.FunctionType,
-    types.MethodType,
-    types.BuiltinFunctionType,
     types.ModuleType,
     type,
 )
@@ -56,26 +52,5 @@ def hidden_generators(
         n_left -= 1
         if is_seedable(value):
             yield value
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
-        elif isinstance(value, (list, tuple, deque)):
-            waiting.extend(value)
-        elif isinstance(value, np.ndarray):
-            if value.dtype.hasobject:
-                waiting.extend(value.ravel().tolist())
         elif not hasattr(value, "sample"):
-            waiting.extend(item for _, item in attributes_of(value))
-
-
-def attributes_of(value: Value) -> list[tuple[str, Value]]:
-    """Return the attributes of an object by name, those in slots too; no code of it runs."""
-    named = dict(getattr(value, "__dict__", {}))
-    for cls in type(value).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            member = cls.__dict__.get(name)
-            if isinstance(member, types.MemberDescriptorType):
-                # Not asked with hasattr: a slot without a value may hide a name of the class.
-                with contextlib.suppress(AttributeError):
-                    named[name] = member.__get__(value)
-    return sorted(named.items(), key=lambda item: str(item[0]))
+            waiting.extend(parts_of(value))

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trajrec.envstate.contents import parts_of
 from trajrec.envstate.generators import is_seedable, put_state, state_of
-from trajrec.envstate.outer_variables import PROCESS_GENERATORS, OuterSearch, parts_of
+from trajrec.envstate.outer_variables import OuterSearch, process_generators
 from trajrec.envstate.pettingzoo import layers
 from trajrec.types import Value
 from trajrec.values.plain import PLAIN_TYPES
@@ -74,9 +75,12 @@ class OuterState(NamedTuple):
         """
         search = OuterSearch(values)
         digests = digest_all(((name, value) for name, value, _ in search.variables), without)
+        names = process_generators()
         for generator in search.process_generators:
-            if id(generator) not in without:
-                digests[PROCESS_GENERATORS[generator]] = _content(generator)
+            # Whether code that names PyTorch draws from its generator is not known. Forks seed it,
+            # which is no change by a step.
+            if id(generator) not in without and names[generator] != "torch":
+                digests[names[generator]] = _content(generator)
         return cls(digests)
 
     @classmethod
@@ -107,10 +111,10 @@ def digest_all(
 
 
 class ProcessGenerators:
-    """The states of `random` and `numpy.random` when this is made, so that they can be put back."""
+    """The states of the process's generators when this is made, so that they can be put back."""
 
     def __init__(self) -> None:
-        self._states = [(generator, state_of(generator)) for generator in PROCESS_GENERATORS]
+        self._states = [(generator, state_of(generator)) for generator in process_generators()]
 
     def put_back(self, used: Container[int]) -> None:
         """Put back those whose ids are given."""

@@ -18,19 +18,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trajrec.envstate.generators import GENERATOR_TYPES
-from trajrec.envstate.hidden_generators import TABLES, attributes_of
+from trajrec.envstate.contents import attributes_of, is_own_library, module_of, parts_of
+from trajrec.envstate.hidden_generators import TABLES
 from trajrec.types import Value
-from trajrec.values.plain import PLAIN_TYPES
+from trajrec.values.plain import IMMUTABLE_TYPES, PLAIN_TYPES
 
 MAX_OBJECTS = 20_000
 """Objects that are searched for code; then the search ends. It takes 10 ms."""
 
-PROCESS_GENERATORS: dict[Any, str] = {
-    random._inst: "random",
-    np.random.mtrand._rand: "numpy.random",
-}
-"""The generators that all code of a process shares, with the names of their modules."""
+
+def process_generators() -> dict[Any, str]:
+    """Return the generators that all code of a process shares, with the names of their modules."""
+    shared = {random._inst: "random", np.random.mtrand._rand: "numpy.random"}
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "default_generator"):
+        shared[torch.default_generator] = "torch"
+    return shared
+
 
 _LIBRARIES = sys.stdlib_module_names | {
     "numpy",
@@ -49,13 +53,12 @@ _LIBRARIES = sys.stdlib_module_names | {
 }
 """Packages whose code keeps no state of an episode outside of objects."""
 
-_OWN = "trajrec."
-
-_OWN_ENVS = "trajrec.envs"
-
 _METHOD_TYPES = (staticmethod, classmethod)
 
 _CODE_TYPES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, *_METHOD_TYPES)
+
+_NAMING_TYPES = (*_CODE_TYPES, property, type, types.ModuleType)
+"""Types whose values are code, and are searched for names."""
 
 _STARTS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
 
@@ -96,7 +99,7 @@ class OuterSearch:
 
     Attributes:
         variables: The variables.
-        process_generators: The generators of `PROCESS_GENERATORS` that the code uses.
+        process_generators: The generators of `process_generators` that the code uses.
     """
 
     def __init__(self, values: Iterable[Value]) -> None:
@@ -113,52 +116,61 @@ class OuterSearch:
         # Keeps the ids in `_seen` from being given to other objects.
         self._held: list[Value] = []
         self.variables = list(self._search())
-        self.process_generators = [one for one in PROCESS_GENERATORS if id(one) in self._seen]
+        self.process_generators = [one for one in process_generators() if id(one) in self._seen]
 
     def _search(self) -> Iterator[OuterVariable]:
         """Yield the variables; the values of those that are found are searched too."""
         waiting = self._waiting
+        seen = self._seen
+        hold = self._held.append
         while waiting and self._n_left:
             value = waiting.popleft()
-            if type(value) in PLAIN_TYPES or id(value) in self._seen:
+            kind = type(value)
+            if kind in PLAIN_TYPES or id(value) in seen:
                 continue
-            self._seen.add(id(value))
-            self._held.append(value)
+            seen.add(id(value))
+            hold(value)
             self._n_left -= 1
-            for variable in self._of(value):
-                yield variable
-                waiting.append(variable.value)
+            if issubclass(kind, _NAMING_TYPES):
+                for variable in self._of(value):
+                    yield variable
+                    waiting.append(variable.value)
+                continue
+            if not _is_library_class(kind):
+                waiting.append(kind)
+            parts = self._roots.get(id(value))
+            if parts is None:
+                parts = parts_of(value)
+            waiting.extend([item for item in parts if type(item) not in _WITHOUT_CODE])
 
     def _of(self, value: Value) -> Iterator[OuterVariable]:
         if isinstance(value, types.FunctionType):
-            if not _is_library(_module_of(value)):
+            if not _is_library(module_of(value)):
                 yield from self._of_function(value)
+            self._note_torch(module_of(value))
         elif isinstance(value, types.MethodType):
             self._waiting += (value.__func__, value.__self__)
         elif isinstance(value, types.BuiltinFunctionType):
             if not isinstance(value.__self__, types.ModuleType):
                 self._waiting.append(value.__self__)
+            self._note_torch(module_of(value))
         elif isinstance(value, _METHOD_TYPES):
             self._waiting.append(value.__func__)
         elif isinstance(value, property):
             self._waiting += (value.fget, value.fset)
         elif isinstance(value, type):
             yield from self._of_class(value)
-        elif not isinstance(value, types.ModuleType):
-            self._waiting.append(type(value))
-            parts = self._roots.get(id(value))
-            if parts is None:
-                parts = parts_of(value)
-            self._waiting.extend(item for item in parts if type(item) not in _WITHOUT_CODE)
+
+    def _note_torch(self, module: str) -> None:
+        """Count the generator of PyTorch as used if a function of PyTorch is: it draws unseen."""
+        if module.partition(".")[0] == "torch" and "torch" in sys.modules:
+            self._seen.add(id(getattr(sys.modules["torch"], "default_generator", None)))
 
     def _of_class(self, cls: type) -> Iterator[OuterVariable]:
-        if cls in _KNOWN_LIBRARY:
-            return
-        if all(_is_library(_module_of(base)) for base in cls.__mro__):
-            _KNOWN_LIBRARY.add(cls)
+        if _is_library_class(cls):
             return
         for base in cls.__mro__:
-            if _is_library(_module_of(base)):
+            if _is_library(module_of(base)):
                 continue
             self._seen.add(id(base))
             for name, item in sorted(vars(base).items()):
@@ -191,7 +203,7 @@ class OuterSearch:
     def _at(self, function: types.FunctionType, names: tuple[str, ...]) -> Iterator[OuterVariable]:
         """Yield the variable that a chain of names leads to, e.g. `np.random.rand`."""
         owner: Value = function.__globals__.get(names[0], _MISSING)
-        space: Value = sys.modules.get(_module_of(function))
+        space: Value = sys.modules.get(module_of(function))
         name = names[0]
         for following in names[1:]:
             if not isinstance(owner, types.ModuleType):
@@ -202,6 +214,7 @@ class OuterSearch:
         if isinstance(space, types.ModuleType) and _is_library(space.__name__):
             # A function of a library: its owner may be the generator of the process.
             self._waiting.append(owner)
+            self._note_torch(space.__name__)
         elif isinstance(owner, (*_CODE_TYPES, type)):
             self._waiting.append(owner)
         elif space is None or vars(space).get(name, _MISSING) is not owner:
@@ -241,49 +254,27 @@ class OuterSearch:
 
 _MISSING = object()
 
-_WITHOUT_CODE = PLAIN_TYPES | {np.random.Generator}
+_WITHOUT_CODE = IMMUTABLE_TYPES | {np.random.Generator}
 
-# Classes of libraries alone, which are looked at again and again.
-_KNOWN_LIBRARY: weakref.WeakSet[type] = weakref.WeakSet()
-
-
-def parts_of(value: Value) -> list[Value]:
-    """Return the values in an object: items, attributes, the local variables of a generator."""
-    if isinstance(value, dict):
-        return [*value.values(), *_attribute_values(value)]
-    if isinstance(value, (list, tuple, deque)):
-        return [*value, *_attribute_values(value)]
-    if isinstance(value, np.ndarray):
-        return list(value.ravel().tolist()) if value.dtype.hasobject else []
-    if isinstance(value, types.GeneratorType):
-        frame = value.gi_frame
-        return [] if frame is None else list(frame.f_locals.values())
-    if isinstance(value, GENERATOR_TYPES) or not _is_open(type(value)):
-        return []
-    return _attribute_values(value)
+# Id of a class -> the class, and whether it and all its bases come from libraries.
+_LIBRARY_CLASSES: dict[int, tuple[weakref.ref[type], bool]] = {}
 
 
-def _attribute_values(value: Value) -> list[Value]:
-    return [item for _, item in attributes_of(value)]
-
-
-def _is_open(cls: type) -> bool:
-    """Return whether objects of a class are looked into; those of trajrec hold whole corpora."""
-    module = _module_of(cls)
-    if module.startswith(_OWN) and not module.startswith(_OWN_ENVS):
-        return False
-    return module.partition(".")[0] not in ("torch", "jax", "jaxlib", "duckdb")
+def _is_library_class(cls: type) -> bool:
+    known = _LIBRARY_CLASSES.get(id(cls))
+    if known is None or known[0]() is not cls:
+        is_library = all(_is_library(module_of(base)) for base in cls.__mro__)
+        known = _LIBRARY_CLASSES[id(cls)] = weakref.ref(cls), is_library
+    return known[1]
 
 
 def _is_library(module: str) -> bool:
-    if module.startswith(_OWN):
-        return not module.startswith(_OWN_ENVS)
-    return module.partition(".")[0] in _LIBRARIES
+    return is_own_library(module) or module.partition(".")[0] in _LIBRARIES
 
 
 def _is_table(name: str, value: Value) -> bool:
     """Return whether an attribute of a layer is a table or a native object of a library."""
-    return name in TABLES and _is_library(_module_of(type(value)))
+    return name in TABLES and _is_library(module_of(type(value)))
 
 
 def _is_descriptor(item: Value) -> bool:
@@ -296,12 +287,7 @@ def _is_descriptor(item: Value) -> bool:
 def _name_of(owner: Value) -> str:
     if isinstance(owner, types.ModuleType):
         return owner.__name__
-    return f"{_module_of(owner)}.{owner.__qualname__}"
-
-
-def _module_of(owner: Value) -> str:
-    # Classes of SWIG have none.
-    return getattr(owner, "__module__", None) or ""
+    return f"{module_of(owner)}.{owner.__qualname__}"
 
 
 def _attribute_putter(owner: Value, name: str) -> Callable[[Value], None]:

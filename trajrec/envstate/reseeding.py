@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.envstate.ale import sticky_generator
-from trajrec.envstate.generators import SEARCH_DEPTH, nested_generators
+from trajrec.envstate.generators import SEARCH_DEPTH, nested_generators, setter_of
 from trajrec.envstate.hidden_generators import TABLES, hidden_generators
 from trajrec.envstate.outer_state import outer_generators
 from trajrec.envstate.pettingzoo import api_of, layers
@@ -116,9 +116,7 @@ def _key_number(key: str) -> int:
 
 def _seed(generator: Value, seed: int) -> None:
     if isinstance(generator, np.random.Generator):
+        # Not by `setter_of`: the results of a key would be other ones.
         generator.bit_generator.state = type(generator.bit_generator)(seed).state
-    elif isinstance(generator, np.random.RandomState):
-        # A RandomState takes seeds of 32 bits.
-        generator.seed(seed & 0xFFFFFFFF)
     else:
-        generator.seed(seed)
+        setter_of(generator)(seed)

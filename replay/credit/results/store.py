@@ -14,7 +14,7 @@ import numpy as np
 from trajrec.log.annotations import CreditRun
 from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import Estimate
-from trajrec.replay.credit.results.remarks import lost_estimand, spread_note
+from trajrec.replay.credit.results.remarks import lost_estimand, spread_note, unset_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.options import RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
@@ -91,10 +91,16 @@ def _notes(sampler: Sampler) -> list[str]:
             "fresh, not the requested noise, and no rollout was run twice. State that a reset does "
             "not clear looks the same, and would make the numbers wrong"
         )
+    notes += unset_note(_unset_noise(sampler))
     notes += sampler.config.remarks
     if not sampler.config.control:
         notes.append("no controls ran among the rollouts")
     return notes
+
+
+def _unset_noise(sampler: Sampler) -> str | None:
+    # If two runs of a rollout differ, its noise is fresh, and not as recorded.
+    return sampler.proof.unset.found if sampler.is_determined else None
 
 
 def with_estimand_note(row: Estimate, sampler: Sampler) -> Estimate:
@@ -102,6 +108,8 @@ def with_estimand_note(row: Estimate, sampler: Sampler) -> Estimate:
     condition = lost_estimand(row, sampler.config.on_error)
     if sampler.config.resample_hidden is not None:
         condition += "; given what had been seen"
+    if unset := _unset_noise(sampler):
+        condition += f"; given the draws from {unset}"
     return replace(row, estimand=row.estimand + condition) if condition else row
 
 

@@ -13,6 +13,7 @@ from trajrec.envstate.attributes import constants_digest
 from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
+from trajrec.replay.credit.sampling.noise_watch import NoiseWatch
 from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.execute.handle import EnvHandle
@@ -55,6 +56,12 @@ class _LiveEnv:
         self._flags = {"terminated": False, "truncated": False}
         self._has_hidden = True
         self._set_env(handle)
+        self._watch = NoiseWatch(handle.env, seeds=noise.mode != "recorded")
+
+    @property
+    def unset_noise(self) -> str | None:
+        """See `Simulator.unset_noise`."""
+        return self._watch.unset
 
     def _set_env(self, handle: EnvHandle) -> None:
         self._handle = handle
@@ -81,10 +88,14 @@ class _LiveEnv:
             self._noise.seed(scenario, step)
         else:
             self._noise.set_states(states)
+        if self._watch.is_on:
+            self._watch.before(self._env, self._noise, scenario, step)
 
     def step(self, action: Action) -> tuple[Observation, float, bool]:
         """Take a step; return the observation, the reward and whether the episode is over."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
+        if self._watch.is_on:
+            self._watch.after(self._noise)
         self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
         # If each of several players has a reward, only the success function counts.
         value = 0.0 if isinstance(reward, dict) else float(reward)

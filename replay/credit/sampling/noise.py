@@ -8,7 +8,6 @@ from separate keys.
 from __future__ import annotations
 
 import hashlib
-import random
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from trajrec.envstate.ale import StickyGenerator, sticky_generator
+from trajrec.envstate.ale import sticky_generator
 from trajrec.envstate.attributes import layers_with_attributes
-from trajrec.envstate.generators import nested_generators, put_state, state_of
+from trajrec.envstate.generators import nested_generators, put_state, setter_of, state_of
 from trajrec.envstate.hidden_generators import TABLES, hidden_generators
 from trajrec.envstate.outer_state import outer_generators
 from trajrec.types import Value
@@ -206,31 +205,3 @@ def find_hidden(env: Value, found: list[Any]) -> list[Any]:
 
 def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def setter_of(generator: Any) -> Callable[[int], None]:
-    """Return a function that sets a generator to the state that a 128-bit number names."""
-    if isinstance(generator, StickyGenerator):
-        return generator.seed
-    if isinstance(generator, random.Random):
-        return generator.seed
-    if isinstance(generator, np.random.RandomState):
-        return lambda number: generator.seed(number & 0xFFFFFFFF)  # it takes 32 bits at most
-    bits = generator.bit_generator
-    kind = type(bits)
-    if kind in (np.random.PCG64, np.random.PCG64DXSM):
-        # Every 128-bit number is a state of these generators, so nothing has to be expanded:
-        # 2 us instead of the 38 us of a SeedSequence, for each step of each rollout.
-        inner = {"state": 0, "inc": 0xDA3E39CB94B95BDB5851F42D4C957F2D | 1}
-        state = {"bit_generator": kind.__name__, "state": inner, "has_uint32": 0, "uinteger": 0}
-
-        def put(number: int) -> None:
-            inner["state"] = number
-            bits.state = state
-
-        return put
-
-    def expand(number: int) -> None:
-        bits.state = kind(number).state
-
-    return expand

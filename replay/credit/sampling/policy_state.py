@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterator
 from typing import Any
 
-from trajrec.envstate.generators import GENERATOR_TYPES, nested_generators
+from trajrec.envstate.generators import is_seedable, nested_generators
 from trajrec.replay.forks.policies import (
     FunctionPolicy,
     RandomPolicy,
@@ -37,7 +37,7 @@ def own_generators(policy: Value) -> list[Any]:
 
 def outer_generators(policy: Value) -> list[Any]:
     """Return the generators that a policy's code uses from the variables around it."""
-    return [value for value in _outer_values(policy) if isinstance(value, GENERATOR_TYPES)]
+    return [value for value in _outer_values(policy) if is_seedable(value)]
 
 
 def check_memory(policy: Value) -> Value:

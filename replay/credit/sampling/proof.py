@@ -17,7 +17,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ControlError
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
-from trajrec.replay.credit.sampling.rollout import Rollout
+from trajrec.replay.credit.sampling.rollout import Rollout, UnsetNoise
 from trajrec.replay.forks.batch import Controls
 from trajrec.replay.forks.control import SHARE, Control, check_control
 from trajrec.replay.forks.fallback import with_fallback
@@ -61,11 +61,13 @@ class Proof:
     Attributes:
         controls: How many have held.
         is_open: Whether rollouts have run since the last control.
+        unset: What the rollouts show of noise that no scenario sets.
     """
 
     def __init__(self, episode: Episode, *, is_on: bool) -> None:
         self.controls = Controls()
         self.is_open = False
+        self.unset = UnsetNoise()
         self._is_on = is_on
         self._episode = episode
         self._n_steps = 0
@@ -118,6 +120,7 @@ class Proof:
         So may the first one of each result: state that is wrong may show in few rollouts only, and
         these have results that others do not have.
         """
+        self.unset.add(rollouts)
         if not self._is_on:
             return
         self.is_open = True

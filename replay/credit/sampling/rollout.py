@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Literal, NamedTuple
 
 from trajrec.types import Action
@@ -59,6 +59,7 @@ class Rollout(NamedTuple):
         env_steps: Environment steps taken for it; fewer than `length` if it was merged.
         policy_calls: Actions that the policy chose.
         visits: The steps, if the runner keeps them.
+        unset_noise: See `Simulator.unset_noise`.
     """
 
     scenario: int
@@ -71,11 +72,34 @@ class Rollout(NamedTuple):
     env_steps: int = 0
     policy_calls: int = 0
     visits: tuple[Visit, ...] = ()
+    unset_noise: str | None = None
 
     @property
     def is_invalid(self) -> bool:
         """Whether the rollout has no result. It is counted, but never as a failure."""
         return self.status in ("unreplayable", "error")
+
+
+class UnsetNoise:
+    """What many rollouts show of the noise that no scenario sets.
+
+    Attributes:
+        found: See `Simulator.unset_noise`.
+    """
+
+    def __init__(self) -> None:
+        self.found: str | None = None
+        self._has_run = False
+
+    def add(self, rollouts: Iterable[Rollout]) -> None:
+        """Add rollouts: one that was set at all is proof, and so is one that was not."""
+        for rollout in rollouts:
+            if not rollout.env_steps:
+                continue
+            unset = rollout.unset_noise
+            if not self._has_run or unset or (unset is None and not self.found):
+                self.found = unset
+            self._has_run = True
 
 
 def have_equal_results(a: Rollout, b: Rollout) -> bool:

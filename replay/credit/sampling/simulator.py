@@ -29,11 +29,17 @@ class Simulator(Protocol):
         restore_method: How it returns to a step.
         observation: The observation of the policy at the step that it was brought to.
         n_generators: The generators whose noise a scenario fixes.
+        unset_noise: From what the environment draws that no scenario sets, as far as its steps
+            showed; "" if none of them drew from a generator that a scenario sets. None if nothing
+            was noticed.
     """
 
     restore_method: RestoreMethod
     observation: Observation
     n_generators: int
+
+    @property
+    def unset_noise(self) -> str | None: ...
 
     def goto(self, step: int, /) -> None:
         """Bring the environment into the recorded state before a step, and verify it.

@@ -53,6 +53,7 @@ class WorldSimulator:
     """
 
     action_space = None
+    unset_noise = None
 
     def __init__(
         self,
