@@ -340,3 +340,36 @@ def test_a_policy_that_cannot_be_told_the_steps_is_refused(tmp_path: Path) -> No
     episode = record(tmp_path, Walk, [0, 1, 0], coin=0)
     with pytest.raises(ValueError, match=r"has snapshot\(\), but no reset\(\) and observe\(\)"):
         credit.estimate(episode, Remembering(), env=Walk, folder=None)
+
+
+class Several(Walk):
+    """Gives a reward to each of two goals."""
+
+    def __init__(self, reward: Any) -> None:
+        super().__init__()
+        self.reward = reward
+
+    def step(self, action: int) -> Any:
+        observation, _, *rest = super().step(action)
+        return observation, self.reward, *rest
+
+
+@pytest.mark.parametrize("reward", [[1.0, 2.0], np.array([1.0, 2.0]), np.array([1.0])], ids=str)
+def test_several_rewards_a_step_are_refused_by_name(reward: Any, tmp_path: Path) -> None:
+    make: Any = lambda: Several(reward)  # noqa: E731
+    env = trajrec.record(make(), tmp_path)
+    env.reset(seed=1)
+    for _ in range(4):
+        env.step(0)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    options: Any = {"env": make, "folder": None, "n_rollouts": 4}
+    for run in (
+        lambda: credit.estimate(episode, "random", **options),
+        lambda: credit.decisive_step(episode, "random", **options),
+        lambda: credit.pooled_advantages([episode], "random", **options),
+    ):
+        with pytest.raises(ValueError, match=r"success must be given .* several rewards"):
+            run()
+    table = credit.estimate(episode, "random", success="terminated", steps=[0], **options)
+    assert [value.value for value in table.of("value")] == [1.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
+from trajrec.replay.credit.sampling.conditions import is_single
 from trajrec.replay.credit.sampling.context import recorded_calls
 from trajrec.replay.execute.reach import check_step
 from trajrec.types import Action
@@ -24,8 +25,8 @@ def recorded_actions(episode: Episode) -> dict[int, Action]:
 
 
 def recorded_rewards(episode: Episode) -> dict[int, float]:
-    """Return the recorded rewards by step; none if each of several agents has its own rewards."""
-    if episode.rewards_by_agent:
+    """Return the recorded rewards by step; none if steps have several, of agents or goals."""
+    if not all(map(is_single, episode.reward_values)):
         return {}
     rewards = zip(episode.step_numbers, episode.reward_values, strict=True)
     return {int(step): float(reward) for step, reward in rewards}

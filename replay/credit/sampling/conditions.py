@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.sampling.context import Recording
 from trajrec.replay.credit.sampling.options import RolloutConfig
@@ -31,6 +33,32 @@ def check_agent_options(config: RolloutConfig) -> None:
         raise ValueError(
             "restore must be 'auto', 'snapshot' or 'reexecute' for a tool world, got 'os_fork'"
         )
+
+
+def check_rewards(episode: Episode) -> None:
+    """Refuse an episode whose rewards have no sum.
+
+    Raises:
+        ValueError: Each of its agents has a reward of its own, or each step several ones.
+    """
+    if episode.rewards_by_agent:
+        raise ValueError(
+            f"success must be given for episode {episode.id}: each of its players has a reward of "
+            "its own"
+        )
+    kinds = {type(reward): reward for reward in episode.reward_values}
+    for kind, reward in kinds.items():
+        if not is_single(reward):
+            raise ValueError(
+                f"success must be given for episode {episode.id}: its steps have several rewards "
+                f"({kind.__name__} of {np.size(reward)}); or record it with a wrapper that makes "
+                "one number of them"
+            )
+
+
+def is_single(reward: Value) -> bool:
+    """Return whether the reward of a step is one, not one for each agent or goal."""
+    return not isinstance(reward, dict) and not np.ndim(reward)
 
 
 def is_seeded(policy: Value, episode: Episode) -> bool:

@@ -12,6 +12,7 @@ from trajrec.corpus.history import path_between
 from trajrec.envstate.attributes import constants_digest
 from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError
+from trajrec.replay.credit.sampling.conditions import is_single
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.noise_watch import NoiseWatch
 from trajrec.replay.credit.sampling.simulator import Resample, Success
@@ -97,8 +98,8 @@ class _LiveEnv:
         if self._watch.is_on:
             self._watch.after(self._noise)
         self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
-        # If each of several players has a reward, only the success function counts.
-        value = 0.0 if isinstance(reward, dict) else float(reward)
+        # If a step has several rewards, only the success function counts.
+        value = float(reward) if type(reward) is float or is_single(reward) else 0.0
         return observation, value, bool(terminated or truncated)
 
     def score(self) -> float | None:

@@ -16,6 +16,7 @@ from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
 from trajrec.replay.credit.sampling.conditions import (
     check_agent_options,
+    check_rewards,
     endless_step,
     is_seeded,
     share_requests,
@@ -82,11 +83,8 @@ class Sampler:
         self._n_requested = 0
         self.episode = episode
         self.config = replace(config, progress=None, policy=check_memory(config.policy))
-        if not self.by_score and episode.rewards_by_agent:
-            raise ValueError(
-                f"success must be given for episode {episode.id}: each of its players has a reward "
-                "of its own"
-            )
+        if not self.by_score:
+            check_rewards(episode)
         self.restore_method: RestoreChoice = config.restore
         self.allowance = Allowance(
             endless_step=endless_step(episode, config), episode_id=episode.id
