@@ -15,7 +15,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
 from trajrec.errors import ReplayError
 from trajrec.recording.event_log import close_logs
-from trajrec.replay import credit
+from trajrec.replay import credit, fork_many
 
 WAIT = 0
 LOOK = 1
@@ -373,3 +373,56 @@ def test_several_rewards_a_step_are_refused_by_name(reward: Any, tmp_path: Path)
             run()
     table = credit.estimate(episode, "random", success="terminated", steps=[0], **options)
     assert [value.value for value in table.of("value")] == [1.0]
+
+
+class Tensor:
+    """What is seen of an array of JAX that holds one number."""
+
+    __module__ = "jaxlib._jax"
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return np.array(self.value, np.float32)
+
+    def __float__(self) -> float:
+        return self.value
+
+
+def test_a_tensor_of_one_number_is_a_reward(tmp_path: Path) -> None:
+    make: Any = lambda: Several(Tensor(0.5))  # noqa: E731
+    env = trajrec.record(make(), tmp_path)
+    env.reset(seed=1)
+    for _ in range(4):
+        env.step(0)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    options: Any = {"env": make, "folder": None}
+    assert episode.total_reward == 2.0
+    (branch,) = fork_many(episode, at=[1], actions=[0, 1], **options)
+    assert branch.total_reward == 1.0
+    table = credit.estimate(episode, "random", steps=[0, 3], n_rollouts=4, **options)
+    assert [value.value for value in table.of("value")] == [10.0, 8.5]
+
+
+class Stateless(Walk):
+    def get_state(self) -> Any:
+        raise RuntimeError("the state is not at hand")
+
+    def set_state(self, state: Any) -> None:
+        raise RuntimeError("the state is not at hand")
+
+
+def test_a_get_state_that_raises_gives_no_key(tmp_path: Path) -> None:
+    env = trajrec.record(Stateless(), tmp_path)
+    with pytest.warns(RuntimeWarning, match="the state of the environment is not recorded"):
+        env.reset(seed=1)
+    for _ in range(4):
+        env.step(0)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    options: Any = {"steps": [0], "n_rollouts": 8, "env": Stateless, "folder": None}
+    table = credit.estimate(episode, "random", **options)
+    alone = credit.estimate(episode, "random", merge_rollouts=False, **options)
+    assert [row.value for row in table] == [row.value for row in alone]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trajrec.types import Array, Value
+from trajrec.values.presented import presented
 
 
 def total(rewards: Array) -> float:
@@ -37,7 +38,7 @@ def total_of(rewards: Sequence[Value]) -> float:
     nan
     """
     try:
-        return total(np.asarray(rewards))
+        return total(np.asarray(list(map(presented, rewards))))
     except ValueError:
         return math.nan  # arrays of several shapes
 

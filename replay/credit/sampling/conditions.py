@@ -11,6 +11,7 @@ from trajrec.replay.credit.sampling.context import Recording
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.types import Value
+from trajrec.values.presented import presented
 
 # Without a time limit a rollout may have no end. It is taken for endless if it is so many times as
 # long as the recorded episode, and at least so long.
@@ -58,7 +59,7 @@ def check_rewards(episode: Episode) -> None:
 
 def is_single(reward: Value) -> bool:
     """Return whether the reward of a step is one, not one for each agent or goal."""
-    return not isinstance(reward, dict) and not np.ndim(reward)
+    return not isinstance(reward, dict) and not np.ndim(presented(reward))
 
 
 def is_seeded(policy: Value, episode: Episode) -> bool:

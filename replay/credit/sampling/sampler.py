@@ -52,6 +52,7 @@ from trajrec.replay.forks.walker import cheapest_method
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.statistics.intervals import is_binary
 from trajrec.types import FloatArray
+from trajrec.values.presented import presented
 
 
 class Sampler:
@@ -204,7 +205,7 @@ class Sampler:
         if self.by_score:
             return all(is_binary(values) for values in results)
         seen = {*(float(r) for values in results for r in values), self.episode.total_reward}
-        seen |= {float(reward) for reward in self.episode.reward_values}
+        seen |= {float(presented(reward)) for reward in self.episode.reward_values}
         if seen == {0.0, 1.0}:
             return True
         if not seen <= {0.0, 1.0}:

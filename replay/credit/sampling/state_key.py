@@ -94,14 +94,18 @@ class StateKey:
     def _bare_key(self) -> Hashable:
         if self._capture is None:
             return self._attributes_key(self._bare, self._bare_witnesses)
+        try:
+            state = self._capture()
+        except Exception as exc:
+            # The recorder too goes without a state that an own `get_state` does not return.
+            raise ValueError(str(exc)) from exc
         if not self._is_complete:
-            attributes_key = self._attributes_key(self._bare, self._bare_witnesses)
-            return _hashable(self._capture()), attributes_key
+            return _hashable(state), self._attributes_key(self._bare, self._bare_witnesses)
         attributes = self._bare.__dict__
         # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts the
         # steps after the end: neither is part of the captured state.
         return (
-            _hashable(self._capture()),
+            _hashable(state),
             attributes.get("fickle_step"),
             attributes.get("steps_beyond_terminated"),
         )
