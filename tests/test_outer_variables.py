@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import dis
 import random
+import types
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from tiers import spread
 
 import trajrec
 from trajrec.envstate.outer_state import OuterState
-from trajrec.envstate.outer_variables import OuterSearch, outer_variables
+from trajrec.envstate.outer_variables import OuterSearch, _chains, outer_variables
 from trajrec.errors import ControlError
 from trajrec.replay import credit, fork_many, replay_episode
 
@@ -59,6 +62,42 @@ def test_variables_are_named_by_module_class_and_function() -> None:
     assert not OuterSearch([GlobalCount()]).process_generators
     assert OuterSearch([SeedsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
     assert OuterSearch([SeedsNumpy()]).process_generators == [np.random.mtrand._rand]
+
+
+def by_dis(code: types.CodeType) -> list[tuple[str, ...]]:
+    """Return the chains of names in code, by the names that `dis` gives to instructions."""
+    chains: list[tuple[str, ...]] = []
+    is_open = False
+    for one in dis.get_instructions(code):
+        if one.opname in ("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"):
+            chains.append((one.argval,))
+            is_open = True
+        elif one.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR") and is_open:
+            chains[-1] = (*chains[-1], one.argval)
+        elif one.opname != "EXTENDED_ARG":
+            is_open = False
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            chains += by_dis(constant)
+    return chains
+
+
+@pytest.mark.parametrize("module", [argparse, dis, random, np.testing, np.lib.format], ids=str)
+def test_names_are_those_that_dis_gives(module: Any) -> None:
+    functions = [value for value in vars(module).values() if isinstance(value, types.FunctionType)]
+    for cls in (value for value in vars(module).values() if isinstance(value, type)):
+        functions += [
+            value for value in vars(cls).values() if isinstance(value, types.FunctionType)
+        ]
+    assert len(functions) > 5
+    for function in functions:
+        assert list(_chains(function.__code__)) == by_dis(function.__code__)
+
+
+def test_names_beyond_the_first_256_are_found() -> None:
+    many = "; ".join(f"name{number}" for number in range(300))
+    code = compile(f"def f(): {many}; return np.random.rand()", "many", "exec").co_consts[0]
+    assert ("np", "random", "rand") in list(_chains(code))
 
 
 def test_a_changed_variable_is_named() -> None:
@@ -151,6 +190,37 @@ def test_the_generators_of_the_process_are_put_back(kind: Any, tmp_path: Path) -
     assert drawn[0] != drawn[1]
 
 
+class Paid(outer_envs.Game):
+    """Pays for each one."""
+
+    total = 0
+
+    def begin(self, seed: int | None) -> None:
+        self.total = 0
+
+    def pay(self, action: int) -> float:
+        self.total += action
+        return float(action)
+
+
+class NamesNumpy(Paid):
+    """Names a function that draws from the generator of NumPy, and never calls it."""
+
+    def shuffled(self, items: list[int]) -> Any:
+        return np.random.permutation(items)
+
+
+def test_a_generator_that_only_forks_seed_is_put_back(tmp_path: Path) -> None:
+    episode = record(NamesNumpy(), tmp_path)
+    options: Any = {"at": [4], "policy": "random", "n_branches": 20, "env": NamesNumpy}
+    branches = fork_many(episode, restore="snapshot", folder=None, **options)
+    assert len({branch.total_reward for branch in branches}) > 1
+    table = credit.estimate(
+        episode, any_action, n_rollouts=16, steps=[4], env=NamesNumpy, folder=None
+    )
+    assert table.restore == "snapshot"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("restore", ["auto", "os_fork"])
 def test_visits_are_not_pooled_without_a_variable(restore: Any, tmp_path: Path) -> None:
@@ -208,19 +278,6 @@ CALLS: dict[str, Any] = {
     ),
     "jobs": lambda episode, policy, **o: credit.estimate(episode, policy, steps=[5], jobs=2, **o),
 }
-
-
-class Paid(outer_envs.Game):
-    """Pays for each one."""
-
-    total = 0
-
-    def begin(self, seed: int | None) -> None:
-        self.total = 0
-
-    def pay(self, action: int) -> float:
-        self.total += action
-        return float(action)
 
 
 @pytest.mark.mostly_slow(1)

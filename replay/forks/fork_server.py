@@ -23,6 +23,8 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from trajrec.corpus.refs import EpisodeLoader
+from trajrec.envstate.outer_variables import OuterSearch
+from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import sandbox_of
 from trajrec.errors import ControlError, SnapshotError
 from trajrec.replay.forks.branch import portable_error
@@ -130,6 +132,8 @@ def _serve_forked(
             walker.advance(step)
             last_step = step
             _check_shared(job, step, before, children, reaped_later)
+            # Each child searches for variables outside: it finds the names in code known already.
+            OuterSearch(layers(walker.handle.env))
             # The garbage collector of a child would write to every object, and so copy every page.
             gc.collect()
             gc.freeze()

@@ -349,7 +349,10 @@ class Walker:
         if self._snapshots is None or step not in self._saved:
             return False
         try:
-            self._snapshots.restore(self._saved[step].snapshot)
+            saved = self._saved[step]
+            self._snapshots.restore(saved.snapshot)
+            # Forks seed them, also those from which no step draws.
+            saved.outer.put_back_generators()
         except SnapshotError:
             if self._requested != "auto":
                 raise

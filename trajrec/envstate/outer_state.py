@@ -61,9 +61,16 @@ def outer_generators(values: Iterable[Value], seen: set[int]) -> Iterator[Value]
 
 
 class OuterState(NamedTuple):
-    """Digests of the variables outside of an object, by name."""
+    """The variables outside of an object.
+
+    Attributes:
+        digests: Digests of them, by name.
+        generators: The generators of the process that the code of the object may use, with their
+            states.
+    """
 
     digests: dict[str, bytes]
+    generators: tuple[tuple[Value, Value], ...] = ()
 
     @classmethod
     def of(cls, values: Iterable[Value], without: Container[int] = ()) -> OuterState:
@@ -77,17 +84,21 @@ class OuterState(NamedTuple):
         digests = digest_all(((name, value) for name, value, _ in search.variables), without)
         names = process_generators()
         for generator in search.process_generators:
-            # Whether code that names PyTorch draws from its generator is not known. Forks seed it,
-            # which is no change by a step.
-            if id(generator) not in without and names[generator] != "torch":
+            if id(generator) not in without:
                 digests[names[generator]] = _content(generator)
-        return cls(digests)
+        states = tuple((one, state_of(one)) for one in search.process_generators)
+        return cls(digests, states)
 
     @classmethod
     def of_env(cls, env: Value, without: Collection[int] = ()) -> OuterState:
         """Return those outside of an environment with its wrappers, or of a world; see `of`."""
         all_layers = list(layers(env))
         return cls.of(all_layers, {*map(id, all_layers), *without})
+
+    def put_back_generators(self) -> None:
+        """Give the generators of the process the states that they had."""
+        for generator, state in self.generators:
+            put_state(generator, state)
 
     def changed(self, later: OuterState) -> str:
         """Return the name of a variable that is another one later; "" if there is none."""

@@ -60,9 +60,21 @@ _CODE_TYPES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, 
 _NAMING_TYPES = (*_CODE_TYPES, property, type, types.ModuleType)
 """Types whose values are code, and are searched for names."""
 
-_STARTS = frozenset(("LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"))
 
-_ATTRIBUTES = frozenset(("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"))
+def _operations(shifts: dict[str, int]) -> dict[int, int]:
+    return {dis.opmap[name]: shift for name, shift in shifts.items() if name in dis.opmap}
+
+
+# Operations that name something, with the lowest bits of their arguments that are no part of the
+# name's number.
+_STARTS = _operations({"LOAD_GLOBAL": 1, "LOAD_NAME": 0, "STORE_GLOBAL": 0, "DELETE_GLOBAL": 0})
+
+_ATTRIBUTES = _operations(
+    {"LOAD_ATTR": int(sys.version_info >= (3, 12)), "LOAD_METHOD": 0, "STORE_ATTR": 0}
+)
+
+_SILENT = frozenset((dis.EXTENDED_ARG, dis.opmap["CACHE"]))
+"""Operations that only belong to the one after or before them."""
 
 # Id of a code object -> the object, which keeps its id, and the names in it.
 _NAMES: dict[int, tuple[types.CodeType, tuple[tuple[str, ...], ...]]] = {}
@@ -308,15 +320,21 @@ def _names_in(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
 
 
 def _chains(code: types.CodeType) -> Iterator[tuple[str, ...]]:
+    # Not by `dis`, which takes a second for the code of large packages.
+    names = code.co_names
     chain: tuple[str, ...] = ()
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in _STARTS:
+    data = code.co_code
+    extension = 0
+    for operation, low in zip(data[::2], data[1::2], strict=True):
+        argument = extension | low
+        extension = argument << 8 if operation == dis.EXTENDED_ARG else 0
+        if operation in _STARTS:
             if chain:
                 yield chain
-            chain = (instruction.argval,)
-        elif instruction.opname in _ATTRIBUTES and chain:
-            chain = (*chain, instruction.argval)
-        elif chain:
+            chain = (names[argument >> _STARTS[operation]],)
+        elif operation in _ATTRIBUTES and chain:
+            chain = (*chain, names[argument >> _ATTRIBUTES[operation]])
+        elif chain and operation not in _SILENT:
             yield chain
             chain = ()
     if chain:
