@@ -150,6 +150,23 @@ def test_a_key_without_the_mark_seeds_as_before() -> None:
     assert reseed_fresh(plain, "key") == "key"
 
 
+class Answering:
+    """Has an attribute of every name, as a native library has functions."""
+
+    __slots__ = ("rng",)
+
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        return lambda: None
+
+
+def test_an_object_that_answers_for_any_name_has_its_slots_alone() -> None:
+    value = Answering()
+    assert attributes_of(value) == []
+    value.rng = np.random.default_rng(1)
+    assert [name for name, _ in attributes_of(value)] == ["rng"]
+    assert list(hidden_generators([value], set())) == [value.rng]
+
+
 class Documented:  # it has no text, which would be in the way of the slot
     __slots__ = ("__doc__", "value")
 

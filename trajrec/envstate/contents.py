@@ -39,7 +39,11 @@ _ITERATORS_OF = frozenset(("builtins", "itertools", "collections", "functools"))
 
 def attributes_of(value: Value) -> list[tuple[str, Value]]:
     """Return the attributes of an object by name, those in slots too; no code of it runs."""
-    named = getattr(value, "__dict__", None) or {}
+    try:
+        # Not `getattr`: an object without attributes may answer for any name.
+        named = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        named = {}
     slots = _slots_of(type(value))
     if slots:
         named = dict(named)
