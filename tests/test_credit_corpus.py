@@ -16,6 +16,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envs.solved import NoisyKey
 from trajrec.errors import QueryError
 from trajrec.replay import credit, fork_many
+from trajrec.replay.processes.workers import WorkerPool
 
 assert trajrec.envs
 COIN = credit.TabularPolicy([[0.5, 0.5]], state=lambda observation: 0)
@@ -70,6 +71,25 @@ def test_pooling_gives_the_same_numbers_in_two_processes(tmp_path: Path) -> None
         credit.pooled_advantages(episodes, COIN, n_rollouts=4, jobs=jobs) for jobs in (1, 2)
     )
     assert flat(one, "pooled").tolist() == flat(two, "pooled").tolist()
+
+
+@pytest.mark.slow
+def test_workers_stay_for_all_rounds_and_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[WorkerPool[Any, Any]] = []
+    start = WorkerPool._start_worker
+
+    def noted(pool: WorkerPool[Any, Any]) -> None:
+        started.append(pool)
+        start(pool)
+
+    monkeypatch.setattr(WorkerPool, "_start_worker", noted)
+    episodes = record(tmp_path, 3, size=4)
+    budget = credit.Budget(env_steps=3000)
+    credit.pooled_advantages(episodes, COIN, n_rollouts=16, jobs=2, budget=budget)
+    assert len(started) == 2
+    assert not started[0]._workers
 
 
 def test_pooling_refuses_shared_noise_and_unreadable_states(tmp_path: Path) -> None:

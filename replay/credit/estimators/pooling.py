@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Literal, Unpack
 
@@ -13,11 +14,13 @@ from trajrec.replay.credit.results.estimates import LOST, Arm, Estimate
 from trajrec.replay.credit.results.remarks import invalid_note
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
+from trajrec.replay.credit.sampling.conditions import has_workers
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
 from trajrec.replay.credit.sampling.proof import run_proved
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
-from trajrec.replay.credit.sampling.sampler import Sampler
+from trajrec.replay.credit.sampling.sampler import Sampler, share_pool
+from trajrec.replay.credit.sampling.share_pool import SharePool
 from trajrec.types import Action, Value
 
 BY_STATE_NOTE = (
@@ -94,7 +97,21 @@ def _run(
         gamma=config.gamma,
         by_score=config.success is not None,
     )
-    pools = [_Pool(episode, number, config) for number, episode in enumerate(episodes)]
+    with contextlib.ExitStack() as stack:
+        workers = None
+        if has_workers(config):
+            workers = stack.enter_context(contextlib.closing(share_pool(config)))
+        pools = [_Pool(episode, k, config, workers) for k, episode in enumerate(episodes)]
+        _sample(pools, table, meter, n_rollouts)
+    table.close()
+    # All of them, before the first table is stored.
+    for pool in pools:
+        pool.prove()
+    return [pool.make_table(table, options, meter.notes) for pool in pools]
+
+
+def _sample(pools: Sequence[_Pool], table: VisitTable, meter: Meter, n_rollouts: int) -> None:
+    """Run the rounds of all episodes, and add their visits to the table."""
     for part in meter.rounds(n_rollouts, "rollouts a step"):
         # Visits cannot be taken back, so a round that the budget may break off is added when it is
         # whole. Without a budget the visits of an episode are freed early.
@@ -109,11 +126,6 @@ def _run(
             continue
         for pool, samples in waiting:
             pool.add(table, samples)
-    table.close()
-    # All of them, before the first table is stored.
-    for pool in pools:
-        pool.prove()
-    return [pool.make_table(table, options, meter.notes) for pool in pools]
 
 
 _Samples = dict[tuple[int, str], list[Rollout]]
@@ -123,13 +135,15 @@ _Samples = dict[tuple[int, str], list[Rollout]]
 class _Pool:
     """The rollouts from the steps of one episode."""
 
-    def __init__(self, episode: Episode, number: int, config: RolloutConfig) -> None:
+    def __init__(
+        self, episode: Episode, number: int, config: RolloutConfig, workers: SharePool | None
+    ) -> None:
         if episode.is_agent_episode:
             raise ValueError(
                 f"episode {episode.id} is an agent's: states of worlds are not pooled; "
                 "use estimate()"
             )
-        self._sampler = Sampler(episode, config)
+        self._sampler = Sampler(episode, config, workers)
         self._number = number
         self._actions = sorted(recorded_actions(episode).items())
         self._rollouts: dict[tuple[int, str], list[Rollout]] = {}

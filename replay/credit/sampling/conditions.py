@@ -71,6 +71,11 @@ def is_seeded(policy: Value, episode: Episode) -> bool:
     return bool(claim)
 
 
+def has_workers(config: RolloutConfig) -> bool:
+    """Return whether rollouts run in other processes, unless processes are forked for them."""
+    return config.jobs > 1 or config.backend == "ray"
+
+
 def share_requests(
     requests: Sequence[SampleRequest], config: RolloutConfig
 ) -> list[list[SampleRequest]]:

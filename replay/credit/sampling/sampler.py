@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.refs import EpisodeLoader, EpisodeRef, refs_with_ancestors
+from trajrec.corpus.refs import EpisodeLoader, refs_with_ancestors
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
 from trajrec.replay.credit.sampling.conditions import (
     check_agent_options,
     check_rewards,
     endless_step,
+    has_workers,
     is_seeded,
     share_requests,
 )
@@ -61,6 +62,7 @@ class Sampler:
     Args:
         episode: The episode.
         config: The options of the rollouts.
+        pool: Workers that several samplers share; by default they are of its own.
 
     Attributes:
         episode: The episode.
@@ -75,7 +77,9 @@ class Sampler:
         ValueError: The options do not fit the episode.
     """
 
-    def __init__(self, episode: Episode, config: RolloutConfig) -> None:
+    def __init__(
+        self, episode: Episode, config: RolloutConfig, pool: SharePool | None = None
+    ) -> None:
         if episode.is_agent_episode:
             check_agent_options(config)
         # The callback stays here: other processes receive the options, and cannot call it.
@@ -93,7 +97,8 @@ class Sampler:
         self.is_determined = is_seeded(config.policy, episode)
         self.proof = Proof(episode, is_on=config.control)
         self._runner: RolloutRunner | None = None
-        self._pool: SharePool | None = None
+        self._pool = pool
+        self._owns_pool = pool is None
         self._was_tested = False
         self._pays_once: bool | None = None
         self._memory_before = RecordedMemories(episode).before
@@ -121,7 +126,7 @@ class Sampler:
             if kind is None:
                 self.close_control()
         finally:
-            if self._pool is not None:
+            if self._pool is not None and self._owns_pool:
                 self._pool.close()
                 self._pool = None
             if self._runner is not None:
@@ -156,7 +161,7 @@ class Sampler:
             )
         if self.restore_method == "os_fork":
             rollouts = self._run_in_forks(requests)
-        elif config.jobs > 1 or config.backend == "ray":
+        elif has_workers(config):
             rollouts = self._run_in_workers(requests)
         else:
             rollouts = self._run_in_process(requests)
@@ -282,14 +287,11 @@ class Sampler:
     def _run_in_workers(self, requests: Sequence[SampleRequest]) -> list[list[Rollout]]:
         """Share the scenarios among processes: only rollouts of one scenario can be merged."""
         if self._pool is None:
-            check_portable(options=self.config)
-            config = replace(self.config, jobs=1, backend="local")
-            work = functools.partial(
-                _run_share, EpisodeLoader(), refs_with_ancestors(self.episode), config
-            )
-            self._pool = SharePool(work, self.config.jobs, self.config.backend)
+            self._pool = share_pool(self.config)
+        refs = refs_with_ancestors(self.episode)
         shares = [
             Share(
+                refs,
                 self._n_run + number,
                 share,
                 self.restore_method,
@@ -357,14 +359,8 @@ class Sampler:
             self._report_progress(1)
             number, scenario_number = task.positions[result.step][result.index]
             if isinstance(result, BranchLost):
-                rollout = Rollout(
-                    scenario=requests[number].scenarios[scenario_number],
-                    episode_return=0.0,
-                    score=None,
-                    length=0,
-                    status="error",
-                    error=result.reason,
-                )
+                scenario = requests[number].scenarios[scenario_number]
+                rollout = Rollout(scenario, 0.0, None, 0, "error", error=result.reason)
             else:
                 assert isinstance(result, RolloutResult)
                 if result.rollout is None:
@@ -381,12 +377,19 @@ class Sampler:
             self._progress(self._n_run, self._n_requested)
 
 
-def _run_share(
-    loader: EpisodeLoader, refs: tuple[EpisodeRef, ...], config: RolloutConfig, share: Share
-) -> ShareResult:
+def share_pool(config: RolloutConfig) -> SharePool:
+    """Return the workers of a run, which start with its first rollouts."""
+    check_portable(options=config)
+    policy = check_memory(config.policy)
+    alone = replace(config, jobs=1, backend="local", progress=None, policy=policy)
+    work = functools.partial(_run_share, EpisodeLoader(), alone)
+    return SharePool(work, config.jobs, config.backend)
+
+
+def _run_share(loader: EpisodeLoader, config: RolloutConfig, share: Share) -> ShareResult:
     reseed_policy(outer_generators(config.policy), config.noise.seed, share.number)
     config = replace(config, restore=share.restore, merge_rollouts=share.merge_rollouts)
-    with Sampler(loader.read(refs), config) as sampler:
+    with Sampler(loader.read(share.refs), config) as sampler:
         sampler.allowance = share.allowance
         rollouts = None
         # A worker that raised no `Exception` would count as died.

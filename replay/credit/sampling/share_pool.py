@@ -1,10 +1,11 @@
-"""The worker processes of a credit run: they stay for all its rounds of rollouts."""
+"""The worker processes of a credit run: they stay for all its rounds, and for all its episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
+from trajrec.corpus.refs import EpisodeRef
 from trajrec.replay.credit.sampling.allowance import Allowance
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
@@ -17,6 +18,7 @@ class Share(NamedTuple):
     """The rollouts that one process runs in a round.
 
     Attributes:
+        refs: The episode, and those that it was forked from.
         number: Number of the share in the run. Generators outside of the noise are copied to each
             process; there they are seeded anew from it.
         requests: The requests, with the scenarios of this share.
@@ -25,6 +27,7 @@ class Share(NamedTuple):
         allowance: The cost that the rollouts may have.
     """
 
+    refs: tuple[EpisodeRef, ...]
     number: int
     requests: list[SampleRequest]
     restore: RestoreChoice
