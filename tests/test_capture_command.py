@@ -401,6 +401,8 @@ def test_an_episode_becomes_a_test(
     file.parent.mkdir()
     words = ["rerun", runs, only(runs).id, "--save-test", file, "--", *command]
     monkeypatch.chdir(tmp_path)
+    refused = trajrec_command(*words[:3], "--on-miss", "live", *words[3:])
+    assert (refused.returncode, "leave out --on-miss" in refused.stderr) == (2, True)
     assert trajrec_command(*words).returncode == 0
     assert trajrec_command(*words).returncode == 2
     monkeypatch.chdir(file.parent)

@@ -76,6 +76,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
             f"trajrec replay {arguments.dir} --where \"episode_id = '{episode.id}'\""
         )
     if arguments.save_test is not None:
+        if arguments.on_miss != "stop":
+            raise ValueError("a test ends at the first difference: leave out --on-miss")
         if _commands(episode) and function_of(arguments.command):
             raise ValueError("an episode of --watch is that of a command, not of a function")
         write_test(arguments.save_test, arguments, episode.id)
