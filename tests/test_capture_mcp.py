@@ -22,16 +22,12 @@ from test_capture_command import trajrec_command
 
 import trajrec
 from trajrec.cli.mcp import recorded_call, recorded_requests
-from trajrec.errors import ReplayError
 from trajrec.proxies.mcp_answers import McpAnswers, RecordedCalls
 from trajrec.proxies.mcp_config import recorders, wrapped_servers
 from trajrec.proxies.mcp_messages import read_messages
 from trajrec.proxies.mcp_sessions import McpRecording
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import Routes
-from trajrec.replay.whatif.captured import require_captured
-from trajrec.replay.whatif.changes import Arguments
-from trajrec.replay.whatif.plan import Plan
 from trajrec.wire.exchange import HttpRequest
 
 HERE = Path(__file__).parent
@@ -108,9 +104,20 @@ def test_servers_of_a_command_are_recorded_and_answered(tmp_path: Path) -> None:
     assert (again.returncode, again.stdout) == (0, bare), again.stderr
     assert "no difference" in again.stderr
     assert not database.exists()
-    plan = Plan(experiment="x", at=2, call=0, change=Arguments({}), arm="changed", number=0)
-    with pytest.raises(ReplayError, match="record it without --mcp, with --watch"):
-        require_captured(episode, plan, database, runs_tools=True)
+    given = ["--at", 1, "--call", 0, "--arguments", '{"cents": 6}', "-n", 1, "--json"]
+    leave = ["--watch", database, "--run-tools", "all"]
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE entries (cents INTEGER)")
+    connection.close()
+    with ModelServer(PLAN[1:] * 2) as server:
+        tried = trajrec_command(
+            "whatif", runs, episode.id, *given, *leave, "--", *command, url=server.url
+        )
+    assert tried.returncode == 0, tried.stderr
+    assert json.loads(tried.stdout)["controls"] == {"equal": 2, "of": 2}
+    given[4:6] = ["--tool-error", "busy"]
+    refused = trajrec_command("whatif", runs, episode.id, *given, *leave, "--", *command)
+    assert (refused.returncode, "another result cannot be given" in refused.stderr) == (4, True)
 
 
 def wrapped(command: list[str], environ: dict[str, str], folder: Path) -> Any:

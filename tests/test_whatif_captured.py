@@ -35,6 +35,7 @@ class Plain:
         self.url = url
         self.refunds: list[int] = []
         self.asks: Any = "Refund order O1."
+        self.is_hooked = False
 
     def run(self) -> list[int]:
         with httpx.Client() as client:
@@ -67,10 +68,20 @@ class Plain:
                 arguments = json.loads(call["function"]["arguments"])
                 result = {"cents": RIGHT}
                 if call["function"]["name"] == "refund":
-                    self.refunds.append(arguments["cents"])
-                    result = {"refunded": arguments["cents"]}
+                    result = self.refund(call["id"], arguments)
                 told = {"role": "tool", "tool_call_id": call["id"]}
                 messages.append({**told, "content": json.dumps(result)})
+
+    def refund(self, call_id: str, arguments: dict[str, Any]) -> Any:
+        def run() -> Any:
+            self.refunds.append(arguments["cents"])
+            return {"refunded": arguments["cents"]}
+
+        # As a hook in a framework does.
+        held = router.of_tool_call(call_id) if self.is_hooked else None
+        if held is None:
+            return run()
+        return held.execute("refund", arguments, call_id=call_id, run=run)
 
 
 def won(refunds: list[int]) -> bool:
@@ -212,26 +223,29 @@ sys.path.insert(0, sys.argv[3])
 import trajrec
 from test_whatif_captured import Plain, won
 trajrec.capture(sys.argv[1])
-has_won = won(Plain(sys.argv[2]).run())
-if len(sys.argv) > 4:
+agent = Plain(sys.argv[2])
+agent.is_hooked = sys.argv[4:] == ["hooked"]
+has_won = won(agent.run())
+if sys.argv[4:] == ["dies"]:
     os._exit(9)
 sys.exit(not has_won)
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("way", ["plain", "hooked"])
 def test_program_that_captures_itself_is_run_from_the_step_on(
-    server: ModelServer, tmp_path: Path
+    server: ModelServer, tmp_path: Path, way: str
 ) -> None:
     runs = tmp_path / "runs"
-    command = [sys.executable, "-c", PROGRAM, runs, server.url, Path(__file__).parent]
+    command = [sys.executable, "-c", PROGRAM, runs, server.url, Path(__file__).parent, way]
     assert subprocess.run(command, check=False).returncode == 1
     server.attempts.clear()
     own = only_id(runs)
     given = ["whatif", runs, own, "--at", 1, "--arguments", f'{{"cents": {RIGHT}}}', "-n", 2]
     refused = trajrec_command(*given, "--", *command)
     assert refused.returncode == 4
-    assert "--run-tools all --accept" in refused.stderr
+    assert "--run-tools all" in refused.stderr
     bases = ["--openai-base", f"{server.url}/v1"]
     leave = ["--run-tools", "all", "--accept", "--json"]
     ended = trajrec_command(*given, *bases, *leave, "--", *command)

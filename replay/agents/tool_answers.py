@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, TypeVar
 
 from trajrec.agents.counters import CallPosition
@@ -46,6 +46,10 @@ class ToolAnswers:
         self._keys = {attempt.key for attempt in attempts}
         self._redactor = redactor
         self._spans: list[tuple[int, int]] = []
+
+    def of(self, tools: Collection[str]) -> ToolAnswers:
+        """Return the answers of some tools alone."""
+        return ToolAnswers([a for a in self.unused if a.tool in tools], self._redactor)
 
     @property
     def used_keys(self) -> frozenset[AttemptKey]:

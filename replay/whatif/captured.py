@@ -30,7 +30,6 @@ from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.replay.whatif.stand_in import StandIn
 from trajrec.tracking.parts import Part, digest_of_parts, find_parts
 from trajrec.types import Value
-from trajrec.wire.mcp_names import PREFIX as MCP_PREFIX
 
 
 def is_captured(episode: Episode) -> bool:
@@ -162,10 +161,10 @@ def require_captured(episode: Episode, plan: Plan, watch: Value, *, runs_tools: 
         ReplayError: It is refused; the message says how to go on.
     """
     has_watched = bool(_commands(episode))
-    if any(a.tool.startswith(MCP_PREFIX) for a in episode.transcript.recorded_attempts):
+    if plan.change.start == "after":
         raise ReplayError(
-            "its MCP servers were recorded by --mcp, and an experiment does not stand between a "
-            "command and its servers: record it without --mcp, with --watch of what they change",
+            "the command makes the call by itself, so another result cannot be given: record the "
+            "tool by ep.tool",
             episode_id=episode.id,
         )
     if has_watched and plan.at == 0:

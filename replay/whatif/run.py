@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -59,6 +59,7 @@ class WhatIfRun(Rerun):
         watch: The watched objects, as `trajrec.episode` takes them.
         options: Further arguments of `trajrec.episode`, for the live part.
         allow: See `trajrec.rerun`, as for the next three.
+        held_tools: The tools whose calls come here, None for all; others run again by themselves.
 
     Attributes:
         plan: The run.
@@ -82,6 +83,7 @@ class WhatIfRun(Rerun):
         ignore: Iterable[Any] = (),
         redact: bool | Redactor = True,
         run_tools: Literal["read", "all"] | None = None,
+        held_tools: Collection[str] | None = None,
     ) -> None:
         super().__init__(
             episode,
@@ -93,6 +95,8 @@ class WhatIfRun(Rerun):
             redact=redact,
             run_tools=run_tools,
         )
+        if held_tools is not None:
+            self._tools = self._tools.of(held_tools)
         self._live_options = dataclasses.replace(
             self._live_options, episode=dict(options or {}), about={"what_if": plan.about()}
         )
@@ -131,13 +135,12 @@ class WhatIfRun(Rerun):
 
     def _why_incomplete(self) -> ReplayError | None:
         """Return why a run that has ended says nothing about the change; None if it does."""
-        at = self.plan.at
         if self.branch is None:
-            reason = f"the agent ended before step {at}"
+            reason = f"the agent ended before step {self.plan.at}"
             return AgentDivergedError(reason, episode_id=self.episode.id)
-        is_made = not self._has_pending_arguments
-        is_made = is_made and (self.plan.change.start != "after" or self._has_changed_result)
+        is_made = self.plan.change.start != "after" or self._has_changed_result
         is_made = is_made and (self.plan.change.edit is None or self._has_edited)
+        is_made = is_made and not self._has_pending_arguments
         reason = why_incomplete(self.plan, self._requests, n_asked=self._n_asked, is_made=is_made)
         return ReplayError(reason, episode_id=self.episode.id) if reason else None
 
@@ -218,8 +221,7 @@ class WhatIfRun(Rerun):
     def _begin_branch_on_wire(self) -> None:
         try:
             self._begin_branch()
-        except Exception as exc:
-            # No Exception, which a client would take for a failure of the network.
+        except Exception as exc:  # a client would take it for a failure of the network
             raise self._stopped(f"step {self.plan.at} cannot be reached: {exc}") from exc
 
     def _answer(self, exchange: HttpExchange) -> Exchange:

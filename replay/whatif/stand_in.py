@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +41,7 @@ class RunOptions:
         ignore: Regular expressions. Their matches in texts of requests do not count.
         redact: The `Redactor` of the recording, if it was not the default one.
         run_tools: The tools that may run before the step; see `trajrec.rerun`.
+        held_tools: See `WhatIfRun`.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class RunOptions:
     ignore: tuple[Any, ...] = ()
     redact: bool | Redactor = True
     run_tools: Literal["read", "all"] | None = None
+    held_tools: Collection[str] | None = None
 
 
 @dataclass
@@ -103,6 +105,7 @@ class StandIn:
             ignore=options.ignore,
             redact=given.get("redact", True) if options.redact is True else options.redact,
             run_tools=options.run_tools,
+            held_tools=options.held_tools,
         )
         return self.run
 

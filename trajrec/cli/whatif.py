@@ -335,6 +335,7 @@ def _run_captured(
     arguments: argparse.Namespace, experiment: Experiment, running: RunningCommands
 ) -> WhatIfResult:
     """Run the experiment on a command that `trajrec capture` has recorded."""
+    from trajrec.proxies.recording import COMMAND_TOOL
     from trajrec.replay.whatif.captured import CapturedCommand, put_back, require_captured
     from trajrec.replay.whatif.child import named
     from trajrec.replay.whatif.stand_in import RunOptions, StandIn
@@ -352,7 +353,12 @@ def _run_captured(
         timeout_s=arguments.run_seconds,
         running=running,
     )
-    options = RunOptions(folder=experiment.folder, ignore=tuple(arguments.ignore), run_tools="all")
+    options = RunOptions(
+        folder=experiment.folder,
+        ignore=tuple(arguments.ignore),
+        run_tools="all",
+        held_tools=(COMMAND_TOOL,),
+    )
     with put_back(watch):
         return experiment.run(
             lambda plan: command.run(StandIn(experiment.episode, plan, experiment.attempt, options))
