@@ -20,7 +20,7 @@ from test_crash import read
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogCorruptError, LogError
-from trajrec.log import frames
+from trajrec.log import frames, source
 from trajrec.log.columns import Packer
 from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
@@ -281,6 +281,20 @@ def test_seal_names_the_contents_of_a_log(tmp_path: Path) -> None:
         assert reader.trailer.log_id == trailer.log_id
         assert reader.trailer.content != trailer.content
         assert reader.trailer.generation == 1
+
+
+@pytest.mark.parametrize("name", ["os", "_open_files"])
+def test_a_source_may_outlive_its_module(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python prints what `__del__` raises when the interpreter ends, and goes on."""
+    path = tmp_path / "a.trj"
+    path.write_bytes(b"abc")
+    file = FileSource(path)
+    with monkeypatch.context() as gone:
+        gone.setattr(source, name, None)
+        file.__del__()
+    file.close()
 
 
 class CountingSource(FileSource):

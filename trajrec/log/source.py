@@ -132,8 +132,10 @@ class FileSource:
         _open_files.forget(self)
 
     def __del__(self) -> None:
-        # `_lock` is missing if the constructor was interrupted.
-        if getattr(self, "_lock", None) is not None:
+        # `_lock` is missing if the constructor was interrupted. When the interpreter ends, the
+        # names of this module may be gone before the object; the system closes the file then.
+        are_gone = os is None or _open_files is None
+        if not are_gone and getattr(self, "_lock", None) is not None:
             self.close()
 
     def try_let_go(self) -> bool:
