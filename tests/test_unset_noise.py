@@ -15,6 +15,10 @@ import pytest
 from outer_envs import LENGTH, Game
 
 import trajrec
+from trajrec.envstate.contents import parts_of
+from trajrec.envstate.hidden_generators import hidden_generators
+from trajrec.envstate.outer_state import OuterState
+from trajrec.envstate.unset_noise import has_known_noise, held_key
 from trajrec.replay import credit
 
 
@@ -234,6 +238,22 @@ def test_a_generator_that_each_step_seeds_is_named(noise: Any, tmp_path: Path) -
     options: Any = {"env": SeedsEachStep, "n_rollouts": 8, "steps": [4], "folder": None}
     table = credit.estimate(episode, any_action, noise=noise, **options)
     assert any("draws from generators that its own steps seed" in note for note in table.notes)
+
+
+class OnLander(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment of one's own around objects of SWIG, whose classes have no module."""
+
+
+def test_objects_whose_class_has_no_module_are_looked_into(tmp_path: Path) -> None:
+    env = OnLander(gym.make("LunarLander-v3"))
+    env.reset(seed=1)
+    native = env.unwrapped.world.this  # type: ignore[attr-defined]
+    assert not hasattr(type(native), "__module__")
+    assert parts_of(native) == []
+    assert list(hidden_generators([env.unwrapped], set()))
+    assert OuterState.of_env(env).digests is not None
+    assert not has_known_noise(env)
+    assert held_key(env) == ""
 
 
 class Key(SimpleNamespace):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from trajrec.envstate.generators import is_generator_class
+from trajrec.envstate.generators import is_generator_class, module_of
 from trajrec.types import Array, Value
 
 _Slots = tuple[tuple[str, types.MemberDescriptorType], ...]
@@ -85,14 +85,9 @@ def held_by(value: Value) -> list[Value]:
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, weakref.ref):
         return [value()]
-    if kind.__module__ in _ITERATORS_OF and hasattr(kind, "__next__"):
+    if module_of(kind) in _ITERATORS_OF and hasattr(kind, "__next__"):
         return gc.get_referents(value)
     return []
-
-
-def module_of(owner: Value) -> str:
-    """Return the module of a class or function; "" for classes of SWIG, which have none."""
-    return getattr(owner, "__module__", None) or ""
 
 
 def is_own_library(module: str) -> bool:
@@ -129,7 +124,7 @@ def _attribute_values(value: Value) -> list[Value]:
 
 def _may_hold(cls: type) -> bool:
     """Return whether `held_by` may find anything in objects of a class."""
-    is_iterator = cls.__module__ in _ITERATORS_OF and hasattr(cls, "__next__")
+    is_iterator = module_of(cls) in _ITERATORS_OF and hasattr(cls, "__next__")
     return (
         is_iterator
         or cls in _FRAMES

@@ -130,11 +130,16 @@ def is_generator_class(cls: type) -> bool:
     if issubclass(cls, _GENERATOR_TYPES):
         return not issubclass(cls, random.SystemRandom)
     # By name: nothing here imports PyTorch.
-    return cls.__name__ == "Generator" and cls.__module__ == "torch._C"
+    return cls.__name__ == "Generator" and module_of(cls) == "torch._C"
+
+
+def module_of(owner: Value) -> str:
+    """Return the module of a class or function; "" for classes of SWIG, which have none."""
+    return getattr(owner, "__module__", None) or ""
 
 
 def _is_torch(generator: Value) -> bool:
-    return type(generator).__module__ == "torch._C"
+    return module_of(type(generator)) == "torch._C"
 
 
 def _search(

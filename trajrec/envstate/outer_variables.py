@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trajrec.envstate.contents import attributes_of, is_own_library, module_of, parts_of
+from trajrec.envstate.contents import attributes_of, is_own_library, parts_of
+from trajrec.envstate.generators import module_of
 from trajrec.envstate.hidden_generators import TABLES
 from trajrec.types import Value
 from trajrec.values.plain import IMMUTABLE_TYPES, PLAIN_TYPES

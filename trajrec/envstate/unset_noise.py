@@ -6,6 +6,7 @@ import types
 from collections import deque
 
 from trajrec.envstate.contents import attributes_of, parts_of
+from trajrec.envstate.generators import module_of
 from trajrec.envstate.hidden_generators import MAX_OBJECTS, TABLES
 from trajrec.envstate.pettingzoo import layers
 from trajrec.types import AnyEnv, Value
@@ -17,7 +18,7 @@ _KNOWN = frozenset(("gymnasium", "minigrid", "ale_py", "pettingzoo", "trajrec"))
 
 def has_known_noise(env: AnyEnv) -> bool:
     """Return whether all layers of an environment come from packages whose noise is known."""
-    return all(type(layer).__module__.partition(".")[0] in _KNOWN for layer in layers(env))
+    return all(module_of(type(layer)).partition(".")[0] in _KNOWN for layer in layers(env))
 
 
 def held_key(env: AnyEnv) -> str:
@@ -48,7 +49,7 @@ def _has_key(value: Value) -> bool:
 
 
 def _is_key(value: Value) -> bool:
-    if type(value).__module__.partition(".")[0] not in ("jax", "jaxlib"):
+    if module_of(type(value)).partition(".")[0] not in ("jax", "jaxlib"):
         return False
     kind = str(getattr(value, "dtype", ""))
     # JAX makes no other arrays of this kind by itself.
