@@ -29,6 +29,8 @@ from outer_envs import (
 from tiers import spread
 
 import trajrec
+from trajrec.envs import Bank
+from trajrec.envstate.contents import is_own_library, parts_of
 from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.outer_variables import OuterSearch, _chains, outer_variables
 from trajrec.errors import ControlError
@@ -294,3 +296,14 @@ def test_a_policy_that_counts_outside_is_not_refused(tmp_path: Path) -> None:
     episode = record(Paid(), tmp_path)
     table = credit.estimate(episode, counts, n_rollouts=2, steps=[5], env=Paid, folder=None)
     assert table.of("value")[0].value == 7.0
+
+
+def test_what_trajrec_keeps_is_no_state_of_an_environment() -> None:
+    def ask(value: Any) -> Any:
+        return parts_of(value), Bank
+
+    found = [variable.name for variable in outer_variables([ask])]
+    assert not [name for name in found if name.startswith("trajrec.envstate")]
+    assert is_own_library("trajrec.envstate.contents")
+    assert not is_own_library("trajrec.envs")
+    assert not is_own_library("trajrec.envs.bank")

@@ -19,7 +19,7 @@ _Slots = tuple[tuple[str, types.MemberDescriptorType], ...]
 
 _OWN = "trajrec."
 
-_OWN_ENVS = "trajrec.envs"
+_OWN_ENVS = "trajrec.envs."
 
 _CLOSED = ("torch", "jax", "jaxlib", "duckdb")
 """Packages whose objects are not looked into: they are large, and their state is native."""
@@ -92,7 +92,8 @@ def held_by(value: Value) -> list[Value]:
 
 def is_own_library(module: str) -> bool:
     """Return whether a module is one of trajrec's that is no environment."""
-    return module.startswith(_OWN) and not module.startswith(_OWN_ENVS)
+    # With the dot: `trajrec.envstate` is no environment.
+    return module.startswith(_OWN) and not f"{module}.".startswith(_OWN_ENVS)
 
 
 def _reader_of(cls: type) -> Callable[[Value], list[Value]]:
