@@ -115,7 +115,7 @@ def test_one_fault_in_a_task_of_the_shop_is_named(share: Share) -> None:
     assert_all_hold(tools.shop(share.size))
 
 
-@suite("credit", fixed=0, drawn=4, whole=12)
+@suite("credit", fixed=0, drawn=12, whole=24)
 def test_pooled_intervals_cover_near_a_time_limit(share: Share) -> None:
     import functools
 
@@ -138,9 +138,9 @@ def test_pooled_intervals_cover_near_a_time_limit(share: Share) -> None:
                 is_covered(row, float(truth.values[row.step, visited[row.step]]))
                 for row in table.of("value")
             ]
-    # The rows of a run share its rollouts, so the margin is wide, and wider for the few of a draw:
-    # of 24 runs the worst covered 88 %, and all of them 95 %.
-    assert sum(covered) / len(covered) >= (0.88 if share.is_whole else 0.8)
+    # The rows of a run share its rollouts, so the margin is wide: of 24 runs the worst covered 88 %,
+    # and all of them 95 %.
+    assert sum(covered) / len(covered) >= 0.88
 
 
 @suite("credit", fixed=0, drawn=40, whole=300)

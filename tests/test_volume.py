@@ -121,6 +121,7 @@ def test_last_episodes_are_kept_and_older_logs_deleted(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.journal"))
 
 
+@pytest.mark.usefixtures("no_flusher")
 @pytest.mark.parametrize("limit", [10_000, 30_000])
 def test_a_block_that_does_not_fit_whole_fits_in_part(tmp_path: Path, limit: int) -> None:
     env = trajrec.record(Scripted(noise), tmp_path, max_bytes=limit)
@@ -131,8 +132,7 @@ def test_a_block_that_does_not_fit_whole_fits_in_part(tmp_path: Path, limit: int
     recorded = episodes(tmp_path)
     rows = [row for episode in recorded for row in episode.observations[1:]]
     assert len(rows) == sum(episode.n_steps for episode in recorded)
-    # How many fit depends on when the flusher has written the first of them.
-    assert len(rows) * 400 > limit / 5
+    assert len(rows) * 400 > limit / 3
     expected = [noise(k % 100)[0] for k in range(len(rows))]
     np.testing.assert_array_equal(rows, expected)
 
