@@ -16,7 +16,7 @@ PARTS = {
     "kills": "processes killed at random moments, exceptions at every instruction",
     "hostile": "logs with changed records, frames, footers and journals",
     "index": "processes that ask for minutes while others record",
-    "replay": "a hundred episodes of each environment, and an episode of a million steps",
+    "replay": "a hundred episodes of each environment, an episode of a million steps, every named cause",
     "credit": "estimators against problems with known answers, coverage of their intervals",
     "whatif": "coverage of the intervals of what-if experiments, and controls that must fail",
     "attribution": "coverage of intervals over tasks, analyses of a million episodes",

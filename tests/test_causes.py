@@ -15,6 +15,7 @@ from unittest import mock
 
 import broken
 import pytest
+from tiers import spread
 
 import trajrec
 from trajrec.agents.freeze import stopped_clocks
@@ -44,8 +45,7 @@ def record(folder: Path, name: str, **settings: str) -> Any:
     return trajrec.open(folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CAUSES)
+@pytest.mark.parametrize("name", spread("replay", list(CAUSES), drawn=4))
 def test_cause_of_a_divergence_is_named(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -493,7 +493,7 @@ def test_two_readers_miss_no_episode_of_three_writers(tmp_path: Path) -> None:
     ask_while_recording(tmp_path, 3, 2, 5.0)
 
 
-@suite("index", fixed=0, drawn=2, whole=300)
+@suite("index", fixed=0, drawn=0, whole=300)
 def test_two_readers_miss_no_episode_of_eight_writers(share: Share, tmp_path: Path) -> None:
     ask_while_recording(tmp_path, 8, 2, float(share.size))
 

@@ -95,7 +95,7 @@ def rows_of(episode: Any, first: int) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("env_id", spread("environments", ENVS, drawn=3))
+@pytest.mark.parametrize("env_id", spread("environments", ENVS, drawn=2))
 def test_recorded_actions_repeat_the_episode_with_every_restore_method(
     tmp_path: Path, env_id: str
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import random
 import shutil
@@ -26,7 +27,7 @@ from minari_data import (
     run_episode,
 )
 from test_import_mutations import change_file, check_import
-from tiers import Share, suite
+from tiers import Share, spread, suite
 
 import trajrec
 from trajrec.cli.main import main
@@ -140,14 +141,20 @@ def same_rows(rows: list[Any], others: list[Any]) -> bool:
     return all(is_equal(a, b) for row, other in pairs for a, b in zip(row, other, strict=True))
 
 
-@pytest.mark.parametrize("has_infos", [True, False])
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "data_format", "has_infos"),
+    spread(
+        "imports",
+        list(
+            itertools.product(["CartPole-v1", *SPACES], ["hdf5", "arrow", "parquet"], [True, False])
+        ),
+        drawn=12,
+    ),
+)
 @pytest.mark.filterwarnings("ignore::UserWarning:minari")
 # Minari leaves folders to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
-@pytest.mark.parametrize("kind", ["CartPole-v1", *SPACES])
 def test_a_dataset_of_minaris_collector_is_imported_whole(
     kind: str,
     data_format: str,

@@ -18,6 +18,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import spread
 
 import trajrec
 from trajrec.replay import replay_episode, replay_episodes
@@ -41,10 +42,9 @@ def cause_of(read: Callable[[], float]) -> str:
     return find_cause(None, divergence, run)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("weights", [(1, 1), (9, 1), (1, 1, 18)])
+@pytest.mark.parametrize("weights", spread("replay", [[1, 1], [9, 1], [1, 1, 18]], drawn=1))
 def test_chance_is_hardly_ever_named_as_a_cause(
-    weights: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+    weights: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its own entropy: no condition holds it still.
     draw = random.Random(5)
