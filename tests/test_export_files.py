@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -98,21 +101,122 @@ def test_no_export_takes_the_place_of_another(
         assert main([*command, "--overwrite"]) == 2
         assert "no export has written this folder" in capsys.readouterr().err
         assert held.read_text() == "old\n"
-    elif kind not in ("messages", "otlp"):  # those have no rows here
+    elif kind not in ("prm", "dpo", "messages", "otlp"):  # those have no rows here
         assert main([*command, "--overwrite"]) == 0
         assert output.read_bytes() != b"old\n"
 
 
 def test_an_empty_file_holds_no_export(cartpole: trajrec.Corpus, tmp_path: Path) -> None:
-    command = ["export", str(cartpole.path), "dpo", "-o", str(tmp_path / "pairs.jsonl")]
-    assert [main(command), main(command)] == [0, 0]
-    file = tmp_path / "labels.jsonl"
+    file = tmp_path / "rows.jsonl"
     file.touch()
-    assert cartpole.write_labels(file) == 0
-    cartpole.tag(next(cartpole.episodes()).id, good=True)
-    assert cartpole.write_labels(file) == 1
-    with pytest.raises(CorpusError, match="exists; name a new one"):
-        cartpole.write_labels(file)
+    assert main(["export", str(cartpole.path), "grpo", "-o", str(file)]) == 0
+    assert file.read_bytes()
+
+
+def test_labels_replace_what_the_same_call_wrote(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path / "runs", task="t") as ep:
+        pass
+    trajrec.close_logs()
+    file = tmp_path / "labels.jsonl"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        for n_labels in (1, 2):
+            corpus.tag(ep.id, good=n_labels)
+            assert corpus.write_labels(file) == n_labels
+        with pytest.raises(CorpusError, match="exists; name a new one"):
+            corpus.write_labels(file, "value = '1'")
+        file.write_text("mine\n")
+        with pytest.raises(CorpusError, match="exists; name a new one"):
+            corpus.write_labels(file)
+        with pytest.raises(CorpusError, match="no label is"):
+            corpus.write_labels(tmp_path / "none.jsonl", "value = '3'")
+    assert file.read_text() == "mine\n"
+    assert not (tmp_path / "none.jsonl").exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "transitions", "grpo", "minari"])
+@pytest.mark.mostly_slow(1)
+def test_an_export_replaces_what_the_same_command_wrote(
+    cartpole: trajrec.Corpus, tmp_path: Path, kind: str
+) -> None:
+    runs = cartpole.path
+    output = tmp_path / OUTPUTS[kind]
+    command = ["export", str(runs), kind, "-o", str(output)]
+    assert [main(command), main(command)] == [0, 0]
+    assert main([*command, "--where", "number >= 0"]) == 2
+    shutil.copytree(runs, tmp_path / "copy")
+    assert main(["export", str(tmp_path / "copy"), *command[2:]]) == 2
+    assert main(command) == 0
+    edited = output / "of-the-user" if output.is_dir() else output
+    with edited.open("a") as opened:
+        opened.write("mine\n")
+    assert main(command) == 2
+    assert edited.read_bytes().endswith(b"mine\n")
+    assert main([*command, "--overwrite"]) == 0
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("n_replaced", [0, 1, 2])
+def test_an_export_killed_at_any_rename_is_run_again(
+    tmp_path: Path, n_replaced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    with trajrec.episode(runs, task="a") as ep:
+        send(ep, {"messages": [user("a1")]}, chat("one"))
+    trajrec.close_logs()
+    file = tmp_path / "talks.jsonl"
+    replace = os.replace
+    with trajrec.open(runs) as corpus:
+        assert export_messages(corpus, file) == 1
+        with trajrec.episode(runs, task="b") as ep:
+            send(ep, {"messages": [user("b1")]}, chat("two"))
+        trajrec.close_logs()
+        done: list[Path] = []
+
+        def replace_or_die(source: Path, target: Path) -> None:
+            # Memory, file and lineage take their places in this order.
+            if len(done) == n_replaced:
+                raise KeyboardInterrupt
+            replace(source, target)
+            done.append(target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("trajrec.corpus.scratch.os.replace", replace_or_die)
+            with pytest.raises(KeyboardInterrupt):
+                export_messages(corpus, file)
+        assert (done[1:] == [file]) == (n_replaced == 2)
+        assert export_messages(corpus, file) == 2
+        assert len(file.read_text().splitlines()) == 2
+
+
+def test_a_file_written_meanwhile_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trajrec.episode(tmp_path / "runs", task="a") as ep:
+        send(ep, {"messages": [user("a1")]}, chat("one"))
+    trajrec.close_logs()
+    file = tmp_path / "talks.jsonl"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        messages = corpus.messages
+
+        def slow_messages(where: str) -> Any:
+            yield from messages(where)
+            file.write_text("of the user\n")
+
+        monkeypatch.setattr(corpus, "messages", slow_messages)
+        with pytest.raises(CorpusError, match="exists; name a new one"):
+            export_messages(corpus, file)
+    assert file.read_text() == "of the user\n"
+
+
+@pytest.mark.parametrize("kind", ["prm", "dpo", "messages", "otlp", "atif"])
+@pytest.mark.mostly_slow(1)
+def test_an_export_without_rows_leaves_no_file(
+    cartpole: trajrec.Corpus, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / OUTPUTS[kind]
+    assert main(["export", str(cartpole.path), kind, "-o", str(output)]) == 2
+    assert capsys.readouterr().err.startswith("trajrec: ")
+    assert list(tmp_path.iterdir()) == [cartpole.path]
 
 
 @pytest.mark.slow

@@ -71,10 +71,10 @@ def test_advantages_stand_beside_messages_and_results(tmp_path: Path, capsys: An
     trajrec.close_logs()
     for name in ("rows.jsonl", "rows.parquet"):
         words = ["export", str(tmp_path / "runs"), "grpo", "-o", str(tmp_path / name)]
-        assert main([*words, "--messages"]) == 0
+        assert main([*words, "--messages"]) == 2
         said = capsys.readouterr().err
         assert "no rows: 2 episodes have an outcome and no known return: measure='outcome'" in said
-        assert main([*words, "--messages", "--measure", "outcome", "--overwrite"]) == 0
+        assert main([*words, "--messages", "--measure", "outcome"]) == 0
         assert "2 rows" in capsys.readouterr().err
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     for row, answer in zip(rows, ("7", "8"), strict=True):
@@ -175,7 +175,7 @@ def test_environments_have_no_messages(tmp_path: Path, capsys: Any) -> None:
             pass
     env.close()
     words = ["export", str(tmp_path / "runs"), "grpo", "-o", str(tmp_path / "rows.jsonl")]
-    assert main([*words, "--messages"]) == 0
+    assert main([*words, "--messages"]) == 2
     assert "no rows" in capsys.readouterr().err
     words[2] = "transitions"
     assert main([*words, "--messages"]) == 2

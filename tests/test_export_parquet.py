@@ -134,9 +134,9 @@ def test_a_condition_selects_the_rows_of_all_tables(
         if folder.is_dir() and folder.name != "logs":
             assert {row[0] for row in rows_of(folder, "episode_id")} == {episode.id}
     assert {"attempts", "messages", "steps"} <= {path.name for path in output.iterdir()}
+    (output / "of-the-user").touch()
     assert main(line) == 2
     assert "exists; name a new one" in capsys.readouterr().err
-    (output / "of-the-user").touch()
     assert main([*line, "--overwrite"]) == 0
     assert not (output / "of-the-user").exists()
     assert [path.name for path in output.parent.iterdir() if ".tmp" in path.name] == []

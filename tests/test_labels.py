@@ -150,10 +150,10 @@ def test_the_command_tags_and_reads_and_writes(
     }
     file = tmp_path / "labels.jsonl"
     assert main(["tag", runs, "--write", str(file)]) == 0
-    first = file.read_text()
+    file.write_text("mine\n")
     assert main(["tag", runs, "--write", str(file)]) == 2
     assert "exists; name a new one" in capsys.readouterr().err
-    assert file.read_text() == first
+    assert file.read_text() == "mine\n"
     assert main(["tag", runs, "--write", str(file), "--overwrite"]) == 0
     capsys.readouterr()
     assert main(["tag", runs, "--read", str(file), "--json"]) == 0

@@ -461,6 +461,7 @@ def test_episodes_of_agents_and_of_two_environments_are_refused(tmp_path: Path) 
         exported(runs, tmp_path / "other-v0")
     with pytest.raises(ValueError, match="the folder must have the name of a dataset, NAME-v0"):
         exported(runs, tmp_path / "other")
+    (tmp_path / "set-v0" / "of-the-user").touch()
     with pytest.raises(CorpusError, match="exists"):
         exported(runs, tmp_path / "set-v0")
 

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
-from trajrec.corpus.scratch import replacing, require_new, scratch_beside
+from trajrec.corpus.exports import exporting
+from trajrec.corpus.scratch import scratch_beside
+from trajrec.errors import CorpusError
 from trajrec.options import check_options
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method
 from trajrec.replay.credit.forms import MessageForm, TextForm
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
 
 Kind = Literal["prm", "dpo", "grpo"]
+
+_NEEDS: dict[Kind, str] = {
+    "prm": "step labels need rollouts: run `trajrec credit` or `trajrec bisect` on episodes first",
+    "dpo": "pairs need forks with another outcome or counterfactuals: run `trajrec fork`, "
+    "or credit.counterfactual in Python",
+    "grpo": "no episode that has ended is in a group",
+}
+"""Kind -> the records it is made from, for a corpus without them."""
 
 _MESSAGE = (
     "STRUCT(role VARCHAR, content VARCHAR, tool_calls STRUCT(id VARCHAR, type VARCHAR, "
@@ -107,7 +117,7 @@ def export(
         messages: Whether prompts and steps are chat messages with tool calls and results, as
             `Conversation.messages` has them, and a column `tools` has the tools on offer. Episodes
             of environments have none, and are left out. By default they are texts.
-        overwrite: Whether an existing file is replaced.
+        overwrite: Whether any file is replaced, and not only what the same call wrote.
         tell: Is called with each remark about the data, a sentence; e.g. that episodes are alone in
             their group.
 
@@ -118,7 +128,7 @@ def export(
         ValueError: The kind is unknown, the file ends otherwise, or its folder does not exist.
         TypeError: An option is unknown.
         QueryError: `where` or `by` is not valid SQL.
-        CorpusError: The file exists, or cannot be written.
+        CorpusError: There are no rows, or the file exists or cannot be written.
     """
     check_options("export", options, GroupOptions)
     path = Path(file)
@@ -128,35 +138,45 @@ def export(
         raise ValueError(f"the file must end in .parquet or .jsonl, got {str(file)!r}")
     if not path.parent.is_dir():
         raise ValueError(f"{path.parent}: no such folder to write into; create it first")
-    require_new(path, overwrite=overwrite)
+    remarks: list[str] = []
+
+    def note(remark: str) -> None:
+        remarks.append(remark)
+        if tell is not None:
+            tell(remark)
+
     rows: Iterator[Mapping[str, object]]
     form = MessageForm() if messages else TextForm()
-    if kind == "prm":
-        rows = step_labels(corpus, where, form, tell)
-    elif kind == "dpo":
-        rows = itertools.chain(
-            counterfactual_pairs(corpus, where, form), fork_pairs(corpus, where, form, tell)
-        )
-    else:
-        rows = step_advantages(corpus, where, method, form, tell, **options)
-    columns = COLUMNS[kind]
-    if messages:
-        columns = {name: MESSAGE_COLUMNS.get(name, sql) for name, sql in columns.items()}
-        columns["tools"] = "JSON"
-    return _write(rows, columns, path)
-
-
-def _write(rows: Iterator[Mapping[str, object]], columns: Mapping[str, str], target: Path) -> int:
-    """Write rows to a file and return their number."""
-    if target.suffix == ".jsonl":
-        with replacing(target) as finished:
-            return _write_lines(rows, finished)
-    # Beside the target, since the folder for temporary files may be too small for a corpus.
-    lines_path = target.with_name(f"{target.name}.rows")
-    with scratch_beside(lines_path) as lines, replacing(target) as finished:
-        n_rows = _write_lines(rows, lines)
-        _write_parquet(lines, columns, finished)
+    command = {"kind": kind, "where": where, "method": method, "messages": messages, **options}
+    with exporting(corpus.path, path, command, overwrite=overwrite) as finished:
+        if kind == "prm":
+            rows = step_labels(corpus, where, form, note)
+        elif kind == "dpo":
+            rows = itertools.chain(
+                counterfactual_pairs(corpus, where, form), fork_pairs(corpus, where, form, note)
+            )
+        else:
+            rows = step_advantages(corpus, where, method, form, note, **options)
+        if path.suffix == ".jsonl":
+            n_rows = _write_lines(rows, finished)
+        else:
+            # Beside the file, since the folder for temporary files may be too small for a corpus.
+            with scratch_beside(path.with_name(f"{path.name}.rows")) as lines:
+                n_rows = _write_lines(rows, lines)
+                _write_parquet(lines, _columns(kind, messages=messages), finished)
+        if not n_rows:
+            raise CorpusError(f"{corpus.path}: no rows: {'; '.join(remarks) or _NEEDS[kind]}")
     return n_rows
+
+
+def _columns(kind: Kind, *, messages: bool) -> Mapping[str, str]:
+    """Return the columns of a kind of rows, with their SQL types."""
+    columns = COLUMNS[kind]
+    if not messages:
+        return columns
+    return {name: MESSAGE_COLUMNS.get(name, sql) for name, sql in columns.items()} | {
+        "tools": "JSON"
+    }
 
 
 def _write_lines(rows: Iterator[Mapping[str, object]], path: Path) -> int:
@@ -170,7 +190,7 @@ def _write_lines(rows: Iterator[Mapping[str, object]], path: Path) -> int:
 
 
 def _write_parquet(lines: Path, columns: Mapping[str, str], target: Path) -> None:
-    """Convert JSON lines to Parquet; a file without lines gives the columns and no rows."""
+    """Convert JSON lines to Parquet."""
     # Processes that run rollouts import this package, and need no database.
     import duckdb
 

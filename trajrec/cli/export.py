@@ -18,13 +18,8 @@ if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
     from trajrec.exchange.export_reports import ExportReport
 
-NEEDS = {
-    "prm": "step labels need rollouts: run `trajrec credit` or `trajrec bisect` on episodes first",
-    "dpo": "pairs need forks with another outcome or counterfactuals: run `trajrec fork`, "
-    "or credit.counterfactual in Python",
-    "grpo": "no episode that has ended is in a group",
-}
-"""Kind of training data -> the records it is made from, for a corpus without them."""
+TRAINING = ("prm", "dpo", "grpo")
+"""Kinds of training data."""
 
 FILES = ("transitions", "messages")
 """Kinds of recorded data that are written as they are."""
@@ -44,7 +39,7 @@ def add_parser(commands: Commands) -> None:
     add_folder(parser)
     parser.add_argument(
         "kind",
-        choices=(*NEEDS, *FILES, *TRAJECTORIES),
+        choices=(*TRAINING, *FILES, *TRAJECTORIES),
         help="prm: step labels; dpo: preference pairs; grpo: advantages in groups; transitions: "
         "steps of environments; messages: conversations of agents; atif: agents' episodes in ATIF "
         "1.7, as Harbor reads them; otlp: their traces in OTLP/JSON; minari: episodes of one "
@@ -79,7 +74,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace a file that exists, or a folder that an export has written",
+        help="replace any file, or any folder that an export has written, and not only what the "
+        "same command wrote",
     )
     add_json(parser)
 
@@ -87,8 +83,8 @@ def add_parser(commands: Commands) -> None:
 @reads_folder
 def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     """Write training data and print the number of rows."""
-    if arguments.messages and arguments.kind not in NEEDS:
-        raise ValueError(f"--messages is for {', '.join(NEEDS)}, and not for {arguments.kind}")
+    if arguments.messages and arguments.kind not in TRAINING:
+        raise ValueError(f"--messages is for {', '.join(TRAINING)}, and not for {arguments.kind}")
     require_selection(corpus, arguments.where)
     if arguments.kind in TRAJECTORIES:
         _write_trajectories(arguments, corpus)
@@ -97,12 +93,10 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     n_rows = _write(arguments, corpus, remarks)
     if arguments.json:
         print_json({"file": str(arguments.output), "rows": n_rows, "remarks": remarks})
-    elif n_rows:
+    else:
         say(f"{arguments.output}: {counted(n_rows, 'row')}")
         for remark in remarks:
             say(remark)
-    else:
-        say(f"{arguments.output}: no rows: {'; '.join(remarks) or NEEDS[arguments.kind]}")
     return ExitStatus.OK
 
 

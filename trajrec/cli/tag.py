@@ -48,7 +48,9 @@ def add_parser(commands: Commands) -> None:
     files.add_argument("--read", type=Path, metavar="FILE", help="append the labels of JSON lines")
     files.add_argument("--write", type=Path, metavar="FILE", help="write all labels as JSON lines")
     parser.add_argument(
-        "--overwrite", action="store_true", help="with --write: replace a file that exists"
+        "--overwrite",
+        action="store_true",
+        help="with --write: replace any file, and not only what the same command wrote",
     )
     add_json(parser)
 

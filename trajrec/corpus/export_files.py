@@ -13,13 +13,9 @@ import math
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
-from trajrec.corpus.scratch import replacing, require_new
+from trajrec.corpus.exports import exporting
+from trajrec.corpus.lineage import LINEAGE_KEY, lineage, lineage_beside, write_lineage
 from trajrec.errors import CorpusError, MissingPackageError
-from trajrec.types import JsonObject
-from trajrec.version import __version__
-
-LINEAGE_KEY = "trajrec"
-"""The key in the metadata of a Parquet or Arrow file that has its lineage, as JSON."""
 
 # Rows of a record batch, and of a group in a Parquet file.
 _ROWS = 1 << 16
@@ -36,7 +32,7 @@ def export_transitions(
         corpus: The corpus.
         file: The file; ends in .parquet or .arrow. It appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
-        overwrite: Whether an existing file is replaced.
+        overwrite: Whether any file is replaced, and not only what the same call wrote.
 
     Returns:
         The number of rows.
@@ -49,18 +45,21 @@ def export_transitions(
     path = Path(file)
     if path.suffix not in (".parquet", ".arrow"):
         raise ValueError(f"transitions are written to .parquet or .arrow, got {path.name}")
-    require_new(path, overwrite=overwrite)
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as exc:
         raise MissingPackageError("pyarrow", "arrow") from exc
-    transitions = corpus.transitions(where, batch_size=_ROWS, shuffle=False)
-    reader = corpus.to_arrow(where, batch_size=_ROWS)
-    origin = lineage(where, transitions.digest, len(transitions.episode_ids))
-    schema = reader.schema.with_metadata({LINEAGE_KEY: json.dumps(origin)})
     n_rows = 0
-    with replacing(path) as temporary, contextlib.ExitStack() as stack:
+    command = {"kind": "transitions", "where": where}
+    with (
+        exporting(corpus.path, path, command, overwrite=overwrite) as temporary,
+        contextlib.ExitStack() as stack,
+    ):
+        transitions = corpus.transitions(where, batch_size=_ROWS, shuffle=False)
+        reader = corpus.to_arrow(where, batch_size=_ROWS)
+        origin = lineage(where, transitions.digest, len(transitions.episode_ids))
+        schema = reader.schema.with_metadata({LINEAGE_KEY: json.dumps(origin)})
         if path.suffix == ".parquet":
             writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
         else:
@@ -70,6 +69,8 @@ def export_transitions(
         for batch in reader:
             writer.write_batch(batch)
             n_rows += batch.num_rows
+        if not n_rows:
+            raise CorpusError(f"{corpus.path}: no step of an environment is in {where!r}")
     return n_rows
 
 
@@ -84,7 +85,7 @@ def export_messages(
         corpus: The corpus.
         file: The file; ends in .jsonl. It appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
-        overwrite: Whether an existing file is replaced.
+        overwrite: Whether any file is replaced, and not only what the same call wrote.
 
     Returns:
         The number of conversations.
@@ -96,11 +97,14 @@ def export_messages(
     path = Path(file)
     if path.suffix != ".jsonl":
         raise ValueError(f"messages are written to .jsonl, got {path.name}")
-    require_new(path, overwrite=overwrite)
     digest = hashlib.blake2b(digest_size=16)
     episodes: set[str] = set()
     n_rows = 0
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as opened:
+    command = {"kind": "messages", "where": where}
+    with (
+        exporting(corpus.path, path, command, overwrite=overwrite) as temporary,
+        temporary.open("w", encoding="utf-8") as opened,
+    ):
         for talk in corpus.messages(where):
             row = talk.as_dict()
             if math.isnan(talk.total_reward):
@@ -113,45 +117,5 @@ def export_messages(
             n_rows += 1
         if not n_rows:
             raise CorpusError(f"{corpus.path}: no conversation of an agent is {where!r}")
-        remove_lineage(path)
-    write_lineage(path, lineage(where, digest.hexdigest(), len(episodes)))
+    write_lineage(lineage_beside(path), lineage(where, digest.hexdigest(), len(episodes)))
     return n_rows
-
-
-def lineage(where: str, digest: str, n_episodes: int) -> JsonObject:
-    """Return the lineage of an exported file.
-
-    Args:
-        where: The condition that selected its rows.
-        digest: A digest of the rows.
-        n_episodes: The number of the episodes that they are of.
-    """
-    return {
-        "where": where,
-        "digest": digest,
-        "n_episodes": n_episodes,
-        "writer": f"trajrec {__version__}",
-    }
-
-
-def remove_lineage(path: Path) -> None:
-    """Remove the lineage beside an exported file, before another file takes its place.
-
-    A file without lineage is what an export leaves that is killed between the two: never a file
-    with the lineage of the one before.
-    """
-    _lineage_file(path).unlink(missing_ok=True)
-
-
-def write_lineage(path: Path, origin: JsonObject) -> None:
-    """Write the lineage of an exported file beside it, under its name with ".lineage.json".
-
-    Raises:
-        CorpusError: It cannot be written.
-    """
-    with replacing(_lineage_file(path)) as temporary:
-        temporary.write_text(json.dumps(origin, indent=2) + "\n")
-
-
-def _lineage_file(path: Path) -> Path:
-    return path.with_name(f"{path.name}.lineage.json")

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.scratch import replacing, require_new
+from trajrec.corpus.exports import exporting
 from trajrec.errors import CorpusError
 from trajrec.log.annotations import Label, PostHocCheck
 from trajrec.recording.event_log import open_event_log
@@ -191,28 +191,26 @@ class Labelling:
         Args:
             file: The file; it appears when it is whole.
             where: A SQL condition on the columns of `labels`.
-            overwrite: Whether an existing file is replaced.
+            overwrite: Whether any file is replaced, and not only what the same call wrote.
 
         Returns:
             The number of labels.
 
         Raises:
-            CorpusError: The file exists, or cannot be written.
+            CorpusError: No label is selected, or the file exists or cannot be written.
         """
-        path = Path(file)
-        require_new(path, overwrite=overwrite)
-        rows = [
-            label_line(row)
-            for row in self._query(
+        command = {"kind": "labels", "where": where}
+        with exporting(self.path, Path(file), command, overwrite=overwrite) as temporary:
+            rows = self._query(
                 "SELECT episode_id, step, name, value, given_by, author, rationale, "
                 f"epoch_ns(labelled_at) FROM labels WHERE ({where}\n) "
                 "ORDER BY labelled_at, episode_id, step, name",
                 is_ours=where == "true",
             )
-        ]
-        with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as opened:
-            for row in rows:
-                opened.write(json.dumps(row) + "\n")
+            if not rows:
+                raise CorpusError(f"{self.path}: no label is {where!r}")
+            lines = (json.dumps(label_line(row)) + "\n" for row in rows)
+            temporary.write_text("".join(lines), encoding="utf-8")
         return len(rows)
 
     def add_rubric(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,40 +10,6 @@ from pathlib import Path
 
 from trajrec.errors import CorpusError
 from trajrec.log.locks import is_running
-
-LINEAGE_FILES = {"lineage.json": "writer", "data/metadata.json": "trajrec"}
-"""The files by which the folder of an export is known, each with a key that it has."""
-
-
-def require_new(path: Path, *, overwrite: bool) -> None:
-    """Refuse the file or folder of an export that would take the place of another.
-
-    Args:
-        path: The file or folder.
-        overwrite: Whether it may replace a file, or a folder that an export has written.
-
-    Raises:
-        CorpusError: It exists, and may not be replaced.
-    """
-    # An empty file holds nothing: it is one of `mktemp`, or of an export that found no rows.
-    if not os.path.lexists(path) or (path.is_file() and not path.stat().st_size):
-        return
-    if not overwrite:
-        raise CorpusError(f"{path}: exists; name a new one, or pass overwrite=True (--overwrite)")
-    if path.is_dir() and not _is_export(path):
-        raise CorpusError(f"{path}: no export has written this folder, so none replaces it")
-
-
-def _is_export(folder: Path) -> bool:
-    """Return whether a folder is one that an export has written."""
-    for name, key in LINEAGE_FILES.items():
-        try:
-            facts = json.loads((folder / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(facts, dict) and key in facts:
-            return True
-    return False
 
 
 @contextlib.contextmanager
@@ -55,7 +20,7 @@ def replacing(path: Path, *, replaces_folder: bool = False) -> Iterator[Path]:
 
     Args:
         path: The file or folder.
-        replaces_folder: Whether a folder with files may be replaced; see `require_new`.
+        replaces_folder: Whether a folder with files may be replaced.
 
     Raises:
         CorpusError: The file cannot be written.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.export_files import lineage, remove_lineage, write_lineage
-from trajrec.corpus.scratch import replacing, require_new
+from trajrec.corpus.exports import exporting
+from trajrec.corpus.lineage import LINEAGE_NAME, lineage, lineage_beside, write_lineage
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
@@ -18,9 +18,6 @@ from trajrec.exchange.to_atif import atif_document
 from trajrec.exchange.to_otlp import otlp_export
 from trajrec.types import JsonObject
 from trajrec.values.json import to_json
-
-LINEAGE = "lineage.json"
-"""The file in an exported folder that says which episodes it has."""
 
 MAX_NESTED = 50
 """Agents that begin agents: a log that is damaged on purpose might name them in a circle."""
@@ -37,7 +34,8 @@ def export_atif(
             which takes a file for each episode. It appears when it is whole. The lineage stands in
             the folder's `lineage.json`, or beside the file under its name with ".lineage.json".
         where: A SQL condition on the columns of `all_episodes`.
-        overwrite: Whether an existing file, or folder of an export, is replaced.
+        overwrite: Whether any file, or folder of an export, is replaced, and not only what the same
+            call wrote.
 
     Returns:
         The number of the documents, and the account of what they hold. Episodes of environments
@@ -51,15 +49,13 @@ def export_atif(
     2
     """
     path = Path(output)
-    is_file = path.suffix == ".jsonl"
-    require_new(path, overwrite=overwrite)
 
     def documents(account: Account) -> Iterator[tuple[str, JsonObject]]:
         callers = _callers(corpus)
         for episode in _agents_episodes(corpus, where, account):
             yield episode.id, _document(corpus, episode, callers, account, depth=0)
 
-    return _write(documents, corpus, path, where, is_file=is_file)
+    return _write(documents, corpus, path, "atif", where, overwrite=overwrite)
 
 
 def export_otlp(
@@ -72,7 +68,7 @@ def export_otlp(
         output: A file that ends in .jsonl. Its lineage stands beside it, under its name with
             ".lineage.json".
         where: A SQL condition on the columns of `all_episodes`.
-        overwrite: Whether an existing file is replaced.
+        overwrite: Whether any file is replaced, and not only what the same call wrote.
 
     Returns:
         The number of the traces, and the account of what they hold. Episodes of environments are
@@ -89,7 +85,6 @@ def export_otlp(
     path = Path(output)
     if path.suffix != ".jsonl":
         raise ValueError(f"traces are written to .jsonl, got {path.name}")
-    require_new(path, overwrite=overwrite)
 
     def exports(account: Account) -> Iterator[tuple[str, JsonObject]]:
         callers = _callers(corpus)
@@ -97,21 +92,24 @@ def export_otlp(
             nested = _nested(corpus, episode, callers, depth=0)
             yield episode.id, otlp_export(episode, account, nested)
 
-    return _write(exports, corpus, path, where, is_file=True)
+    return _write(exports, corpus, path, "otlp", where, overwrite=overwrite)
 
 
 def _write(
     documents: Callable[[Account], Iterator[tuple[str, JsonObject]]],
     corpus: Corpus,
     path: Path,
+    kind: str,
     where: str,
     *,
-    is_file: bool,
+    overwrite: bool,
 ) -> ExportReport:
     """Write documents with their lineage, and return the report."""
     report = ExportReport()
     digest = hashlib.blake2b(digest_size=16)
-    with replacing(path, replaces_folder=True) as temporary:
+    is_file = path.suffix == ".jsonl"
+    command = {"kind": kind, "where": where}
+    with exporting(corpus.path, path, command, overwrite=overwrite) as temporary:
         if not is_file:
             temporary.mkdir(parents=True)
         for episode_id, document in documents(report.account):
@@ -125,12 +123,10 @@ def _write(
             raise CorpusError(f"{corpus.path}: no episode of an agent is {where!r}")
         origin = lineage(where, digest.hexdigest(), report.n_episodes)
         facts = {**origin, "report": report.account.as_dict()}
-        if is_file:
-            remove_lineage(path)
-        else:
-            (temporary / LINEAGE).write_text(json.dumps(facts, indent=2) + "\n")
+        if not is_file:
+            write_lineage(temporary / LINEAGE_NAME, facts)
     if is_file:
-        write_lineage(path, facts)
+        write_lineage(lineage_beside(path), facts)
     return report
 
 

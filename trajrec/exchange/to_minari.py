@@ -13,8 +13,8 @@ from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.export_files import lineage
-from trajrec.corpus.scratch import replacing, require_new
+from trajrec.corpus.exports import exporting
+from trajrec.corpus.lineage import lineage
 from trajrec.envstate.pettingzoo import API_FIELD
 from trajrec.errors import CorpusError, MissingPackageError
 from trajrec.exchange.account import Account
@@ -51,7 +51,7 @@ def export_minari(
             set and has the folder, the id is the path below it: "cartpole/random-v0". The folder
             appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
-        overwrite: Whether an existing folder of an export is replaced.
+        overwrite: Whether the folder of any export is replaced, and not only of the same call.
 
     Returns:
         The number of the episodes, and the account of what they hold. Episodes that Minari cannot
@@ -73,9 +73,9 @@ def export_minari(
         import h5py
     except ImportError as exc:
         raise MissingPackageError("h5py", "minari") from exc
-    require_new(path, overwrite=overwrite)
     report = ExportReport()
-    with replacing(path, replaces_folder=True) as temporary:
+    command = {"kind": "minari", "where": where, "id": dataset_id}
+    with exporting(corpus.path, path, command, overwrite=overwrite) as temporary:
         data = temporary / "data"
         data.mkdir(parents=True)
         dataset = _Dataset(report.account)

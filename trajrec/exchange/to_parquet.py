@@ -7,19 +7,18 @@ that pyarrow, pandas, Polars and DuckDB know: `steps/env=CartPole-v1/day=2026-11
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
 from trajrec.corpus.corpus import Corpus
-from trajrec.corpus.export_files import lineage
+from trajrec.corpus.exports import exporting
 from trajrec.corpus.index.import_tables import IMPORTS
 from trajrec.corpus.index.label_tables import REMOVALS
 from trajrec.corpus.index.table import Table
 from trajrec.corpus.index.tables import ALL_EPISODES, LOGS, TABLES
-from trajrec.corpus.scratch import replacing, require_new
+from trajrec.corpus.lineage import LINEAGE_NAME, lineage, write_lineage
 from trajrec.errors import CorpusError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
@@ -73,7 +72,7 @@ def export_parquet(
         output: A new folder. It appears when it is whole, with a README.md that describes its
             columns, and a `lineage.json`.
         where: A SQL condition on the columns of `all_episodes`.
-        overwrite: Whether an existing folder of an export is replaced.
+        overwrite: Whether the folder of any export is replaced, and not only of the same call.
 
     Returns:
         The number of the episodes, and the account: a field is a cell, and unknown if it is NULL.
@@ -86,12 +85,12 @@ def export_parquet(
     2
     """
     path = Path(output)
-    require_new(path, overwrite=overwrite)
-    selection = _select(corpus, where)
     report = ExportReport()
     folders: list[TableFolder] = []
     digest = hashlib.blake2b(digest_size=16)
-    with replacing(path, replaces_folder=True) as temporary:
+    command = {"kind": "parquet", "where": where}
+    with exporting(corpus.path, path, command, overwrite=overwrite) as temporary:
+        selection = _select(corpus, where)
         temporary.mkdir(parents=True)
         try:
             for part in _parts(selection):
@@ -114,7 +113,7 @@ def export_parquet(
         origin = lineage(where, digest.hexdigest(), report.n_episodes)
         tables = {of.folder: {"rows": of.n_rows, "digest": of.digest} for of in folders}
         facts = {**origin, "tables": tables, "report": report.account.as_dict()}
-        (temporary / "lineage.json").write_text(json.dumps(facts, indent=2) + "\n")
+        write_lineage(temporary / LINEAGE_NAME, facts)
         (temporary / "README.md").write_text(readme(folders, origin), encoding="utf-8")
     return report
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 SUFFIX = ".trj"
 
 INDEX_FOLDER = ".trajrec"
-"""The folder inside a corpus that holds what is derived from its logs."""
+"""The folder inside a corpus that holds what is derived from its logs, and what a repeated command
+needs to know. It may be deleted."""
 
 BAD_NAME = "its name is not UTF-8; rename it"
 """The problem of a file that is listed under another name than its own."""
