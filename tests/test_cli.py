@@ -344,7 +344,7 @@ READING = {
     "recheck": "--verifier builtins:callable",
     "credit": "--group grpo",
     "bisect": "ID --policy random -n 2 --success truncated",
-    "export": "grpo -o OUT/advantages.jsonl --overwrite",
+    "export": "grpo -o OUT/advantages.jsonl",
     "index": "",
     "compare": "--a 'number = 0' --b 'number > 0'",
     "bands": "",
