@@ -66,7 +66,7 @@ def test_families_are_the_units_of_a_cluster(corpus: trajrec.Corpus) -> None:
     assert {task.task for task in by_family.tasks} == {"left", "right"}
     assert by_family.a.rate.value == by_task.a.rate.value == 0.5
     assert (by_task.claim, by_family.claim) == ("noise floor", "unlicensed")
-    assert by_family.reasons == ("2 families of tasks, of at least 3",)
+    assert by_family.reasons == ("2 families of tasks (at least 3 are needed)",)
     with pytest.raises(ValueError, match="a key of the metadata must be"):
         compare(corpus, "plain", "plain again", cluster="a' OR 1")
 
@@ -357,3 +357,12 @@ def test_scores_of_any_size_are_spelled_or_refused(tmp_path: Path) -> None:
         for ends in ((0.0, float("inf")), (float("-inf"), 1.0), (float("nan"), 1.0)):
             with pytest.raises(ValueError, match="two growing finite numbers"):
                 compare(corpus, "smaller", "small", score=True, range=ends)
+
+
+def test_a_plan_says_that_its_pilot_is_of_several_interfaces(tmp_path: Path) -> None:
+    results = {f"t{k}": [True, k > 1] for k in range(4)}
+    record_run(tmp_path, "old", results)
+    record_run(tmp_path, "new", results, of=interface(scaffold={"prompt": "B"}))
+    with trajrec.open(tmp_path) as corpus:
+        assert "the pilot has 2 interfaces" in corpus.plan(0.1).note
+        assert "interfaces" not in corpus.plan(0.1, of_run("old")).note

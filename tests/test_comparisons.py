@@ -99,7 +99,7 @@ def test_one_differing_path_is_attributable_and_named(corpus: trajrec.Corpus) ->
     assert comparison.difference is not None
     assert comparison.difference.value == pytest.approx(1 / 3)
     assert comparison.statement().startswith("attributable to scaffold; the interval holds 0")
-    assert "would be seen (80 %)" in comparison.statement()
+    assert "would be shown with a chance of 80 %" in comparison.statement()
     assert [task.task for task in comparison.tasks] == ["t2", "t0", "t1"]
 
 
@@ -175,7 +175,9 @@ def test_exclusions_are_counted_with_the_tasks_that_they_empty(tmp_path: Path) -
     assert comparison.claim == "unlicensed"
     assert comparison.dropped == tuple(tasks[:6])
     assert comparison.bounds == (pytest.approx(1 / 3), 1.0)
-    assert comparison.reasons[0] == "3 shared tasks are 33% of one run's tasks, of at least 80%"
+    assert comparison.reasons[0] == (
+        "the 3 shared tasks are 33 % of one run's tasks (at least 80 % are needed)"
+    )
 
 
 @pytest.mark.slow
@@ -298,3 +300,26 @@ def test_two_folders_are_compared_and_copies_refused(
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
     assert "logs are in both runs" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "a")]) == 2
+
+
+def test_rollouts_that_were_declared_and_not_recorded_are_counted(tmp_path: Path) -> None:
+    results = {f"t{k}": [k > 0, True, False] for k in range(4)}
+    of = interface(eval_protocol={"trials": 4})
+    record_run(tmp_path, "three of four", results, of=of)
+    record_run(
+        tmp_path, "four", {task: [*of_task, True] for task, of_task in results.items()}, of=of
+    )
+    with trajrec.open(tmp_path) as corpus:
+        comparison = corpus.compare(a=of_run("three of four"), b=of_run("four"))
+    assert dict(comparison.a.excluded) == {"not recorded": 4}
+    assert dict(comparison.b.excluded) == {}
+    # One more rollout of each task of A may have passed or failed.
+    assert comparison.bounds == pytest.approx((0.0, 0.25))
+
+
+def test_an_unknown_factor_is_named_once(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        record_run(tmp_path, run, SOME, of=trajrec.interface(base={"model": "counter"}))
+    with trajrec.open(tmp_path) as corpus:
+        comparison = corpus.compare(a=of_run("a"), b=of_run("b"))
+    assert "sampling is unknown" in comparison.reasons

@@ -12,6 +12,7 @@ import gymnasium as gym
 import pytest
 
 import trajrec
+from trajrec.analysis.conditions import outcome_columns
 from trajrec.cli.main import main
 from trajrec.corpus.export_files import export_messages, export_transitions
 from trajrec.corpus.recheck import recheck
@@ -144,3 +145,26 @@ def test_a_condition_may_end_in_a_comment(
     monkeypatch.chdir(tmp_path)
     main([command[0], str(runs), *command[1:], "--where", "true -- all of them"])
     assert "Parser Error" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("condition", "words"),
+    [
+        ("prompt_b", r"'prompt_b' is no column of episodes; .*'\$.run' = 'prompt_b'"),
+        ("prompt_b = 1", 'Referenced column "prompt_b" not found in FROM clause; Candidate'),
+        ("task", "must be true or false of each episode, and 'task' is VARCHAR"),
+        ("started_at", "must be true or false of each episode, and 'started_at' is TIMESTAMP"),
+    ],
+)
+def test_a_slip_in_a_condition_is_no_outcome(runs: Path, condition: str, words: str) -> None:
+    with (
+        trajrec.open(runs) as corpus,
+        pytest.raises((QueryError, ValueError), match=words),
+    ):
+        corpus.compare(a=condition, b="task = 'say'")
+
+
+@pytest.mark.parametrize("condition", ["task = 'say'", "NULL", "1", "task = 'say' -- words"])
+def test_a_condition_of_fixed_columns_is_taken(runs: Path, condition: str) -> None:
+    with trajrec.open(runs) as corpus:
+        assert outcome_columns(corpus, condition) == []

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from counter_runs import interface
+from counter_runs import interface, record_run
 from starlette.testclient import TestClient
 from test_view import HOSTILE, assert_harmless, signed_in
 
@@ -80,12 +80,12 @@ def test_the_proposed_runs_lead_to_a_comparison(
     assert runs["prompt"].n == 8
     as_b = read_comparison(corpus, a=runs["it's base"].condition, b="", check="").runs
     (address,) = (run.as_b for run in as_b if run.name == "prompt")
-    assert '<th scope="row">mean over 4 tasks</th>' in browser.get(address).text
+    assert ">mean over 4 tasks</th>" in browser.get(address).text
 
 
 def test_runs_selected_by_outcomes_are_refused_in_words(browser: TestClient) -> None:
     page = browser.get("/compare", params={"a": "outcome = 'success'", "b": "true"}).text
-    assert "refused" in page
+    assert "no difference can be given" in page
     assert "the runs are selected by outcomes (outcome)" in page
 
 
@@ -129,3 +129,32 @@ def test_a_condition_that_takes_too_long_is_stopped(
     answer = signed_in(corpus).get("/compare", params=given)
     assert answer.status_code == 400
     assert "the query took longer than 0.2 s and was stopped" in answer.text
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """Two runs that share one task, and have one of their own each."""
+    folder = tmp_path_factory.mktemp("few")
+    for run in ("a", "b"):
+        record_run(folder, run, {"shared": [True, False], f"of {run}": [True]})
+    with trajrec.open(folder) as opened:
+        yield signed_in(opened)
+
+
+def test_one_shared_task_is_shown_and_no_mean(few: TestClient) -> None:
+    page = few.get("/compare", params={"a": of_run("a"), "b": of_run("b")}).text
+    assert "1 task with graded rollouts in both runs (at least 3 are needed)" in page
+    assert "are not shown" not in page
+    assert 'class="mean"' not in page
+
+
+def test_tasks_of_one_run_alone_are_named(few: TestClient) -> None:
+    page = few.get("/compare", params={"a": of_run("a"), "b": of_run("b")}).text
+    assert (
+        "2 tasks have no graded rollouts in one of the runs, and are left out: of a, of b" in page
+    )
+
+
+def test_the_mean_alone_is_bold(browser: TestClient) -> None:
+    page = browser.get("/compare", params={"a": of_run("it's base"), "b": of_run("prompt")}).text
+    assert page.count('<tr class="mean">') == 1

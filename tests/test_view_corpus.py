@@ -106,7 +106,7 @@ def test_a_limit_that_is_no_number_is_named(corpus: trajrec.Corpus) -> None:
     for text in ("abc", "nan", "inf"):
         page = browser.get(f"/?n_steps_min={text}").text
         assert f"n_steps_min must be a number, got &#39;{text}&#39;: it limits nothing" in page
-        assert f"<b>{count(corpus, '/')}</b> episodes" in page
+        assert f"<b>{count(corpus, '/')}</b> episode" in page
     assert count(corpus, "/?n_steps_min=50") == 1
 
 
@@ -139,7 +139,7 @@ def test_hostile_texts_are_harmless_as_choices(corpus: trajrec.Corpus) -> None:
         assert len(page) < 60_000
     # The choice of the hostile text leads to its episode.
     (link,) = re.findall(r'href="(/\?task=%3Cscript[^"]*)"', browser.get("/").text)
-    assert "<b>1</b> episodes" in browser.get(link.replace("&amp;", "&")).text
+    assert "<b>1</b> episode " in browser.get(link.replace("&amp;", "&")).text
 
 
 def test_a_value_too_long_for_an_address_is_no_link(corpus: trajrec.Corpus) -> None:
@@ -241,7 +241,7 @@ def test_probes_are_shown_on_demand_and_named(tmp_path: Path) -> None:
         browser = stranger(opened)
         browser.get(f"/?token={TOKEN}")
         page = browser.get("/").text
-        assert "<b>1</b> episodes" in page
+        assert "<b>1</b> episode " in page
         assert "show 2 probes of the checks" in page
         assert "(gold probe)" not in page
         page = browser.get("/?probes=1").text

@@ -204,3 +204,18 @@ def test_a_turn_before_a_fork_is_no_difference(tmp_path: Any) -> None:
                 assert part.kind != "a" or part.first > first
                 names = [field.name for field in part.fields]
                 assert part.first != first or not any(name.startswith("model") for name in names)
+
+
+def test_turns_that_one_log_does_not_have_are_no_difference(tmp_path: Any) -> None:
+    shutil.copytree(ROOT / "sample_trajectories" / "support", tmp_path / "support")
+    # A control of a what-if experiment makes its parent's calls, and asks no model.
+    query = """
+    SELECT parent_id, episode_id FROM forks
+    WHERE episode_id NOT IN (SELECT episode_id FROM model_calls) ORDER BY 2
+    """
+    with trajrec.open(tmp_path / "support") as corpus:
+        ((parent, control), *_) = corpus.sql(query).fetchall()
+        view = compared(corpus, parent, control)
+    assert view.n_differing == 0
+    assert "B has no model call in its log, so no turn of the model is compared" in view.remark
+    assert kinds(view)[-1][0] == "a"

@@ -23,7 +23,8 @@ class Arm:
         n_graded: Rollouts that the difference rests on.
         n_truncated: Rollouts that were cut off, e.g. by a spent budget. They count as they were
             graded: a budget is part of the interface.
-        excluded: Rollouts without a result, by reason.
+        excluded: Rollouts without a result, by reason; "not recorded" are those that
+            `eval_protocol.trials` declares and that are not there.
         first: Day of the first rollout, as text; None if unknown.
         last: Day of the last rollout.
         rate: Mean result over the shared tasks; None without one.

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from trajrec.analysis.comparison import Claim
 from trajrec.analysis.estimate import spell
 from trajrec.analysis.interface_difference import Factor
+from trajrec.values.shown import counted
 
 FEWEST_TASKS = 3
 FEWEST_TRAINING_RUNS = 3
@@ -50,7 +51,8 @@ def _gaps(factors: Mapping[str, Factor]) -> list[str]:
     gaps = []
     for name, factor in factors.items():
         if factor.status == "unknown":
-            gaps.append(f"{name} is unknown ({', '.join(factor.unknown)})")
+            paths = "" if factor.unknown == (name,) else f" ({', '.join(factor.unknown)})"
+            gaps.append(f"{name} is unknown{paths}")
         elif factor.status == "mixed":
             gaps.append(f"{name} varies within a run ({', '.join(factor.mixed)})")
     return gaps
@@ -66,14 +68,16 @@ def sharing_problems(n_shared: int, n_a: int, n_b: int, *, n_units: int) -> list
         n_b: Tasks of the second run.
     """
     if n_shared < FEWEST_TASKS:
-        return [f"{n_shared} shared tasks with graded rollouts, of at least {FEWEST_TASKS}"]
+        tasks = counted(n_shared, "task")
+        return [f"{tasks} with graded rollouts in both runs (at least {FEWEST_TASKS} are needed)"]
     if n_units < FEWEST_TASKS:
-        return [f"{n_units} families of tasks, of at least {FEWEST_TASKS}"]
+        families = "1 family" if n_units == 1 else f"{n_units} families"
+        return [f"{families} of tasks (at least {FEWEST_TASKS} are needed)"]
     share = n_shared / max(n_a, n_b)
     if share < LEAST_SHARED:
         return [
-            f"{n_shared} shared tasks are {share:.0%} of one run's tasks, of at least "
-            f"{LEAST_SHARED:.0%}"
+            f"the {n_shared} shared tasks are {100 * share:.0f} % of one run's tasks (at least "
+            f"{100 * LEAST_SHARED:.0f} % are needed)"
         ]
     return []
 

@@ -286,6 +286,10 @@ def _arm(
     first, last = period_of(read.groups)
     ids = {group.interface_id for group in read.groups}
     excluded = count_excluded(read.groups)
+    n_begun = sum(cell.n_excluded for cell in make_cells(read.groups).values())
+    # Rollouts that eval_protocol.trials declares, and that nobody recorded.
+    if n_absent := sum(cell.n_excluded for cell in cells.values()) - n_begun:
+        excluded["not recorded"] = n_absent
     return Arm(
         where=str(side.source.path) if side.where == "true" else side.where,
         interface_ids=tuple(sorted(ids, key=str)),

@@ -202,7 +202,8 @@ class Comparison:
         text = "the interval holds 0: neither a gain nor a loss is shown"
         if self.smallest_visible is not None and math.isfinite(self.smallest_visible):
             text += (
-                f". With these tasks and rollouts {self.smallest_visible:.2f} would be seen (80 %)"
+                f". With these tasks and rollouts, a difference of {self.smallest_visible:.2f} "
+                "would be shown with a chance of 80 %"
             )
         return text
 

@@ -51,6 +51,12 @@ FIXED_TABLES = frozenset(("episodes", "all_episodes", "interfaces", "logs"))
 """Tables that a subquery of a condition may read."""
 
 
+LITERALS = frozenset(("true", "false", "null"))
+
+TRUTHS = frozenset(("BOOLEAN", '"NULL"', "TINYINT", "INTEGER", "BIGINT", "UTINYINT", "UINTEGER"))
+"""Types that DuckDB takes for a condition: a whole number is true unless it is 0."""
+
+
 def outcome_columns(source: Source, condition: str) -> list[str]:
     """Return the names in a condition that may depend on outcomes, in order; [] if none does.
 
@@ -59,7 +65,8 @@ def outcome_columns(source: Source, condition: str) -> list[str]:
         condition: A SQL condition on the columns of `all_episodes`.
 
     Raises:
-        QueryError: DuckDB cannot parse the condition.
+        QueryError: DuckDB cannot parse the condition, or a column or table does not exist.
+        ValueError: The condition is neither true nor false, such as a bare column of texts.
     """
     if condition.strip() == "true":
         return []
@@ -70,13 +77,33 @@ def outcome_columns(source: Source, condition: str) -> list[str]:
         # DuckDB's own message is clearer, and this statement raises it.
         source.sql(text, sandbox=True).fetchall()
         raise ValueError(f"the condition cannot be read: {condition}")
-    names = list(dict.fromkeys(_suspects(tree)))
-    if not names:
-        return []
     own = {row[0] for row in source.sql("SELECT column_name FROM (DESCRIBE episodes)").fetchall()}
+    _check_type(source, condition, own)
+    names = list(dict.fromkeys(_suspects(tree)))
     # An alias must not lend its name to a column of the same name.
     aliases = {alias.lower() for alias in _aliases(tree)} - own
     return [name for name in names if name.lower() not in aliases]
+
+
+def _check_type(source: Source, condition: str, own: set[str]) -> None:
+    """Refuse a condition that DuckDB cannot bind, and one that is neither true nor false.
+
+    A name that does not exist is a slip of the pen, and must not be taken for an outcome.
+    """
+    name = condition.strip()
+    if name.isidentifier() and name.lower() not in own and name.lower() not in LITERALS:
+        raise ValueError(
+            f"{name!r} is no column of episodes; select a run by its name with "
+            f"\"metadata->>'$.run' = '{name}'\""
+        )
+    # DESCRIBE binds the condition, and does not run it.
+    query = f"SELECT column_type FROM (DESCRIBE SELECT ({condition}\n) AS condition FROM episodes)"
+    ((column_type,),) = source.sql(query, sandbox=True).fetchall()
+    if column_type not in TRUTHS:
+        raise ValueError(
+            f"a condition must be true or false of each episode, and {condition!r} is "
+            f"{column_type}; compare it with a value, e.g. task = 'refund-1'"
+        )
 
 
 def _suspects(node: Value) -> Iterator[str]:

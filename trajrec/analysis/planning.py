@@ -93,7 +93,7 @@ class Plan:
         within: Variance of one rollout around the rate of its task, mean over tasks.
         n_tasks: Tasks of the pilot.
         rows: A row for each number of rollouts.
-        note: How `within` was estimated.
+        note: How `within` was estimated, and whether the pilot has several interfaces.
     """
 
     effect: float
@@ -147,6 +147,11 @@ def make_plan(
         most = rate.value * (1 - rate.value)
         within = Estimate(value=most, ci_low=0.0, ci_high=MOST_VARIANCE)
         note = "no two tasks have 2 rollouts: tasks are taken to be alike, which asks for the most"
+    n_interfaces = len({group.interface_id for group in groups if group.n_graded})
+    if n_interfaces > 1:
+        note += (
+            f"; the pilot has {n_interfaces} interfaces, whose rates count as one (select a run)"
+        )
     rows = [
         PlanRow(
             n_rollouts=n,

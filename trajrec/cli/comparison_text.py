@@ -25,9 +25,11 @@ def print_comparison(comparison: Comparison, *, n_tasks: int) -> None:
     """Print a comparison: the runs, the interfaces, the effect, the claim and the tasks."""
     for name, arm in (("A", comparison.a), ("B", comparison.b)):
         print(one_line(f"{name}         {_describe(arm)}"))
-    _print_factors(comparison)
-    excluded = [_excluded(arm) for arm in (comparison.a, comparison.b)]
-    print(f"excluded  A {excluded[0]}, B {excluded[1]}")
+    # Runs that are refused before they are read have no facts.
+    if comparison.a.n_episodes or comparison.b.n_episodes:
+        _print_factors(comparison)
+        excluded = [_excluded(arm) for arm in (comparison.a, comparison.b)]
+        print(f"excluded  A {excluded[0]}, B {excluded[1]}")
     if comparison.dropped:
         shown = ", ".join(comparison.dropped[:5]) + (", ..." if len(comparison.dropped) > 5 else "")
         print(one_line(f"dropped   {counted(len(comparison.dropped), 'task')}: {shown}"))
@@ -66,7 +68,9 @@ def _print_split(split: CrossGrading) -> None:
 
 
 def _describe(arm: Arm) -> str:
-    ids = ", ".join("unknown" if key is None else key[:8] for key in arm.interface_ids) or "none"
+    if not arm.n_episodes:
+        return f"{arm.where}   not read"
+    ids = ", ".join("unknown" if key is None else key[:8] for key in arm.interface_ids)
     days = "" if arm.first is None else f", {arm.first}"
     if arm.last is not None and arm.last != arm.first:
         days += f" to {arm.last}"

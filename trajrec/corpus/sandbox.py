@@ -179,4 +179,5 @@ def first_lines(exc: duckdb.Error) -> str:
     """Return DuckDB's message without its picture of the query: the error and the nearest names."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     texts = [line for line in lines if not re.match(r"LINE \d+:|\^", line)]
-    return "; ".join(texts[:3])
+    *firsts, last = texts[:3] or [str(exc)]
+    return "; ".join([*(text.rstrip("!.;") for text in firsts), last])

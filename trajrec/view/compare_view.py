@@ -96,6 +96,7 @@ class PlotRow:
         b: The rate of B, in words.
         difference: The difference with its interval.
         picture: The same as a picture.
+        is_mean: Whether it is the mean over all tasks.
     """
 
     name: str
@@ -103,6 +104,7 @@ class PlotRow:
     b: str
     difference: str
     picture: Markup
+    is_mean: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,12 @@ class CompareView:
     plot: Sequence[PlotRow]
     limit: float
     runs: Sequence[RunChoice]
+
+    @property
+    def n_hidden(self) -> int:
+        """How many tasks the plot leaves out."""
+        n_tasks = 0 if self.comparison is None else len(self.comparison.tasks)
+        return n_tasks - sum(not row.is_mean for row in self.plot)
 
     @property
     def factors(self) -> list[tuple[str, Factor]]:
@@ -186,6 +194,7 @@ def _plot(comparison: Comparison, limit: float) -> list[PlotRow]:
                 b=str(comparison.b.rate),
                 difference=comparison.difference.text,
                 picture=_picture(comparison.difference, limit),
+                is_mean=True,
             )
         )
     for task in shown_tasks(comparison.tasks, MAX_TASKS):

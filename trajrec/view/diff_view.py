@@ -142,7 +142,16 @@ def _shared(
 def _leave_out_turns(
     a: EpisodeView, b: EpisodeView, steps_a: dict[int, _Fields], steps_b: dict[int, _Fields]
 ) -> None:
-    """Leave the model's turn out of a step at which one was forked behind the turn of the other."""
+    """Leave out the model's turns that one of the two does not have in its log.
+
+    Those are all turns of an episode without a model call, such as a control of a what-if
+    experiment, and the turn of a step behind which one was forked.
+    """
+    if _without_model(a, b):
+        for steps in (steps_a, steps_b):
+            for step in steps:
+                steps[step] = _without_turn(steps[step])
+        return
     for parent, fork in ((a, b), (b, a)):
         origin = fork.episode.fork
         if not fork.is_agent or origin is None or origin.parent_id != parent.id:
@@ -151,11 +160,19 @@ def _leave_out_turns(
             continue
         for steps in (steps_a, steps_b):
             if origin.step in steps:
-                steps[origin.step] = {
-                    name: value
-                    for name, value in steps[origin.step].items()
-                    if not name.startswith(_OF_MODEL)
-                }
+                steps[origin.step] = _without_turn(steps[origin.step])
+
+
+def _without_turn(fields: _Fields) -> _Fields:
+    return {name: value for name, value in fields.items() if not name.startswith(_OF_MODEL)}
+
+
+def _without_model(a: EpisodeView, b: EpisodeView) -> str:
+    """Return which of two agents' episodes has no model call, if the other has some; else ""."""
+    if not a.is_agent:
+        return ""
+    have = [bool(view.episode.transcript.model_calls) for view in (a, b)]
+    return "" if have[0] == have[1] else "AB"[have.index(False)]
 
 
 def _remark(a: EpisodeView, b: EpisodeView, n_left: int) -> str:
@@ -167,6 +184,8 @@ def _remark(a: EpisodeView, b: EpisodeView, n_left: int) -> str:
                 f"{name} is a fork: its log begins at step {fork.step}, and what came before is that "
                 f"of its parent {fork.parent_id[:10]}"
             )
+    if name := _without_model(a, b):
+        remarks.append(f"{name} has no model call in its log, so no turn of the model is compared")
     if n_left:
         remarks.append(f"The last {n_left:,} steps are not compared")
     remarks.append(
