@@ -163,7 +163,7 @@ def test_facts_that_nobody_gave_are_missing_and_not_guessed(
     assert main(["card", str(tmp_path / "samples"), "-o", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "13 episodes" in said.out
-    assert "Croissant requires these properties too: --description, --license" in said.err
+    assert "Croissant requires; release again with --description, --license" in said.err
     text = (tmp_path / "out" / "README.md").read_text()
     assert "license:" not in text.split("---\n")[1]
     assert "| licence | **not given** |" in text

@@ -366,3 +366,8 @@ def test_a_plan_says_that_its_pilot_is_of_several_interfaces(tmp_path: Path) -> 
     with trajrec.open(tmp_path) as corpus:
         assert "the pilot has 2 interfaces" in corpus.plan(0.1).note
         assert "interfaces" not in corpus.plan(0.1, of_run("old")).note
+
+
+def test_tasks_that_nobody_recorded_are_named_as_the_reason(corpus: trajrec.Corpus) -> None:
+    with pytest.raises(ValueError, match="no episode of these tasks is selected"):
+        compare(corpus, "plain", "plain again", tasks=["no such task"])

@@ -168,3 +168,12 @@ def test_a_slip_in_a_condition_is_no_outcome(runs: Path, condition: str, words: 
 def test_a_condition_of_fixed_columns_is_taken(runs: Path, condition: str) -> None:
     with trajrec.open(runs) as corpus:
         assert outcome_columns(corpus, condition) == []
+
+
+def test_a_refused_selection_says_what_to_select_by(runs: Path) -> None:
+    with trajrec.open(runs) as corpus:
+        for ask in (corpus.bands, lambda where: corpus.plan(0.1, where)):
+            with pytest.raises(
+                ValueError, match=r"selected by outcomes \(outcome\): select by columns"
+            ):
+                ask("outcome = 'success'")

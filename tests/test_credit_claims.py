@@ -360,7 +360,9 @@ def test_a_budget_too_small_for_any_result_is_refused(tmp_path: Path) -> None:
     episode = record(tmp_path, Walking(), [1] * 6)
     budget = credit.Budget(policy_calls=10)
     for run in (credit.estimate, credit.decisive_step):
-        with pytest.raises(ValueError, match=r"budget must reach for 2 scenarios.*policy calls"):
+        with pytest.raises(
+            ValueError, match=r"the budget is too small for 2 scenarios.*policy calls"
+        ):
             run(episode, tossed, env=Walking, budget=budget, folder=None)
 
 

@@ -374,7 +374,7 @@ def test_episodes_of_two_environments_are_refused(tmp_path: Path) -> None:
         with pytest.raises(CorpusError, match="select episodes of one environment"):
             corpus.transitions()
         assert len(corpus.transitions("env_id = 'CartPole-v1'")) > 5
-        with pytest.raises(CorpusError, match="no episode with a step fulfils"):
+        with pytest.raises(CorpusError, match="no episode with a step is selected by"):
             corpus.transitions("env_id = 'Hopper-v5'")
         with pytest.raises(QueryError):
             corpus.transitions("env_id = ")

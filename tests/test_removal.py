@@ -93,7 +93,7 @@ def test_the_others_stay_as_they_are(cartpole: trajrec.Corpus) -> None:
         rows = corpus.sql("SELECT episode_id, reason, length(digest) FROM removals").fetchall()
         assert sorted(rows) == sorted((target, "asked", 32) for target in plan.episodes)
         assert not corpus.problems()
-        with pytest.raises(CorpusError, match="no episode is 'number IN"):
+        with pytest.raises(CorpusError, match="no episode is selected by 'number IN"):
             remove(cartpole.path, "number IN (1, 3)")
 
 

@@ -60,4 +60,4 @@ class Toolbox:
             UnknownToolError: Always.
         """
         names = ", ".join(sorted(self.tools)) or "none"
-        raise UnknownToolError(f"no tool {tool!r}; there are {names}")
+        raise UnknownToolError(f"no tool {tool!r}; the tools of this episode are: {names}")

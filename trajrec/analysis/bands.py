@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
-from trajrec.analysis.conditions import outcome_columns
+from trajrec.analysis.conditions import SELECT_BY_FIXED, outcome_columns
 from trajrec.analysis.rollouts import find_check, rollout_rows
 from trajrec.analysis.source import Source, fetch, quoted
 
@@ -201,7 +201,9 @@ def read_bands(
         ValueError: The condition selects by outcomes.
     """
     if names := outcome_columns(source, where):
-        raise ValueError(f"a band of rollouts that are selected by outcomes ({', '.join(names)})")
+        raise ValueError(
+            f"the rollouts of a band are selected by outcomes ({', '.join(names)}): {SELECT_BY_FIXED}"
+        )
     condition = where
     if before is not None:
         if before.tzinfo is not None:

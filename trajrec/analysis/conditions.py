@@ -51,6 +51,8 @@ FIXED_TABLES = frozenset(("episodes", "all_episodes", "interfaces", "logs"))
 """Tables that a subquery of a condition may read."""
 
 
+SELECT_BY_FIXED = "select by columns that are fixed before an episode ends, such as task"
+
 LITERALS = frozenset(("true", "false", "null"))
 
 TRUTHS = frozenset(("BOOLEAN", '"NULL"', "TINYINT", "INTEGER", "BIGINT", "UTINYINT", "UINTEGER"))

@@ -140,7 +140,10 @@ def _require_no_cycle(parents: Mapping[str, list[str]]) -> None:
                 continue
             if node in trail:
                 cycle = " -> ".join([*trail[trail.index(node) :], node])
-                raise ValueError(f"the lineage has a cycle: {cycle}")
+                raise ValueError(
+                    f"the lineage has a cycle: {cycle}; correct one of these `parents` (metadata, "
+                    "interface or label)"
+                )
             if node in done:
                 continue
             trail.append(node)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.analysis.conditions import outcome_columns
+from trajrec.analysis.conditions import SELECT_BY_FIXED, outcome_columns
 from trajrec.analysis.estimate import Estimate, as_estimate
 from trajrec.analysis.rollouts import Reading, find_check, make_cells, read_runs
 from trajrec.analysis.source import Source
@@ -129,11 +129,16 @@ def make_plan(
     if not spread >= 0:
         raise ValueError(f"effect_spread must be at least 0, got {effect_spread!r}")
     if names := outcome_columns(source, where):
-        raise ValueError(f"the pilot is selected by outcomes ({', '.join(names)})")
+        raise ValueError(
+            f"the pilot is selected by outcomes ({', '.join(names)}): {SELECT_BY_FIXED}"
+        )
     (groups,) = read_runs(source, [where], Reading(check=find_check(check, source)))
     cells = [cell for cell in make_cells(groups).values() if cell.n]
     if len(cells) < 2:
-        raise ValueError(f"a pilot needs 2 tasks with graded rollouts, and has {len(cells)}")
+        raise ValueError(
+            f"a pilot needs 2 tasks with graded rollouts, and has {len(cells)}: record more tasks "
+            "with a check, or select more"
+        )
     rates = np.array([cell.rate for cell in cells])
     of_mean = rate_over_tasks(rates, float(sum(cell.n for cell in cells)))
     rate = as_estimate(of_mean)

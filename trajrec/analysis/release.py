@@ -188,7 +188,11 @@ def _splits(source: Source) -> dict[str | None, str]:
                 f"the name of a split must have 1 to {LONGEST_SPLIT} characters, got {split[:99]!r}"
             )
     if len(set(names.values())) < len(names):
-        raise ValueError(f"splits would share a name: {', '.join(map(repr, names))}")
+        alike = [s for s, name in names.items() if list(names.values()).count(name) > 1]
+        raise ValueError(
+            f"splits would share a name in the release, which takes letters, digits and _ alone: "
+            f"{', '.join(map(repr, alike))}; rename one in the metadata"
+        )
     return names
 
 

@@ -119,7 +119,9 @@ def read_sides(a: Side, b: Side, options: Options) -> tuple[ReadSide, ReadSide]:
         groups = read_runs(a.source, [a.where, b.where], reading)
     else:
         if n_shared := len(_log_ids(a) & _log_ids(b)):
-            raise ValueError(f"{n_shared} logs are in both runs: one folder has copies of them")
+            raise ValueError(
+                f"{n_shared} logs are in both runs, since one folder has copies of them: remove these"
+            )
         groups = [read_runs(side.source, [side.where], reading)[0] for side in (a, b)]
     sides = [
         complete_side(side, found, options) for side, found in zip((a, b), groups, strict=True)
@@ -131,13 +133,15 @@ def complete_side(side: Side, groups: list[Group], options: Options) -> ReadSide
     """Add the interfaces and the recorded parts of one run to its rollouts."""
     if options.tasks is not None:
         groups = [group for group in groups if group.unit in options.tasks]
+    if not groups and options.tasks is not None:
+        raise ValueError(f"{side.source.path}: no episode of these tasks is selected: {side.where}")
     if not groups and side.where == "true":
         raise ValueError(
             f"{side.source.path}: no episode is selected; `trajrec doctor {side.source.path}` says "
             "whether logs are damaged"
         )
     if not groups:
-        raise ValueError(f"no episode is selected: {side.where}")
+        raise ValueError(f"{side.source.path}: no episode is selected: {side.where}")
     if options.score:
         _require_range(groups, options.value_range or (-LARGEST_SCORE, LARGEST_SCORE))
     return ReadSide(
@@ -159,7 +163,8 @@ def _require_range(groups: list[Group], value_range: Range) -> None:
         for score in (group.lowest, group.highest):
             if score is not None and not low <= score <= high:
                 raise ValueError(
-                    f"range is [{low:g}, {high:g}], and task {group.unit!r} has a score of {score:g}"
+                    f"range is [{low:g}, {high:g}], and task {group.unit!r} has a score of {score:g}: "
+                    "give the least and greatest possible score"
                 )
 
 

@@ -326,7 +326,7 @@ def read_limit(text: str) -> int:
         return ALL
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"a number from 1, or 'all', not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a number from 1, or 'all', got {text!r}")
     return number
 
 

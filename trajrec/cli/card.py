@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     )
     if release.lacking:
         say(
-            "trajrec: Croissant requires these properties too: "
+            "trajrec: croissant.json lacks properties that Croissant requires; release again with "
             + ", ".join(f"--{name}" for name in release.lacking)
         )
     return status

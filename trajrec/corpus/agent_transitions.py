@@ -102,7 +102,7 @@ def agent_transitions(episode: Episode) -> list[AgentTransitions]:
     api = episode.header.env.spec_fields.get(API_FIELD)
     if api not in ("aec", "parallel"):
         raise CorpusError(
-            f"episode {episode.id}: of no PettingZoo environment; corpus.transitions reads it"
+            f"episode {episode.id} is of no PettingZoo environment; corpus.transitions reads it"
         )
     decide, close = (_decide_turn, _end_turn) if api == "aec" else (_decide_joint, _end_joint)
     players: dict[Value, _Player] = {}

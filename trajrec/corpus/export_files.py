@@ -70,7 +70,7 @@ def export_transitions(
             writer.write_batch(batch)
             n_rows += batch.num_rows
         if not n_rows:
-            raise CorpusError(f"{corpus.path}: no step of an environment is in {where!r}")
+            raise CorpusError(f"{corpus.path}: no step of an environment is selected by {where!r}")
     return n_rows
 
 
@@ -116,6 +116,8 @@ def export_messages(
             episodes.add(talk.episode_id)
             n_rows += 1
         if not n_rows:
-            raise CorpusError(f"{corpus.path}: no conversation of an agent is {where!r}")
+            raise CorpusError(
+                f"{corpus.path}: no conversation of an agent is selected by {where!r}"
+            )
     write_lineage(lineage_beside(path), lineage(where, digest.hexdigest(), len(episodes)))
     return n_rows

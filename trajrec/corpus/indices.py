@@ -12,5 +12,5 @@ def check_index(name: str, number: int, first: int, last: int, episode_id: str) 
     if first <= number <= last:
         return
     if first > last:
-        raise IndexError(f"episode {episode_id} has no {name}, so not {number}")
+        raise IndexError(f"episode {episode_id} has no {name}s at all, got {name} {number}")
     raise IndexError(f"{name} must be in [{first}, {last}] for episode {episode_id}, got {number}")

@@ -208,7 +208,7 @@ class Labelling:
                 is_ours=where == "true",
             )
             if not rows:
-                raise CorpusError(f"{self.path}: no label is {where!r}")
+                raise CorpusError(f"{self.path}: no label is selected by {where!r}")
             lines = (json.dumps(label_line(row)) + "\n" for row in rows)
             temporary.write_text("".join(lines), encoding="utf-8")
         return len(rows)

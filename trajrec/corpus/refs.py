@@ -67,7 +67,8 @@ class EpisodeLoader:
             ref = by_id.get(episode_id)
             if ref is None:
                 raise CorpusError(
-                    f"episode {episode_id}, which {refs[0].id} was forked from, is not in the corpus"
+                    f"episode {episode_id}, which {refs[0].id} was forked from, is not in the corpus: "
+                    "read the fork from a folder that has the logs of both"
                 )
             reader = self._reader(ref.path)
             episode = Episode(reader, ref.number, reader.chunks_of(ref.number))

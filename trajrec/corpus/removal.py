@@ -117,7 +117,9 @@ def _plan(corpus: Corpus, where: str, *, only_forks: bool) -> RemovalPlan:
     query = f"SELECT episode_id FROM all_episodes WHERE {kind} AND ({where}\n) ORDER BY log, number"
     episodes = [row[0] for row in corpus.sql(query, sandbox=True).fetchall()]
     if not episodes:
-        raise CorpusError(f"{corpus.path}: no {'fork' if only_forks else 'episode'} is {where!r}")
+        raise CorpusError(
+            f"{corpus.path}: no {'fork' if only_forks else 'episode'} is selected by {where!r}"
+        )
     dependents = _dependents(corpus, episodes)
     ids = [*episodes, *dependents]
     logs: dict[str, list[int]] = {}

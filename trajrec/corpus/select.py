@@ -48,7 +48,7 @@ def select_episodes(
     )
     if not rows:
         raise CorpusError(
-            f"{folder}: no episode with a step fulfils {' '.join(condition.split())!r}"
+            f"{folder}: no episode with a step is selected by {' '.join(condition.split())!r}"
         )
     failed = query(
         "SELECT log, number, step FROM failures JOIN all_episodes USING (episode_id) WHERE "

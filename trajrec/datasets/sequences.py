@@ -89,7 +89,7 @@ class Sequences:
             IndexError: There is no such batch.
         """
         if not 0 <= number < self.n_batches:
-            raise IndexError(f"batch {number} of {self.n_batches}")
+            raise IndexError(f"batch must be in [0, {self.n_batches}), got {number}")
         chosen = slice(number * self.batch_size, (number + 1) * self.batch_size)
         return self._gather(self._order_of_epoch()[chosen])
 
@@ -100,7 +100,9 @@ class Sequences:
             ValueError: There is no window.
         """
         if not len(self):
-            raise ValueError(f"no episode has {self.length} consecutive steps")
+            raise ValueError(
+                f"no episode has {self.length} consecutive steps: take a smaller length"
+            )
         return self._gather(self._rng.integers(0, len(self), n))
 
     def _order_of_epoch(self) -> IntArray:

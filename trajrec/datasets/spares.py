@@ -49,7 +49,9 @@ class Spares:
         if n_bytes < LARGE_BYTES:
             return rows.take(numbers, axis=0)
         if int(numbers.min()) < 0 or int(numbers.max()) >= len(rows):
-            raise IndexError(f"rows must be of {len(rows)}")
+            raise IndexError(
+                f"rows must be in [0, {len(rows)}), got {int(numbers.min())} to {int(numbers.max())}"
+            )
         taken = self._unused(n_bytes)[:n_bytes].view(rows.dtype).reshape(shape)
         # With the mode "raise", NumPy takes the rows into an array of its own first.
         return np.take(rows, numbers, axis=0, out=taken, mode="clip")

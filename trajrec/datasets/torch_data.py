@@ -55,7 +55,7 @@ class TorchBatches(Dataset[TensorBatch]):  # type: ignore[misc]
         self.source.epoch = int(self._epoch)
         first = number * self.fetch
         if not 0 <= number < len(self):
-            raise IndexError(f"item {number} of {len(self)}")
+            raise IndexError(f"item must be in [0, {len(self)}), got {number}")
         stop = min(first + self.fetch, self.source.n_batches)
         batches = [self.source.batch(k) for k in range(first, stop)]
         names = batches[0]

@@ -131,7 +131,7 @@ class Transitions:
             LogError: A log cannot be read any more.
         """
         if not 0 <= number < self.n_batches:
-            raise IndexError(f"batch {number} of {self.n_batches}")
+            raise IndexError(f"batch must be in [0, {self.n_batches}), got {number}")
         pools = self._pools_of_epoch()
         first = number * self.batch_size
         stop = min(first + self.batch_size, self._n)
@@ -211,7 +211,7 @@ def wanted_fields(columns: Sequence[str]) -> list[str]:
         raise ValueError("columns must name at least one column")
     for name in columns:
         if name.partition("/")[0] not in KNOWN_COLUMNS or name == "values":
-            raise ValueError(f"columns must be of {', '.join(KNOWN_COLUMNS)}, got {name!r}")
+            raise ValueError(f"columns must be among {', '.join(KNOWN_COLUMNS)}, got {name!r}")
     names = [name.removeprefix("next_") for name in columns]
     fields = (*FIELDS, "values")
     return [name for name in dict.fromkeys(names) if name.partition("/")[0] in fields]

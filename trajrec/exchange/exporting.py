@@ -120,7 +120,7 @@ def _write(
             with file.open("a", encoding="utf-8") as opened:
                 opened.write(line + "\n")
         if not report.n_episodes:
-            raise CorpusError(f"{corpus.path}: no episode of an agent is {where!r}")
+            raise CorpusError(f"{corpus.path}: no episode of an agent is selected by {where!r}")
         origin = lineage(where, digest.hexdigest(), report.n_episodes)
         facts = {**origin, "report": report.account.as_dict()}
         if not is_file:

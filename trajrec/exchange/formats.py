@@ -122,4 +122,4 @@ def why_refused(candidate: Candidate) -> str:
     if b"\0" in start and start.replace(b"\0", b"").strip()[:1] in (b"{", b"["):
         return _WIDE
     known = _BY_SUFFIX.get(candidate.path.suffix)
-    return known or "is of no format that is imported; `trajrec import -h` lists them"
+    return known or "is of no format that trajrec imports; `trajrec import -h` lists them"

@@ -108,7 +108,7 @@ def export_parquet(
             raise CorpusError(f"{path}: cannot be written: {str(exc).splitlines()[0]}") from exc
         report.n_episodes = sum(of.n_rows for of in folders if of.folder in _KINDS)
         if not report.n_episodes:
-            raise CorpusError(f"{corpus.path}: no episode is {where!r}")
+            raise CorpusError(f"{corpus.path}: no episode is selected by {where!r}")
         _count_left(corpus, selection, report.account)
         origin = lineage(where, digest.hexdigest(), report.n_episodes)
         tables = {of.folder: {"rows": of.n_rows, "digest": of.digest} for of in folders}

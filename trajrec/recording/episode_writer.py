@@ -256,10 +256,10 @@ class EpisodeWriter:
         if begun in (NOT_RECORDED, SKIPPED):
             return
         if self._writer.is_closed:
-            raise EnvContractError("annotate after close; the log is sealed")
+            raise EnvContractError("annotate came after close, when the log is sealed")
         step = buffer.position.step - 1
         if begun == PENDING or self.number < 0 or step < self._first_step:
-            raise EnvContractError("annotate before the first step; values belong to a step taken")
+            raise EnvContractError("annotate came before the first step: call it after env.step")
         cleaned, n_secrets = self._redactor.redacted(dict(values), where="values", opaque=False)
         data = codec.encode(cleaned, where=f"values of step {step}")
         buffer.begun = UNFINISHED

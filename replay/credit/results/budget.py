@@ -164,8 +164,8 @@ class Meter:
         """
         if not n_done:
             raise ValueError(
-                f"budget must reach for {work}, and it does not ({self._cost()}): give fewer "
-                "steps=, max_steps= or a larger budget"
+                f"the budget is too small for {work} ({self._cost()}): give fewer steps=, a smaller "
+                "max_steps= or a larger budget"
             )
 
     def spent(self, ahead: float = 1.0) -> str:
