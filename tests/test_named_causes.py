@@ -155,6 +155,16 @@ def test_a_socket_is_a_cause_only_if_its_answers_are() -> None:
         echo.server.close()
 
 
+def test_answers_are_a_cause_on_systems_without_msg_dontwait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Windows has none.
+    monkeypatch.delattr(socket, "MSG_DONTWAIT")
+    service = Echo(counts=True)
+    assert cause_of(service.ask).startswith("network: the environment connected to 127.0.0.1:")
+    service.server.close()
+
+
 class Shown(broken.Sound):
     """Its info shows the object itself, as text and as an object that cannot be stored."""
 

@@ -55,8 +55,7 @@ class Answers:
             def received(self, pieces: list[bytes], size: int) -> bytes:
                 if not pieces:
                     return socket.SocketType.recv(self, size)
-                with contextlib.suppress(OSError):
-                    socket.SocketType.recv(self, _DROPPED_BYTES, socket.MSG_DONTWAIT)
+                _drop_waiting(self)
                 piece = pieces.pop(0)
                 if len(piece) > size:
                     # The program reads in other pieces than it did.
@@ -103,6 +102,19 @@ class _Connecting(socket.socket):
         piece = self.recv(nbytes or memoryview(buffer).nbytes)
         memoryview(buffer).cast("B")[: len(piece)] = piece
         return len(piece)
+
+
+def _drop_waiting(connection: socket.socket) -> None:
+    """Drop the bytes that have come in, without waiting for others."""
+    timeout = connection.gettimeout()
+    # Not by MSG_DONTWAIT, which Windows does not have.
+    connection.settimeout(0.0)
+    try:
+        socket.SocketType.recv(connection, _DROPPED_BYTES)
+    except OSError:
+        pass  # nothing has come, or the connection is closed
+    finally:
+        connection.settimeout(timeout)
 
 
 @contextlib.contextmanager
