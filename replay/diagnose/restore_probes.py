@@ -18,6 +18,7 @@ from trajrec.replay.diagnose.rollouts import (
     rollout,
     take_steps,
 )
+from trajrec.replay.forks.outside import threads_here
 from trajrec.replay.forks.restore import can_fork
 from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
 from trajrec.types import AnyEnv
@@ -115,9 +116,13 @@ def _probe_process(factory: Callable[[], AnyEnv], seed: int, n_steps: int) -> Re
         return RestoreReport(False, "processes are not forked on this system")
     try:
         # In a process of its own, which is lean: a fork copies the page tables of its parent.
-        fork_s, difference = call_in_subprocess(_fork, factory, n_steps, seed)
+        names, fork_s, difference = call_in_subprocess(_fork, factory, n_steps, seed)
     except SubprocessError as exc:
         return RestoreReport(False, str(exc))
+    if names:
+        return RestoreReport(
+            False, f"it runs threads ({names}), which a forked process does not have"
+        )
     if difference is not None:
         return RestoreReport(False, f"forked, {_continued_otherwise(difference)}")
     return RestoreReport(True, take_us=fork_s * 1e6)
@@ -131,14 +136,17 @@ def _continued_otherwise(difference: RowDifference) -> str:
 
 def _fork(
     factory: Callable[[], AnyEnv], n_steps: int, seed: int
-) -> tuple[float, RowDifference | None]:
+) -> tuple[str, float, RowDifference | None]:
     """Fork in the middle of a rollout.
 
     Returns:
-        The median duration of a fork, in seconds, and the first difference of the child.
+        The threads that a child would lack, the median duration of a fork, in seconds, and the
+        first difference of the child. Nothing is forked if there are such threads.
     """
     env = factory()
     rollout(env, FORK_STEP, seed)
+    if names := threads_here():
+        return names, 0.0, None
     fork_s = statistics.median(_time_fork() for _ in range(TIMED_FORKS))
     read_end, write_end = os.pipe()
     child = os.fork()
@@ -151,7 +159,7 @@ def _fork(
     with os.fdopen(read_end, "rb") as pipe:
         data = pipe.read()
     os.waitpid(child, 0)
-    return fork_s, first_row_difference(take_steps(env, n_steps), pickle.loads(data))
+    return "", fork_s, first_row_difference(take_steps(env, n_steps), pickle.loads(data))
 
 
 def _time_fork() -> float:

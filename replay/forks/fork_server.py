@@ -16,7 +16,6 @@ import pickle
 import random
 import select
 import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -30,9 +29,9 @@ from trajrec.errors import ControlError, SnapshotError
 from trajrec.replay.forks.branch import portable_error
 from trajrec.replay.forks.control import CLOSING, is_control
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
-from trajrec.replay.forks.outside import Holdings, shared_since
+from trajrec.replay.forks.outside import Holdings, shared_since, threads_here
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.child import ChildChannel, die_with_parent
+from trajrec.replay.processes.child import ChildChannel, die_with_parent, dumps
 
 _LENGTH_BYTES = 8
 """Size of the length that precedes a child's pickled result."""
@@ -157,12 +156,10 @@ def _check_threads(job: ForkJob, step: int) -> None:
     Raises:
         ControlError: It has some.
     """
-    main = threading.main_thread()
-    names = [thread.name for thread in threading.enumerate() if thread is not main]
-    if names:
+    if names := threads_here():
         raise ControlError(
-            f"restore='os_fork' is not right for this environment: it runs threads "
-            f"({', '.join(names)}), which a forked process does not have",
+            f"restore='os_fork' is not right for this environment: it runs threads ({names}), "
+            "which a forked process does not have",
             episode_id=job.refs[0].id,
             restore="os_fork",
             start=step,
@@ -242,7 +239,7 @@ def _run_child(job: ForkJob, walker: Walker, index: int, pipe: int) -> NoReturn:
 
 
 def _send(pipe: int, result: BranchResult | BranchLost) -> None:
-    data = pickle.dumps(result)
+    data = dumps(result)
     data = len(data).to_bytes(_LENGTH_BYTES, "little") + data
     while data:
         data = data[os.write(pipe, data[:_WRITE_BYTES]) :]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import builtins
 import contextlib
 import io
+import math
 import os
 import socket
 import stat
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -154,6 +156,28 @@ def shared_since(before: Holdings) -> str:
         if _is_written_file(number, target):
             return f"it has the file {target.removesuffix(' (deleted)')} open for writing"
     return ""
+
+
+def threads_here() -> str:
+    """Return the names of the threads that a process forked now would lack; "" if there are none.
+
+    Of the threads that no Python code has started only those of JAX are named. They run from its
+    first computation on, and computations of a forked process wait for them for ever. Others may
+    stand idle, as those of SDL do.
+    """
+    main = threading.main_thread()
+    names = [thread.name for thread in threading.enumerate() if thread is not main]
+    if "jaxlib" in sys.modules and _n_threads() > len(names) + 1:
+        names.append("those of JAX")
+    return ", ".join(names)
+
+
+def _n_threads() -> float:
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        # This system does not say.
+        return math.inf
 
 
 def _is_connected(number: int) -> bool:

@@ -110,6 +110,15 @@ def call_in_subprocess(
     return pickle.loads(result)
 
 
+def dumps(value: Value) -> bytes:
+    """Return the pickle of a value for the process that started this one."""
+    try:
+        return pickle.dumps(value)
+    except Exception:
+        # A class of the script that the caller runs came here by value, and has no name here.
+        return cloudpickle.dumps(value)
+
+
 def answer() -> None:
     """Call the function that stdin contains, and write its result to stdout.
 
@@ -122,7 +131,7 @@ def answer() -> None:
     sys.path[:] = pickle.load(source)
     register(pickle.load(source))
     function, arguments = pickle.load(source)
-    pickle.dump(function(*arguments), out)
+    out.write(dumps(function(*arguments)))
     out.flush()
 
 
@@ -265,7 +274,7 @@ class ChildChannel:
             instead: Makes the object to send if `value` cannot be pickled, from the exception.
         """
         try:
-            data = pickle.dumps(value)
+            data = dumps(value)
         except Exception as exc:
             data = pickle.dumps(instead(exc))
         self._out.write(LENGTH.pack(len(data)) + data)
