@@ -147,7 +147,7 @@ def test_a_key_without_the_mark_seeds_as_before() -> None:
     assert env.np_random.bit_generator.state == own
     plain = gym.make("CartPole-v1")
     plain.reset(seed=1)
-    assert reseed_fresh(plain, "key") == "key"
+    assert reseed_fresh(plain, "key").key == "key"
 
 
 class Answering:

@@ -10,6 +10,7 @@ from trajrec.replay.forks.branch import Branch, BranchTrace
 from trajrec.replay.forks.branch_log import BranchLog
 from trajrec.replay.forks.control import Control, check_control, check_lost
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult
+from trajrec.replay.forks.noise_watch import UnsetNoise, unset_notes
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.replay.forks.repeats import Repeats
 from trajrec.values.shown import counted
@@ -44,9 +45,11 @@ class Branches(list[Branch]):
 
     Attributes:
         controls: The controls and repeats that ran among them.
+        notes: Conditions of the branches that a reader must know, such as noise that no seed sets.
     """
 
     controls = Controls()
+    notes: tuple[str, ...] = ()
 
 
 class BranchBatch:
@@ -71,6 +74,7 @@ class BranchBatch:
         self._log = log
         self._n_controls = 0
         self._n_control_steps = 0
+        self._unset = UnsetNoise()
 
     def add(self, result: BranchResult | BranchLost, restore: RestoreMethod) -> None:
         """Add the result of a branch or of a control.
@@ -88,6 +92,8 @@ class BranchBatch:
             self._n_control_steps += result.n_steps
         elif isinstance(result, BranchTrace):
             self.repeats.note(result)
+            if result.noise_seen is not None:
+                self._unset.add(result.noise_seen)
             self.branches.append(self._log.add(result))
         else:
             assert isinstance(result, BranchLost)
@@ -113,4 +119,5 @@ class BranchBatch:
         branches.controls = Controls(
             self._n_controls, self._n_control_steps, self.repeats.n, self.repeats.n_steps
         )
+        branches.notes = unset_notes(self._unset.found)
         return branches

@@ -13,6 +13,7 @@ from trajrec.envstate.reseeding import reseed_fresh
 from trajrec.errors import RecordedError, ReplayError
 from trajrec.protocols import Verifier
 from trajrec.replay.execute.handle import EnvHandle
+from trajrec.replay.forks.noise_watch import NoiseSeen, NoiseWatch, watch_noise
 from trajrec.replay.forks.options import ForkNoise, RestoreMethod
 from trajrec.replay.forks.policies import AnyPolicy, seed_policy
 from trajrec.types import Action, AnyEnv, Info, Observation, Value
@@ -128,6 +129,8 @@ class BranchTrace:
         failure: The exception of the environment, if it raised.
         results: The results of the verifiers, in their order.
         noise: "recorded", or the key from which the generators were seeded.
+        noise_seen: What the steps show of noise that the key does not set; None if the noise is
+            recorded, or the environment's is known.
     """
 
     step: int
@@ -145,6 +148,7 @@ class BranchTrace:
     failure: BaseException | None = None
     results: list[CheckResult] = field(default_factory=list)
     noise: str = "recorded"
+    noise_seen: NoiseSeen | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +199,13 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
     )
     # Only from the seed, the step and the number: the same in every process and for every method.
     key = plan.noise_key(point.episode.id, point.step, point.index)
+    watch: NoiseWatch | None = None
     if plan.noise == "fresh":
-        trace.noise = reseed_fresh(env, key) or "recorded"
+        reseeded = reseed_fresh(env, key)
+        trace.noise = reseeded.key or "recorded"
+        watch = watch_noise(env, reseeded.generators, point.step)
+    if watch is not None:
+        trace.noise_seen = watch.seen
     policy = _seeded_policy(plan, env, key)
     capture = None if point.handle.adapter is None else point.handle.adapter.capture
     if capture is not None:
@@ -218,6 +227,8 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
             trace.failed_action = taken_action
             trace.failure = exc
             return trace
+        if watch is not None:
+            watch.look()
         n_steps += 1
         trace.actions.append(taken_action)
         trace.observations.append(copy_for_record(observation))

@@ -24,9 +24,17 @@ from trajrec.values import codec
 from trajrec.values.digest import state_key
 
 
-def control_facts(control: bool) -> bytes:
-    """Return the extra data of a fork: whether controls ran with it."""
-    return codec.encode({"control": control})
+def fork_facts(*, control: bool, unset_noise: str | None) -> bytes:
+    """Return the extra data of a fork.
+
+    Args:
+        control: Whether controls ran with it.
+        unset_noise: See `Episode.unset_noise`.
+    """
+    facts: dict[str, Value] = {"control": control}
+    if unset_noise is not None:
+        facts["unset_noise"] = unset_noise
+    return codec.encode(facts)
 
 
 class BranchLog:
@@ -43,7 +51,7 @@ class BranchLog:
         self, episode: Episode, folder: Path | None, plan: BranchPlan, *, control: bool
     ) -> None:
         self._episode = episode
-        self._extra = control_facts(control)
+        self._control = control
         self._kind: Literal["actions", "policy"] = "actions" if plan.policy is None else "policy"
         self._player = _TracePlayer()
         self._recorder: Recorder | None = None
@@ -121,6 +129,7 @@ class BranchLog:
     def _record(self, recorder: Recorder, trace: BranchTrace) -> str | None:
         assert self._episode.start is not None
         self._player.load(trace)
+        unset = None if trace.noise_seen is None else trace.noise_seen.unset
         fork = Fork(
             episode=0,
             parent_id=self._episode.id,
@@ -128,7 +137,7 @@ class BranchLog:
             kind=self._kind,
             noise=trace.noise,
             restore=trace.restore,
-            extra_data=self._extra,
+            extra_data=fork_facts(control=self._control, unset_noise=unset),
         )
         task = self._episode.task_start
         recorder.begin_fork(fork, self._episode.start, trace.observation, task=task)

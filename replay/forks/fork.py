@@ -22,10 +22,11 @@ from trajrec.replay.execute.handle import EnvHandle, env_handle
 from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.batch import Branches
 from trajrec.replay.forks.branch import BranchPlan
-from trajrec.replay.forks.branch_log import control_facts
+from trajrec.replay.forks.branch_log import fork_facts
 from trajrec.replay.forks.control import OPENING, check_control, run_control
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.forked_env import ForkedEnv
+from trajrec.replay.forks.noise_watch import NoiseWatch, watch_noise
 from trajrec.replay.forks.options import (
     Backend,
     EnvFactory,
@@ -94,7 +95,11 @@ def fork(
         branch_env = handle.env
         # The key of the first branch that `fork_many` would run here, so that both draw the same.
         key = BranchPlan(seed=options.get("seed", 0)).noise_key(episode.id, at, 0)
-        noise = reseed_fresh(branch_env, key) if options.get("noise") == "fresh" else ""
+        noise = ""
+        watch: NoiseWatch | None = None
+        if options.get("noise") == "fresh":
+            noise, generators = reseed_fresh(branch_env, key)
+            watch = watch_noise(branch_env, generators, at)
         folder = _folder_of(episode, options)
         if folder is not None:
             recorder = open_recorder(
@@ -111,14 +116,20 @@ def fork(
                 step=at,
                 kind="actions",
                 noise=noise or "recorded",
-                extra_data=control_facts(has_control),
+                # Whether steps draw is not known before they are taken.
+                extra_data=fork_facts(
+                    control=has_control,
+                    unset_noise=None if watch is None else watch.seen.unset or None,
+                ),
             )
             recorder.begin_fork(record, episode.start, observation, task=episode.task_start)
             branch_env = recorder
     except BaseException:
         walker.close()
         raise
-    return ForkedEnv(branch_env, parent=episode, at=at, observation=observation, info=info)
+    return ForkedEnv(
+        branch_env, parent=episode, at=at, observation=observation, info=info, watch=watch
+    )
 
 
 def fork_many(

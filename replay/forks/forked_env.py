@@ -8,7 +8,8 @@ import gymnasium
 
 from trajrec.corpus.episode import Episode
 from trajrec.recording.recorder import Recorder
-from trajrec.types import AnyEnv, Info, Observation, Value
+from trajrec.replay.forks.noise_watch import NoiseWatch, unset_notes
+from trajrec.types import Action, AnyEnv, Info, Observation, Value
 
 
 class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -22,6 +23,7 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         at: See the attributes.
         observation: See the attributes.
         info: See the attributes.
+        watch: Looks at the generators that fresh noise has seeded; None if nothing is to be seen.
 
     Attributes:
         parent: The episode that was forked.
@@ -31,13 +33,21 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(
-        self, env: AnyEnv, *, parent: Episode, at: int, observation: Observation, info: Info
+        self,
+        env: AnyEnv,
+        *,
+        parent: Episode,
+        at: int,
+        observation: Observation,
+        info: Info,
+        watch: NoiseWatch | None = None,
     ) -> None:
         super().__init__(env)
         self.parent = parent
         self.at = at
         self.observation = observation
         self.info = info
+        self._watch = watch
 
     def __enter__(self) -> ForkedEnv:
         return self
@@ -51,6 +61,18 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     def episode_id(self) -> str | None:
         """Id of the recorded branch; None if the branch is not recorded."""
         return self.env.episode_id if isinstance(self.env, Recorder) else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes on noise that `noise="fresh"` does not set, as far as the steps so far show."""
+        return () if self._watch is None else unset_notes(self._watch.seen.unset)
+
+    def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
+        """Take a step, which is recorded if the branch is."""
+        result = super().step(action)
+        if self._watch is not None:
+            self._watch.look()
+        return result
 
     def annotate(self, **values: Value) -> None:
         """Add named values to the last step of a recorded branch; see `Recorder.annotate`."""

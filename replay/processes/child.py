@@ -116,7 +116,8 @@ def dumps(value: Value) -> bytes:
         return pickle.dumps(value)
     except Exception:
         # A class of the script that the caller runs came here by value, and has no name here.
-        return cloudpickle.dumps(value)
+        data: bytes = cloudpickle.dumps(value)
+        return data
 
 
 def answer() -> None:

@@ -21,7 +21,7 @@ from trajrec.cli.arguments import (
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.load import load_acting, load_env, load_function
-from trajrec.cli.output import print_json, print_table
+from trajrec.cli.output import print_json, print_table, say
 from trajrec.types import Action, Value
 
 if TYPE_CHECKING:
@@ -127,6 +127,8 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
         print_table(SHOWN, [tuple(row.values()) for row in rows])
         if not arguments.no_control:
             print(branches.controls)
+    for note in branches.notes:
+        say(note)
     has_failed = any(branch.error for branch in branches)
     return ExitStatus.FINDING if has_failed else ExitStatus.OK
 

@@ -39,9 +39,9 @@ class Episode(StepArrays, EpisodeCard):
         path: The log file.
         header: The recorder, the environment and the conditions of the log.
         start: The reset; None if the log has lost it.
-        fork: The step that the episode was forked at; None for other episodes. The steps of a fork
-            begin with `fork.step`.
+        fork: The step that it was forked at, where its steps begin; None for other episodes.
         has_control: Whether controls ran with the fork (`ForkOptions.control`); None if unknown.
+        unset_noise: Noise that a fork with fresh noise does not set; see `EpisodeParts`.
         end: The end; None if the episode runs, if its process was killed, or if the log lost it.
         failures: Exceptions, in order.
         keyframes: Whole states of the environment, in long episodes.
@@ -59,13 +59,12 @@ class Episode(StepArrays, EpisodeCard):
         self.header = reader.header
         self.reader = reader
         self.find_parent: Callable[[str], Episode] | None = None
-        parts = chunks
-        if not isinstance(parts, EpisodeParts):
-            parts = EpisodeParts(reader, number, parts)
+        parts = chunks if isinstance(chunks, EpisodeParts) else EpisodeParts(reader, number, chunks)
         self.start = parts.start
         self.end = parts.end
         self.fork = parts.fork
         self.has_control = parts.has_control
+        self.unset_noise = parts.unset_noise
         self.failures = parts.failures
         self.keyframes = parts.keyframes
         self.checks = parts.checks

@@ -18,6 +18,7 @@ from trajrec.log.frames import CHUNK
 from trajrec.log.identity import may_lack_records
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, Segment
+from trajrec.types import Value
 from trajrec.values import codec
 
 # The events that an episode has once.
@@ -67,13 +68,18 @@ class EpisodeParts:
     @property
     def has_control(self) -> bool | None:
         """Whether controls ran with the fork; None if that is unknown, or the episode is no fork."""
-        if self.fork is None or self.fork.extra_data is None:
-            return None
-        with contextlib.suppress(DecodeError):
-            facts = codec.decode(self.fork.extra_data)
-            if isinstance(facts, dict) and isinstance(facts.get("control"), bool):
-                return bool(facts["control"])
-        return None
+        control = _fork_fact(self.fork, "control")
+        return control if isinstance(control, bool) else None
+
+    @property
+    def unset_noise(self) -> str | None:
+        """From what a fork with fresh noise draws that the noise does not set: a key of JAX, say.
+
+        "" if no step drew from a generator that was seeded. None if one did, if that is unknown, or
+        if the noise is not fresh.
+        """
+        unset = _fork_fact(self.fork, "unset_noise")
+        return unset if isinstance(unset, str) else None
 
     def add(self, chunk: LogChunk) -> None:
         """Add the events and rows of a chunk that follows those before it."""
@@ -190,3 +196,14 @@ def _read_chunks(reader: LogReader, wanted: Sequence[int]) -> Iterator[LogChunk]
             except LogCorruptError:
                 # `reader.damage` lists the chunk, and `missing_steps` shows the loss.
                 continue
+
+
+def _fork_fact(fork: Fork | None, name: str) -> Value:
+    """Return one of the facts in the extra data of a fork; None if it is not there."""
+    if fork is None or fork.extra_data is None:
+        return None
+    with contextlib.suppress(DecodeError):
+        facts = codec.decode(fork.extra_data)
+        if isinstance(facts, dict):
+            return facts.get(name)
+    return None

@@ -21,26 +21,35 @@ OUTSIDE = "**"
 """The end of a key from which generators in variables outside of the environment were seeded too."""
 
 
-def reseed_fresh(env: AnyEnv, key: str) -> str:
-    """Seed every generator of an environment, wherever it lies; return the key for `reseed`.
+class Reseeded(NamedTuple):
+    """What `reseed_fresh` has seeded.
+
+    Attributes:
+        key: The key for `reseed`; "" if the environment has no generator.
+        generators: The generators, in a fixed order.
+    """
+
+    key: str
+    generators: list[Value]
+
+
+def reseed_fresh(env: AnyEnv, key: str) -> Reseeded:
+    """Seed every generator of an environment, wherever it lies.
 
     Args:
         env: The environment, with its wrappers.
         key: Source of the randomness.
 
-    Returns:
-        The key; "" if the environment has no generator.
-
     Raises:
         SnapshotError: ALE's generator cannot be set.
     """
     found = _find(env, with_hidden=True, with_outside=True)
-    n_generators = _seed_all(found, key)
+    generators = _seed_all(found, key)
     if found.outside:
         key += OUTSIDE
     elif found.hidden:
         key += EVERYWHERE
-    return key if n_generators else ""
+    return Reseeded(key if generators else "", generators)
 
 
 def reseed(env: AnyEnv, key: str) -> int:
@@ -48,7 +57,7 @@ def reseed(env: AnyEnv, key: str) -> int:
 
     Args:
         env: The environment, with its wrappers.
-        key: Source of the randomness, as `reseed_fresh` returned it. If it ends with `EVERYWHERE`,
+        key: Source of the randomness, as `reseed_fresh` gave it. If it ends with `EVERYWHERE`,
             generators in nested objects are seeded too; in PettingZoo's environments some of them
             are in any case. If it ends with `OUTSIDE`, so are those in variables of modules,
             classes and closures, and those of `random` and `numpy.random`, if its code uses them.
@@ -61,7 +70,7 @@ def reseed(env: AnyEnv, key: str) -> int:
         SnapshotError: ALE's generator cannot be set.
     """
     found = _find(env, with_hidden=key.endswith(EVERYWHERE), with_outside=key.endswith(OUTSIDE))
-    return _seed_all(found, key.removesuffix(OUTSIDE).removesuffix(EVERYWHERE))
+    return len(_seed_all(found, key.removesuffix(OUTSIDE).removesuffix(EVERYWHERE)))
 
 
 class _Found(NamedTuple):
@@ -98,8 +107,8 @@ def _find(env: AnyEnv, *, with_hidden: bool, with_outside: bool) -> _Found:
     return _Found(by_path, sticky_generator(env), hidden, outside)
 
 
-def _seed_all(found: _Found, key: str) -> int:
-    """Seed generators, each from the key and its own path; return their number."""
+def _seed_all(found: _Found, key: str) -> list[Value]:
+    """Seed generators, each from the key and its own path; return them."""
     named = list(found.by_path)
     if found.sticky is not None:
         named.append(("sticky", found.sticky))
@@ -107,7 +116,7 @@ def _seed_all(found: _Found, key: str) -> int:
     named += [(f"outside/{number}", one) for number, one in enumerate(found.outside)]
     for name, generator in named:
         _seed(generator, _key_number(f"{key}/{name}"))
-    return len(named)
+    return [generator for _, generator in named]
 
 
 def _key_number(key: str) -> int:
