@@ -5,6 +5,7 @@ It reads each log with tests/slow_reader.py, and follows the rules of docs/expla
 
 from __future__ import annotations
 
+import json
 import struct
 from collections import defaultdict
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ Tables = dict[str, list[Row]]
 
 QUERIES = {
     "logs": "SELECT log, log_id, seal, is_sealed, generation FROM logs",
-    "all_episodes": "SELECT log, episode_id, kind, n_steps, ending, seed FROM all_episodes",
+    "all_episodes": "SELECT log, episode_id, kind, n_steps, ending, seed, error_types, tools_called FROM all_episodes",
     "steps": "SELECT episode_id, step, reward FROM steps",
     "failures": "SELECT episode_id, step, phase, error_type FROM failures",
     "checks": "SELECT episode_id, check_id, phase, verdict FROM checks",
@@ -195,8 +196,26 @@ def episode_rows(file: SlowFile, *, is_copy: bool, running: set[str]) -> list[Ro
         is_nested = any(e["tag"] == "task" and e.get("caller_id") for e in own)
         kind = "copy" if is_copy else "nested" if is_nested else "rollout"
         seed = starts[number]["seed"] if number in starts else None
-        rows.append((file.log, episode["id"], kind, n_steps, ending, seed))
+        facts = (file.log, episode["id"], kind, n_steps, ending, seed)
+        rows.append((*facts, names(error_types(own)), names(tools(own))))
     return rows
+
+
+def error_types(events: list[dict[str, Any]]) -> set[str]:
+    """Return the classes of exceptions in the failures of an episode."""
+    failed = [e for e in events if e["tag"] in ("result", "answer") and e["outcome"] != "ok"]
+    failed += [event for event in events if event["tag"] == "failure"]
+    return {event["error_type"] for event in failed}
+
+
+def tools(events: list[dict[str, Any]]) -> set[str]:
+    """Return the tools that an episode called."""
+    return {event["tool"] for event in events if event["tag"] == "call"}
+
+
+def names(found: set[str]) -> str | None:
+    """Return names as SQL has them."""
+    return json.dumps(sorted(found), separators=(",", ":")) if found else None
 
 
 def to_float(value: Any) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import gymnasium as gym
 import pytest
 from test_view import ROOT, TOKEN, assert_harmless, record_hostile, record_shop, stranger
 
@@ -43,6 +45,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]
         yield opened
 
 
+class Paying(gym.Env[int, int]):
+    """Each of its episodes is one step with one reward."""
+
+    observation_space = gym.spaces.Discrete(1)
+    action_space = gym.spaces.Discrete(1)
+
+    def __init__(self, rewards: tuple[float, ...]) -> None:
+        self._rewards = iter(rewards)
+
+    def reset(self, **_: Any) -> tuple[int, dict[str, Any]]:
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        return action, next(self._rewards), True, False, {}
+
+
 def query_of(address: str) -> CorpusQuery:
     return CorpusQuery.of(parse_qsl(address.partition("?")[2], keep_blank_values=True))
 
@@ -60,7 +78,7 @@ def test_each_choice_selects_as_many_episodes_as_it_says(
     corpus: trajrec.Corpus, address: str
 ) -> None:
     query = query_of(address)
-    facets = read_facets(corpus, query, n_selected=count(corpus, address))
+    facets = read_facets(corpus, query)
     assert {facet.name for facet in facets} >= {"task", "ending", "tool"}
     for facet in facets:
         alone = query.without(facet.name)
@@ -88,9 +106,7 @@ def test_values_of_one_facet_add_and_facets_narrow(corpus: trajrec.Corpus) -> No
 
 
 def test_no_value_is_not_the_value_none(corpus: trajrec.Corpus) -> None:
-    (facet,) = (
-        item for item in read_facets(corpus, CorpusQuery(), n_selected=9) if item.name == "task"
-    )
+    (facet,) = (item for item in read_facets(corpus, CorpusQuery()) if item.name == "task")
     numbers = {value.text: (value.n, value.address) for value in facet.values}
     assert numbers[None] == (3, "/?none=task")
     assert numbers["(none)"] == (1, "/?task=%28none%29")
@@ -143,9 +159,7 @@ def test_hostile_texts_are_harmless_as_choices(corpus: trajrec.Corpus) -> None:
 
 
 def test_a_value_too_long_for_an_address_is_no_link(corpus: trajrec.Corpus) -> None:
-    (facet,) = (
-        item for item in read_facets(corpus, CorpusQuery(), n_selected=9) if item.name == "task"
-    )
+    (facet,) = (item for item in read_facets(corpus, CorpusQuery()) if item.name == "task")
     (long,) = (value for value in facet.values if value.text == LONG)
     assert long.address is None
     assert long.n == 1
@@ -176,27 +190,61 @@ def test_few_whole_numbers_have_a_bar_each(corpus: trajrec.Corpus) -> None:
     assert histograms["n_steps"].n_bars == 30
 
 
-@pytest.mark.parametrize("filters", [[], [("tool", "get_order")], [("outcome", "failure")]])
-def test_facets_of_many_values_count_the_same_both_ways(
-    corpus: trajrec.Corpus, filters: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    by_bits = read_corpus(corpus, filters).facets
-    # As if there were more values than bits.
-    monkeypatch.setattr(facets, "MAX_BITS", 0)
-    by_pairs = read_corpus(corpus, filters).facets
-    assert {"tool", "error_type"} <= {facet.name for facet in by_bits}
-    assert by_bits == by_pairs
+def pairs(corpus: trajrec.Corpus, table: str, column: str) -> list[tuple[Any, ...]]:
+    """Return each value of a facet with its rollouts, counted from the table that has its rows."""
+    return corpus.sql(
+        f"SELECT {column}, count(*), count(*) FILTER (outcome = 'success'), "
+        f"count(*) FILTER (outcome = 'failure') FROM episodes LEFT JOIN "
+        f"(SELECT DISTINCT episode_id, {column} FROM {table}) USING (episode_id) "
+        "GROUP BY 1 ORDER BY 2 DESC, 1 NULLS LAST"
+    ).fetchall()
 
 
-@pytest.mark.parametrize("filters", [[], [("tool", "get_order")], [("outcome", "failure")]])
-def test_facets_of_a_small_part_count_the_same(
-    corpus: trajrec.Corpus, filters: list[tuple[str, str]]
-) -> None:
-    """Fewer rows are grouped, however small the part is said to be."""
-    query = CorpusQuery.of(filters)
-    whole, small = (read_facets(corpus, query, n_selected=n) for n in (10**9, 0))
-    assert {"tool", "error_type"} <= {facet.name for facet in whole}
-    assert whole == small
+def test_tools_and_errors_are_those_of_the_rows(corpus: trajrec.Corpus) -> None:
+    counted = {
+        facet.name: [(value.text, value.n, value.n_won, value.n_failed) for value in facet.values]
+        for facet in read_facets(corpus, query_of("/"))
+    }
+    for name, table in (("tool", "attempts"), ("error_type", "failures")):
+        assert counted[name] == pairs(corpus, table, name)[: facets.MAX_VALUES]
+
+
+def test_odd_names_are_facets_that_select_their_episodes(tmp_path: Path) -> None:
+    names = ["a", 'a"', ",", '","', "a\\", "\u2028é", "a\0b", "\ud800", "[]", ""]
+
+    def refuse() -> None:
+        raise LookupError("no")
+
+    for number, name in enumerate(names):
+        with trajrec.episode(tmp_path, task=f"t{number}") as ep:
+            ep.tool(refuse, name=name or "a,b", access="read")
+            with contextlib.suppress(LookupError):
+                ep.call(name or "a,b")
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        counted = {
+            (facet.name, value.text): (value.n, value.address)
+            for facet in read_facets(opened, query_of("/?all=tool"))
+            for value in facet.values
+        }
+        of_tools = {text: found for (name, text), found in counted.items() if name == "tool"}
+        assert len(of_tools) == len(names)
+        for n, address in of_tools.values():
+            assert n == count(opened, address or "") == 1
+        assert counted["error_type", "builtins.LookupError"][0] == len(names)
+
+
+def test_a_histogram_holds_the_widest_numbers(tmp_path: Path) -> None:
+    env = trajrec.record(Paying((-1.7e308, 1.7e308, float("inf"), 0.0)), tmp_path)
+    for _ in range(4):
+        env.reset()
+        env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as opened:
+        found = {item.name: item for item in read_histograms(opened, query_of("/"))}
+    rewards = found["total_reward"]
+    assert [(bar.low, bar.n) for bar in rewards.bars] == [(-1.7e308, 1), (0.0, 1), (1.7e308, 1)]
+    assert [bar.left for bar in rewards.bars] == [0, 15, 29]
 
 
 def test_the_table_of_an_unchanged_corpus_is_kept(corpus: trajrec.Corpus) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
+from trajrec.corpus.index.cells import name_json
 from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
@@ -29,8 +30,8 @@ NULL = "none"
 _LIMITS = tuple(f"{name}_{end}" for name in NUMBERS for end in ("min", "max"))
 _OTHERS = ("q", "forks", "probes", "all", "sort", "dir", "offset")
 
-# Facets that an episode may have several values of: the table that has them, and their column.
-_INNER = {"error_type": ("failures", "error_type"), "tool": ("attempts", "tool")}
+LISTS = {"error_type": "error_types", "tool": "tools_called"}
+"""Facets that an episode may have several values of -> the column with all of them, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -192,22 +193,15 @@ class CorpusQuery:
         return [facet for facet in FACETS if self.all(facet) or facet in self.all(NULL)]
 
     def _facet(self, facet: str, put: Callable[[Value], str]) -> str:
-        values = ", ".join(put(value) for value in self.all(facet))
-        has_null = facet in self.all(NULL)
-        if facet in _INNER:
-            table, column = _INNER[facet]
-            ids = f"SELECT episode_id FROM {table} WHERE {column}"
-            choices = [f"episode_id IN ({ids} IN ({values}))"] * bool(values)
-            choices += [f"episode_id NOT IN ({ids} IS NOT NULL)"] * has_null
+        column = LISTS.get(facet, facet)
+        values = self.all(facet)
+        if facet in LISTS:
+            choices = [f"contains({column}, {put(name_json(value))})" for value in values]
         else:
-            choices = [f"{facet} IN ({values})"] * bool(values)
-            choices += [f"{facet} IS NULL"] * has_null
+            choices = [f"{column} IN ({', '.join(map(put, values))})"] * bool(values)
+        if facet in self.all(NULL):
+            choices.append(f"{column} IS NULL")
         return f"({' OR '.join(choices)})"
-
-
-def inner_table(facet: str) -> tuple[str, str] | None:
-    """Return the table and column of a facet with several values; None if episodes have one."""
-    return _INNER.get(facet)
 
 
 def _is_known(name: str, value: str) -> bool:

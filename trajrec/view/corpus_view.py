@@ -16,7 +16,7 @@ from trajrec.statistics.intervals import Interval, wilson
 from trajrec.task_options import IS_OF_AGENT, PROBE
 from trajrec.types import Value
 from trajrec.view.corpus_query import CorpusQuery
-from trajrec.view.facets import EPISODES, Facet, Histogram, read_facets, read_histograms
+from trajrec.view.facets import Facet, Histogram, read_facets, read_histograms, source_of
 
 PAGE_ROWS = 100
 
@@ -133,7 +133,7 @@ class CorpusView:
     @functools.cached_property
     def facets(self) -> Sequence[Facet]:
         """The facets beside the table, read when they are asked for: they take the longest."""
-        return read_facets(self.corpus, self.query, n_selected=self.n_episodes)
+        return read_facets(self.corpus, self.query)
 
     @functools.cached_property
     def histograms(self) -> Sequence[Histogram]:
@@ -160,7 +160,7 @@ class CorpusView:
         query = self.query
         sort, is_descending = query.sort
         text = _TEXT.format(
-            source=_source(query),
+            source=source_of(query),
             where=query.where_text,
             sort=sort,
             dir="DESC" if is_descending else "ASC",
@@ -196,7 +196,7 @@ def read_corpus(corpus: Corpus, items: Iterable[tuple[str, str]]) -> CorpusView:
     counts = _read_counts(corpus, query)
     sort, is_descending = query.sort
     rows_query = _ROWS.format(
-        source=_source(query),
+        source=source_of(query),
         where=where,
         probe=PROBE,
         sort=sort,
@@ -218,7 +218,7 @@ def _read_counts(corpus: Corpus, query: CorpusQuery) -> dict[str, Any]:
     """Return the numbers of the line above the table."""
     params: dict[str, Value] = {}
     counts_query = _COUNTS.format(
-        source=_source(query),
+        source=source_of(query),
         is_recorded=query.is_recorded,
         where=query.within_kinds(params),
         of_agent=IS_OF_AGENT,
@@ -237,12 +237,6 @@ def _read_counts(corpus: Corpus, query: CorpusQuery) -> dict[str, Any]:
         "n_probes": sum(group[2] for group in groups if not group[0]),
         "success": None if query.selects_results else share(n_won, n_won + n_failed),
     }
-
-
-def _source(query: CorpusQuery) -> str:
-    """Return the episodes that a query selects from, with verdicts only if it asks for them."""
-    # Verdicts cost more than all the rest, and people read this as SQL.
-    return EPISODES.strip() if "replay" in query.limited else "all_episodes"
 
 
 def share(n_won: int, n_judged: int) -> Interval | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.types import Value
-from trajrec.view.corpus_query import COLUMNS, FACETS, NUMBERS, CorpusQuery, inner_table
+from trajrec.view.corpus_query import FACETS, LISTS, NUMBERS, CorpusQuery
 from trajrec.view.svg import share_path
 
 MAX_VALUES = 8
@@ -36,62 +36,42 @@ EPISODES = """(
 The latest of all is the latest of those in one environment; the view of these costs twice as much.
 """
 
-# Read once for all facets: the views behind it take longer to plan than to scan.
-_SHOWN = f"""
-WITH shown AS MATERIALIZED (
-    SELECT episode_id, {", ".join((*COLUMNS, *NUMBERS))}, replay FROM {EPISODES}
-    WHERE {{kinds}}
+# One scan for all facets under the same filters. DuckDB groups a column of few values in a hundredth
+# of a second for a million rows, but only as the table stores it: not out of a common table.
+_COUNTED = """
+WITH counted AS MATERIALIZED (
+    SELECT grouping_id({columns}) AS facet, {columns}, count(*) AS n,
+        count(*) FILTER (outcome = 'success') AS n_won,
+        count(*) FILTER (outcome = 'failure') AS n_failed
+    FROM {source} WHERE {where} GROUP BY GROUPING SETS ({sets})
 )
 """
 
 # Values of one facet with their episodes, the most frequent first.
 _VALUES = """
-SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_values FROM (
-    SELECT {value}::VARCHAR AS value, count(*) AS n,
-        count(*) FILTER (outcome = 'success') AS n_won,
-        count(*) FILTER (outcome = 'failure') AS n_failed
-    FROM {source} WHERE {where} GROUP BY 1
-) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
+SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_values FROM ({values})
+ORDER BY n DESC, value NULLS LAST LIMIT {limit}
 """
 
-# The same for a facet that an episode may have several values of. Each episode is a number of which
-# each bit stands for a value, so that it is one row: pairs of episode and value take twice as long.
-_MANY_VALUES = """
-SELECT '{facet}' AS facet, value, n, n_won, n_failed, count(*) OVER () AS n_values FROM (
-    WITH masks AS (
-        SELECT episode_id, bit_or(1::UBIGINT << (list_position({names}, {column}) - 1)::UBIGINT)
-            AS mask
-        FROM {table} WHERE {column} IS NOT NULL{selected} GROUP BY 1
-    ), together AS (
-        SELECT coalesce(masks.mask, 0::UBIGINT) AS mask, count(*) AS n,
-            count(*) FILTER (outcome = 'success') AS n_won,
-            count(*) FILTER (outcome = 'failure') AS n_failed
-        FROM shown e LEFT JOIN masks USING (episode_id) WHERE {where} GROUP BY 1
-    ), bits AS (
-        SELECT unnest({names})::VARCHAR AS value, unnest(range(len({names})))::UBIGINT AS bit
-    )
-    SELECT value, sum(n)::BIGINT AS n, sum(n_won)::BIGINT AS n_won, sum(n_failed)::BIGINT AS n_failed
-    FROM together JOIN bits ON mask & (1::UBIGINT << bit) <> 0 GROUP BY 1
-    UNION ALL SELECT NULL, n, n_won, n_failed FROM together WHERE mask = 0
-) ORDER BY n DESC, value NULLS LAST LIMIT {limit}
+_OWN = "SELECT {column} AS value, n, n_won, n_failed FROM counted WHERE facet = {number}"
+
+# An episode counts once for each of its values.
+_LISTED = """
+SELECT value, sum(n)::BIGINT AS n, sum(n_won)::BIGINT AS n_won, sum(n_failed)::BIGINT AS n_failed
+FROM (
+    SELECT unnest(coalesce({column}::VARCHAR[], [NULL])) AS value, n, n_won, n_failed
+    FROM counted WHERE facet = {number}
+) GROUP BY 1
 """
 
-# Fewer rows to group, if the filters leave a small part of the episodes; else it costs more.
-_SELECTED = " AND episode_id IN (SELECT episode_id FROM shown WHERE {where})"
-
-SMALL_PART = 4
-"""Filters leave a small part of the episodes if they leave one of so many, or fewer."""
-
-MAX_BITS = 60
-"""Values of a column that `_MANY_VALUES` takes; with more, `_VALUES` counts pairs."""
+# Two scans: a window over all rows, for both ends, takes ten times as long.
+_ENDS = "min({name}::DOUBLE) FILTER (isfinite({name}::DOUBLE)), max({name}::DOUBLE) FILTER (isfinite({name}::DOUBLE))"
 
 # Each bar has the least and the greatest value in it, so that its link selects these alone.
 _BARS = """
 SELECT '{name}' AS name, bar, count(*) AS n, min(x) AS low, max(x) AS high FROM (
-    SELECT {name}::DOUBLE AS x, min(x) OVER () AS first, max(x) OVER () - first AS span,
-        CASE WHEN {gap} = 1 THEN least({bars}, span + 1) ELSE {bars} END AS n_bars,
-        CASE WHEN span <= 0 THEN 0 ELSE least(floor((x - first) / (span + {gap}) * n_bars),
-            n_bars - 1) END::INT AS bar
+    SELECT {name}::DOUBLE AS x,
+        least(floor((x / 2 - {first}) / {width} * {n_bars}), {n_bars} - 1)::INT AS bar
     FROM {source} WHERE {where} AND isfinite({name}::DOUBLE)
 ) GROUP BY bar
 """
@@ -174,26 +154,15 @@ class Histogram:
     free: str
 
 
-def read_facets(corpus: Corpus, query: CorpusQuery, *, n_selected: int) -> list[Facet]:
-    """Return the facets that some episode has a value of.
-
-    Args:
-        corpus: The corpus.
-        query: The filters.
-        n_selected: Episodes that all filters leave.
-    """
-    params: dict[str, Value] = {}
-    ((n_all,),) = corpus.sql("SELECT count(*) FROM all_episodes").fetchall()
-    is_small = n_selected * SMALL_PART <= n_all
-    parts = [
-        f"({_values_sql(corpus, facet, query, params, is_small=is_small)})" for facet in FACETS
-    ]
-    rows = corpus.sql(
-        _SHOWN.format(kinds=query.kinds) + " UNION ALL ".join(parts), params=params or None
-    ).fetchall()
+def read_facets(corpus: Corpus, query: CorpusQuery) -> list[Facet]:
+    """Return the facets that some episode has a value of."""
     by_facet: dict[str, list[tuple[Value, ...]]] = {}
-    for row in rows:
-        by_facet.setdefault(row[0], []).append(row[1:])
+    # Of its own values, each is counted as if it were the only one selected.
+    for others, names in _by_query(FACETS, query.without).items():
+        params: dict[str, Value] = {}
+        rows = corpus.sql(_facets_sql(names, others, query, params), params=params or None)
+        for row in rows.fetchall():
+            by_facet.setdefault(row[0], []).append(row[1:])
     facets = [_facet(name, by_facet.get(name, []), query) for name in FACETS]
     return [
         facet
@@ -202,35 +171,41 @@ def read_facets(corpus: Corpus, query: CorpusQuery, *, n_selected: int) -> list[
     ]
 
 
-def _values_sql(
-    corpus: Corpus, facet: str, query: CorpusQuery, params: dict[str, Value], *, is_small: bool
+def _by_query(
+    names: Iterable[str], query_for: Callable[[str], CorpusQuery]
+) -> dict[CorpusQuery, list[str]]:
+    """Return names by the query that each is counted under: one scan counts those of one."""
+    groups: dict[CorpusQuery, list[str]] = {}
+    for name in names:
+        groups.setdefault(query_for(name), []).append(name)
+    return groups
+
+
+def _facets_sql(
+    names: Sequence[str], others: CorpusQuery, query: CorpusQuery, params: dict[str, Value]
 ) -> str:
-    # Of its own values, each is counted as if it were the only one selected.
-    where = query.without(facet).within_kinds(params)
-    source = "shown e"
-    limit = MAX_ALL_VALUES if query.one("all") == facet else MAX_VALUES
-    value = f"e.{facet}" if facet in (*COLUMNS, "replay") else f"inside.{facet}"
-    inner = inner_table(facet)
-    if inner is not None:
-        table, column = inner
-        names_query = f"SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT ?"
-        names = [row[0] for row in corpus.sql(names_query, params=[MAX_BITS + 1]).fetchall()]
-        if 0 < len(names) <= MAX_BITS:
-            params[f"names_of_{facet}"] = names
-            return _MANY_VALUES.format(
-                facet=facet,
-                names=f"$names_of_{facet}",
-                table=table,
-                column=column,
-                selected=_SELECTED.format(where=where) if is_small else "",
-                where=where,
-                limit=limit,
-            )
-        source += (
-            f" LEFT JOIN (SELECT DISTINCT episode_id, {column} FROM {table}"
-            f" WHERE {column} IS NOT NULL) inside USING (episode_id)"
-        )
-    return _VALUES.format(facet=facet, value=value, source=source, where=where, limit=limit)
+    """Return the SQL that counts the values of some facets under the same filters."""
+    columns = [LISTS.get(name, name) for name in names]
+    counted = _COUNTED.format(
+        columns=", ".join(columns),
+        sets=", ".join(f"({column})" for column in columns),
+        source=source_of(others, *names),
+        where=others.where(params),
+    )
+    parts = []
+    for place, (name, column) in enumerate(zip(names, columns, strict=True)):
+        # A bit for each column that the rows are not grouped by, that of the first one foremost.
+        number = (1 << len(names)) - 1 - (1 << (len(names) - 1 - place))
+        values = (_LISTED if name in LISTS else _OWN).format(column=column, number=number)
+        limit = MAX_ALL_VALUES if query.one("all") == name else MAX_VALUES
+        parts.append(f"({_VALUES.format(facet=name, values=values, limit=limit)})")
+    return counted + " UNION ALL ".join(parts)
+
+
+def source_of(query: CorpusQuery, *facets: str) -> str:
+    """Return the episodes that a query selects from, with verdicts only if it or a facet asks."""
+    # Verdicts cost more than all the rest, and people read this as SQL.
+    return EPISODES if "replay" in (*query.limited, *facets) else "all_episodes"
 
 
 def _facet(name: str, rows: Sequence[tuple[Value, ...]], query: CorpusQuery) -> Facet:
@@ -272,20 +247,46 @@ def _value(name: str, row: Sequence[Value], most: int, query: CorpusQuery) -> Fa
 
 def read_histograms(corpus: Corpus, query: CorpusQuery) -> list[Histogram]:
     """Return a histogram of each number that has more than one value."""
-    params: dict[str, Value] = {}
-    parts = []
-    for name in NUMBERS:
-        where = query.without_limits(name).within_kinds(params)
-        # Whole numbers: the last bar is as wide as the others.
-        gap = int(name in WHOLE)
-        parts.append(_BARS.format(name=name, source="shown", where=where, gap=gap, bars=N_BARS))
-    rows = corpus.sql(
-        _SHOWN.format(kinds=query.kinds) + " UNION ALL ".join(parts), params=params or None
-    ).fetchall()
-    found = [
-        _histogram(name, [row[1:] for row in rows if row[0] == name], query) for name in NUMBERS
-    ]
+    histograms = {}
+    for others, names in _by_query(NUMBERS, query.without_limits).items():
+        params: dict[str, Value] = {}
+        source = source_of(others)
+        where = others.where(params)
+        ends_query = ", ".join(_ENDS.format(name=name) for name in names)
+        (ends,) = corpus.sql(
+            f"SELECT {ends_query} FROM {source} WHERE {where}", params=params or None
+        ).fetchall()
+        parts = [
+            _bars_sql(name, *ends[2 * place : 2 * place + 2], source=source, where=where)
+            for place, name in enumerate(names)
+            if ends[2 * place] is not None
+        ]
+        rows = (
+            corpus.sql(" UNION ALL ".join(parts), params=params or None).fetchall() if parts else []
+        )
+        for name in names:
+            bars = [row[1:] for row in rows if row[0] == name]
+            histograms[name] = _histogram(name, bars, query)
+    found = [histograms[name] for name in NUMBERS]
     return [item for item in found if len(item.bars) > 1 or item.is_limited]
+
+
+def _bars_sql(name: str, first: float, last: float, *, source: str, where: str) -> str:
+    """Return the SQL of a histogram from the least to the greatest value."""
+    # Whole numbers: the last bar is as wide as the others.
+    gap = float(name in WHOLE)
+    # Halves: the distance of two numbers may be too large for one.
+    width = last / 2 - first / 2 + gap / 2
+    n_bars = min(N_BARS, last - first + 1) if name in WHOLE else N_BARS
+    return _BARS.format(
+        name=name,
+        # A literal of exactly this double; a decimal would be rounded.
+        first=f"{first / 2!r}::DOUBLE",
+        width=f"{width or 1.0!r}::DOUBLE",
+        n_bars=int(n_bars),
+        source=source,
+        where=where,
+    )
 
 
 def _histogram(name: str, rows: Sequence[Sequence[Value]], query: CorpusQuery) -> Histogram:

@@ -12,6 +12,7 @@ from trajrec.corpus.index.cells import (
     digest_or_none,
     interface_columns,
     json_or_null,
+    names_json,
     to_timestamp,
 )
 from trajrec.corpus.index.imported import (
@@ -113,6 +114,8 @@ def episode_rows(
     for number, event in enumerate(transcript.side_effects):
         rows.side_effects.append(_side_effect(row, number, transcript, event))
     row.n_failures = len(rows.failures)
+    row.error_types = names_json({failure.error_type for failure in rows.failures})
+    row.tools_called = names_json({attempt.tool for attempt in rows.attempts})
     rows.n_bytes = _size(rows, texts)
     return rows
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.corpus.index.agent_tables import ATTEMPTS, MESSAGES, MODEL_CALLS, SIDE_EFFECTS
+from trajrec.corpus.index.cells import plain_text
 from trajrec.corpus.index.credit_tables import CREDIT, ROLLOUTS
 from trajrec.corpus.index.import_tables import IMPORTS
 from trajrec.corpus.index.label_tables import LABELS, REMOVALS
@@ -178,7 +179,7 @@ def to_column(sql_type: str, values: list[Value]) -> Array:
         # All at once: most columns pass this test, and one text costs more than it.
         text = "".join(filter(None, values))
         if not text.isascii() or "\0" in text:
-            values = [value if value is None else _clean(value) for value in values]
+            values = [value if value is None else plain_text(value) for value in values]
         return np.array(values, object)
     try:
         if None not in values:
@@ -198,8 +199,3 @@ def to_column(sql_type: str, values: list[Value]) -> Array:
 def cast(name: str, sql_type: str) -> str:
     function = "try_cast" if sql_type in _NUMPY_TYPES else "CAST"
     return f'{function}("{name}" AS {sql_type})'
-
-
-def _clean(value: str) -> str:
-    """Return a text that DuckDB can store: without lone surrogates and NUL characters."""
-    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -14,6 +14,7 @@ from trajrec.corpus.index.cells import (
     json_or_null,
     stored_json,
     to_timestamp,
+    with_name,
 )
 from trajrec.corpus.index.import_rows import import_row
 from trajrec.corpus.index.row_batch import Rows
@@ -228,11 +229,12 @@ class LogRows:
         row = self._row(event.episode, frame)
         rows.episodes[row.episode_id] = row
         if isinstance(event, Failure):
-            row.n_failures += 1
             if event.phase == "step":
                 row.missing_steps += max(0, event.step - row.end_step)
                 row.end_step = max(row.end_step, event.step + 1)
             rows.failures.append(failure_row(row, event))
+            row.n_failures += 1
+            row.error_types = with_name(row.error_types, event.error_type)
         else:
             if row.ending is not None or event.n_steps < row.end_step:
                 raise ValueError(f"it ends at step {event.n_steps}, of {row.end_step}")

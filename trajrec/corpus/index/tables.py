@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 30
+INDEX_VERSION = 31
 
 
 ALL_EPISODES = Table(
@@ -90,6 +90,12 @@ ALL_EPISODES = Table(
             "flag of the last step; NULL if the episode has no end yet, or lost it",
         ),
         ("n_failures", "BIGINT", "number of its rows in the table failures"),
+        (
+            "error_types",
+            "JSON",
+            "the classes of exceptions in its failures, as a sorted array; NULL if it has none",
+        ),
+        ("tools_called", "JSON", "the tools that it called, as a sorted array; NULL if none"),
         ("missing_steps", "BIGINT", "steps that the log has lost to damage"),
         (
             "redacted_step",
