@@ -27,7 +27,7 @@ MEANINGS = {
     ExitStatus.USAGE: "an argument is wrong, or no episode is selected",
     ExitStatus.LOG: "a log is damaged, cannot be read or cannot be written",
     ExitStatus.REFUSED: "an environment, world or step is not allowed, cannot be made or not restored",
-    ExitStatus.EXCEPTION: "a policy, check or environment, or trajrec itself, raised an exception",
+    ExitStatus.EXCEPTION: "a policy, check, environment or trajrec itself raised an exception, or memory ran out",
     ExitStatus.INTERRUPTED: "interrupted by Ctrl-C",
 }
 """Status -> its meaning, for the help of `trajrec` and the reference."""

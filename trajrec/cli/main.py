@@ -51,6 +51,7 @@ from trajrec.errors import (
     TrajrecError,
     is_of_user_code,
 )
+from trajrec.values.memory import is_out_of_memory
 from trajrec.version import __version__
 
 GROUPS: tuple[tuple[str, tuple[ModuleType, ...]], ...] = (
@@ -89,10 +90,13 @@ def _run(argv: Sequence[str] | None) -> int:
         return _fail("interrupted", ExitStatus.INTERRUPTED)
     except (TrajrecError, ValueError, IndexError, OSError) as exc:
         if not is_of_user_code(exc):
-            return _fail(_message(exc), status_of(exc))
+            is_short = not isinstance(exc, TrajrecError) and is_out_of_memory(exc)
+            return _out_of_memory(exc) if is_short else _fail(_message(exc), status_of(exc))
         traceback.print_exc()
         return ExitStatus.EXCEPTION
-    except Exception:
+    except Exception as exc:
+        if is_out_of_memory(exc) and not is_of_user_code(exc):
+            return _out_of_memory(exc)
         # Python's own status for an exception is 1, which would be taken for a finding.
         traceback.print_exc()
         return ExitStatus.EXCEPTION
@@ -141,6 +145,16 @@ def _message(exc: Exception) -> str:
         # Logs have errors of their own: this is the file that a result should go to.
         return f"{exc.filename or ''}: {exc.strerror or exc}".lstrip(": ")
     return "; ".join([str(exc), *getattr(exc, "__notes__", ())])
+
+
+def _out_of_memory(exc: Exception) -> ExitStatus:
+    """Say so in one line: a traceback names the place that ran out, and not the one that took it."""
+    reason = str(exc).strip().partition("\n")[0]
+    words = f"out of memory ({reason})" if reason else "out of memory"
+    return _fail(
+        f"{words}; end other programs, or raise this process's limit (`ulimit -v` shows it)",
+        ExitStatus.EXCEPTION,
+    )
 
 
 def _fail(message: str, status: ExitStatus) -> ExitStatus:

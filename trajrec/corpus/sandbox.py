@@ -99,7 +99,10 @@ def run_closed(
         return _relation(cursor, query, params).materialize()
     except duckdb.InterruptException as exc:
         raise too_long(sandbox) from exc
-    except (duckdb.OutOfMemoryException, MemoryError) as exc:
+    except duckdb.OutOfMemoryException as exc:
+        # At its limit DuckDB says how much of it is used; else the process has no memory left.
+        if "used)" not in str(exc):
+            raise
         raise too_large(sandbox) from exc
     except duckdb.PermissionException as exc:
         raise QueryError(

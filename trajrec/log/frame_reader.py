@@ -25,6 +25,7 @@ from trajrec.log.scan import Scanner, read_format, search_format
 from trajrec.log.schema import Chunk, Footer, Header
 from trajrec.log.source import ByteSource, read_whole
 from trajrec.values.item_count import check_items
+from trajrec.values.memory import MAX_RAW_BYTES, is_out_of_memory
 
 # One read from the end finds the footer of most logs: that of 5,000 episodes takes about 60 kB.
 _TAIL_BYTES = 1 << 16
@@ -33,14 +34,9 @@ _TAIL_BYTES = 1 << 16
 _MAX_FOOTER = 1 << 26
 """The largest footer that is read, in bytes. A log with a larger one is scanned."""
 
-_NO_RECORD = (ValueError, RecursionError, MemoryError)
+_NO_RECORD = (ValueError, RecursionError, MemoryError, msgspec.MsgspecError, zstandard.ZstdError)
 
-_RECORD_NAMES = {
-    frames.HEADER: "header",
-    frames.CHUNK: "chunk",
-    frames.FOOTER: "footer",
-    frames.HEADER_COPY: "header",
-}
+_RECORD_NAMES = {frames.CHUNK: "chunk", frames.FOOTER: "footer"}
 
 T = TypeVar("T")
 
@@ -383,8 +379,11 @@ class FrameReader:
             if frame.kind != frames.FOOTER:
                 check_items(record)
             return decode(record)
-        except (*_NO_RECORD, msgspec.MsgspecError, zstandard.ZstdError) as exc:
-            kind = _RECORD_NAMES.get(frame.kind, "record")
+        except _NO_RECORD as exc:
+            # Memory that is short must not make a sound log a damaged one, in the index for ever.
+            if is_out_of_memory(exc) and frame.meta_raw <= MAX_RAW_BYTES:
+                raise MemoryError(f"a record of {frame.meta_raw} bytes") from exc
+            kind = _RECORD_NAMES.get(frame.kind, "header")
             raise self._corrupt(frame.offset, f"not a {kind}: {exc}") from exc
 
     def _check_header(self, frame: Frame, header: Header) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import duckdb
 
+_FOR_THREADS = 1 << 32
+"""Bytes of addresses that several threads need: 70 MB each, beside a gigabyte of libraries."""
+
 
 def connect(
     database: str | Path = ":memory:", **config: str | int | bool
@@ -22,6 +25,22 @@ def connect(
     Raises:
         duckdb.Error: The file cannot be opened.
     """
-    con = duckdb.connect(str(database), config=dict(config))
+    con = duckdb.connect(str(database), config={**_within_limits(), **config})
     con.execute("SET enable_progress_bar = false")
     return con
+
+
+def _within_limits() -> dict[str, str | int | bool]:
+    """Return the settings that a limit of the process's addresses asks for (`ulimit -v`).
+
+    DuckDB takes four fifths of the machine's memory for its own, and starts a thread for each core:
+    beyond the limit the system's loader ends the process, without an error that could be told.
+    """
+    try:
+        import resource
+    except ImportError:
+        return {}
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return {}
+    return {"memory_limit": f"{limit // 2}B"} | ({"threads": 1} if limit < _FOR_THREADS else {})

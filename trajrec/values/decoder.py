@@ -15,6 +15,7 @@ from trajrec.types import Array, Value
 from trajrec.values import extensions as ext
 from trajrec.values.extensions import ARRAY_KINDS, MAX_DEPTH, Opaque, Plain, Ref
 from trajrec.values.item_count import check_items
+from trajrec.values.memory import MAX_RAW_BYTES
 
 # An object takes up to two extensions for a level: itself and the map of its fields.
 _MAX_EXTENSIONS = 2 * MAX_DEPTH + 2
@@ -76,6 +77,7 @@ class Decoder:
 
         Raises:
             DecodeError: The bytes are not an encoded value.
+            MemoryError: The memory is short, which says nothing of the bytes.
         """
         self._n_open = 0
         try:
@@ -87,6 +89,10 @@ class Decoder:
             if len(data) > MAX_DEPTH and _n_openings(data) > MAX_DEPTH:
                 _check_depth(value)
             return value
+        except MemoryError as exc:
+            if len(data) <= MAX_RAW_BYTES:
+                raise
+            raise DecodeError(f"not an encoded value: {len(data)} bytes are too many") from exc
         except (
             msgspec.MsgspecError,
             ValueError,
@@ -95,7 +101,6 @@ class Decoder:
             IndexError,
             RecursionError,
             OverflowError,
-            MemoryError,
         ) as exc:
             raise DecodeError(f"not an encoded value: {exc}") from exc
 
