@@ -306,3 +306,59 @@ def test_the_buttons_of_a_phone_lie_above_the_list(chromium: Chromium, site: Sit
             page.evaluate(f"scrollBy(0, {top} - {box}.top)")
             assert page.evaluate(f"document.elementFromPoint({box}.x + 5, {box}.y + 8).id") == name
             assert page.evaluate(f"{box}.height") >= 44
+
+
+def record_long_names(runs: Path) -> None:
+    """Record two runs in which each name is one word of 120 letters."""
+    word = "longname" * 15
+
+    @trajrec.verifier(id=word, version=word)
+    def passes(state: dict[str, int]) -> bool:
+        return state[word] > 0
+
+    for run in ("a", "b"):
+        state = {word: 0}
+        with trajrec.episode(
+            runs,
+            task=word,
+            goal=word,
+            watch=state,
+            checks=[passes],
+            interface=trajrec.interface(base={word: word}, scaffold={word: run}),
+            metadata={"run": run + word},
+        ) as ep:
+            ep.tool(state.update, name=word, access="write")
+            with contextlib.suppress(TypeError):
+                ep.call(word, **{word: 1})
+                ep.call(word, wrong=word)
+            ep.call(word, **{word: 2})
+            ep.stop(word)
+
+
+def test_no_long_name_makes_a_page_wider_than_a_phone(chromium: Chromium, tmp_path: Path) -> None:
+    record_long_names(tmp_path)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        ids = [row[0] for row in corpus.sql("SELECT episode_id FROM episodes").fetchall()]
+        given = [row[0] for row in corpus.sql("SELECT interface_id FROM interfaces").fetchall()]
+        ((place,),) = corpus.sql("SELECT DISTINCT path FROM state_changes LIMIT 1").fetchall()
+    pages = [
+        "/",
+        "/failures",
+        f"/compare?a=interface_id='{given[0]}'&b=interface_id='{given[1]}'",
+        "/interfaces",
+        f"/i/{given[0]}",
+        f"/i/{given[0]}/vs/{given[1]}",
+        "/sql?q=SELECT+*+FROM+attempts",
+        *(f"/e/{ids[0]}{page}" for page in ("", "/1", "/state", "/forks", "/credit")),
+        f"/e/{ids[0]}/state?path={place}",
+        f"/diff/{ids[0]}/{ids[1]}",
+    ]
+    with served(tmp_path) as entry:
+        site = Site(entry.partition("/?")[0], entry, {})
+        with opened(chromium, site, PHONE) as page:
+            widths = {}
+            for path in pages:
+                page.goto(site.base + path)
+                widths[path] = page.evaluate("document.documentElement.scrollWidth")
+    assert {path: width for path, width in widths.items() if width > PHONE[0]} == {}

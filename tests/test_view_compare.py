@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from counter_runs import interface, record_run
@@ -158,3 +159,11 @@ def test_tasks_of_one_run_alone_are_named(few: TestClient) -> None:
 def test_the_mean_alone_is_bold(browser: TestClient) -> None:
     page = browser.get("/compare", params={"a": of_run("it's base"), "b": of_run("prompt")}).text
     assert page.count('<tr class="mean">') == 1
+
+
+def test_an_unknown_part_says_that_nobody_recorded_it(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        record_run(tmp_path, run, {"t": [True]}, of=trajrec.interface(base={"model": "m"}))
+    with trajrec.open(tmp_path) as opened:
+        page = signed_in(opened).get("/compare", params={"a": of_run("a"), "b": of_run("b")}).text
+    assert "nobody recorded it" in page
