@@ -11,6 +11,7 @@ import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
 
 import trajrec
+from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.intervals import UNIT_RANGE
 from trajrec.analysis.planned import apply_plan
 from trajrec.analysis.rollouts import Cell
@@ -107,6 +108,7 @@ def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None
     assert comparison.differing_paths == ('optimizer.name "old" -> "new"',)
     expected = welch(np.array([0.5, 0.75, 1.0]), np.array([0.0, 0.25, 0.5]))
     assert comparison.method == "Welch over training runs (3 and 3)"
+    assert comparison.smallest_visible > half_width(comparison)
     assert comparison.difference.value == pytest.approx(expected.value)
     assert comparison.difference.ci_low == pytest.approx(expected.ci_low)
     two = corpus.compare(
@@ -139,12 +141,20 @@ def test_check_that_no_episode_has_is_refused_by_name(corpus: trajrec.Corpus) ->
         ask("reached@1")
 
 
+def half_width(comparison: Comparison) -> float:
+    assert comparison.difference is not None
+    return (comparison.difference.ci_high - comparison.difference.ci_low) / 2
+
+
 def test_more_variants_widen_the_interval(corpus: trajrec.Corpus) -> None:
     alone = compare(corpus, "plain", "plain again").difference
     many = compare(corpus, "plain", "plain again", variants=10)
     assert many.difference.value == alone.value
     assert many.difference.ci_high > alone.ci_high
     assert "one of 99.5 % (Bonferroni)" in many.notes[0]
+    # An interval excludes only differences beyond its half width, with a chance of 80 % larger ones.
+    assert many.smallest_visible > half_width(many)
+    assert many.tasks_for(0.1) > compare(corpus, "plain", "plain again").tasks_for(0.1)
     with pytest.raises(ValueError, match="variants must be at least 1"):
         compare(corpus, "plain", "plain again", variants=0)
 
@@ -371,3 +381,13 @@ def test_a_plan_says_that_its_pilot_is_of_several_interfaces(tmp_path: Path) -> 
 def test_tasks_that_nobody_recorded_are_named_as_the_reason(corpus: trajrec.Corpus) -> None:
     with pytest.raises(ValueError, match="no episode of these tasks is selected"):
         compare(corpus, "plain", "plain again", tasks=["no such task"])
+
+
+def test_tasks_without_a_family_or_a_score_are_counted_once(tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        record_run(tmp_path, run, {f"t{k}": [True] for k in range(4)})
+    with trajrec.open(tmp_path) as opened:
+        by_family = compare(opened, "a", "b", cluster="family")
+        by_score = compare(opened, "a", "b", score=True, range=(0, 1))
+    assert "4 tasks have no family; each counts as its own" in by_family.notes
+    assert dict(by_score.a.excluded) == {"no score": 4}

@@ -89,10 +89,11 @@ def compare_sides(a: Side, b: Side, options: Options) -> Comparison:
         notes=(*plan_notes, *_notes(reads, cells, options)),
         factors=factors,
         bounds=bounds,
-        smallest_visible=_visible(measured, len(pairs)),
+        smallest_visible=_visible(measured, options.confidence),
         dropped=_dropped(cells, pairs),
         tasks=_task_differences(pairs, options),
         spread=measured.spread,
+        confidence=options.confidence,
         changed_measure=changed_measure(reads, shared, factors),
         grade_both=_cross_grader((a, b), reads, reason="; ".join(plan_notes)),
     )
@@ -324,16 +325,19 @@ def _notes(
     if all(group.facets["task_revision"] is None for group in groups):
         notes.append("no task has a revision, so equal names stand for equal tasks")
     if options.cluster is not None:
-        alone = sum(cell.family is None for of_side in cells for cell in of_side.values())
+        members = [cell for of_side in cells for cell in of_side.values()]
+        alone = {cell.unit for cell in members if cell.family is None}
+        alone -= {cell.unit for cell in members if cell.family is not None}
         if alone:
-            notes.append(f"{alone} tasks have no {options.cluster}; each counts as its own")
+            tasks = "1 task has" if len(alone) == 1 else f"{len(alone)} tasks have"
+            notes.append(f"{tasks} no {options.cluster}; each counts as its own")
     return notes
 
 
-def _visible(measured: Measured, n_units: int) -> float | None:
-    if measured.standard_error is None or n_units < 2:
+def _visible(measured: Measured, confidence: float) -> float | None:
+    if measured.standard_error is None or measured.n_independent < 2:
         return None
-    return visible_difference(measured.standard_error, n_units)
+    return visible_difference(measured.standard_error, measured.n_independent, confidence)
 
 
 def _dropped(

@@ -14,6 +14,7 @@ from trajrec.analysis.estimate import Estimate, spell
 from trajrec.analysis.forest_plot import draw_differences, shown_tasks
 from trajrec.analysis.interface_difference import Factor, as_plain
 from trajrec.analysis.planning import tasks_needed
+from trajrec.statistics.quantiles import CONFIDENCE
 from trajrec.types import Value
 from trajrec.values.html_cards import MAX_ROWS, card, card_method, lines, plot_limit, table
 
@@ -55,6 +56,7 @@ class Comparison:
         dropped: Tasks that one of the arms has no graded rollouts of.
         tasks: The shared tasks, the largest loss first.
         spread: Standard deviation of the differences over tasks; None if it is not known.
+        confidence: The share of intervals of the difference that cover: 0.95 for one variant.
         changed_measure: Why the results of the two runs are not of one measure; "" if they are. A
             check that became easier would pass for a gain, and hide a loss.
         grade_both: Reads the split of `cross_grade`; None if it cannot be made.
@@ -78,6 +80,7 @@ class Comparison:
     dropped: tuple[str, ...]
     tasks: tuple[TaskDifference, ...]
     spread: float | None = None
+    confidence: float = CONFIDENCE
     changed_measure: str = ""
     grade_both: Callable[[], CrossGrading] | None = dataclasses.field(
         default=None, repr=False, compare=False
@@ -174,7 +177,7 @@ class Comparison:
         """
         if self.spread is None or not difference > 0:
             return None
-        return tasks_needed(self.spread, difference)
+        return tasks_needed(self.spread, difference, self.confidence)
 
     def statement(self) -> str:
         """Return the claim and the effect in a sentence."""

@@ -52,6 +52,7 @@ class Measured:
         rate_b: The mean of the second arm.
         method: How the interval was computed, or why there is none.
         standard_error: Of the mean difference, at least as the interval has it; None without one.
+        n_independent: Independent units that the standard error rests on.
         spread: Standard deviation of the differences over pairs.
     """
 
@@ -60,6 +61,7 @@ class Measured:
     rate_b: Estimate | None
     method: str
     standard_error: float | None = None
+    n_independent: int = 0
     spread: float | None = None
 
 
@@ -136,6 +138,7 @@ def measure(
         rate_b=as_estimate(rate_over_tasks(unit_b, n_b), scale, low),
         method=method,
         standard_error=max(half / quantile, spread / math.sqrt(len(pairs))),
+        n_independent=len(pairs),
         spread=max(spread, half / quantile * math.sqrt(len(pairs))),
     )
 
@@ -163,6 +166,7 @@ def _measure_scores(rates_a: FloatArray, rates_b: FloatArray, confidence: float)
         rate_b=of_arms[1],
         method="augmented t over tasks",
         standard_error=error,
+        n_independent=len(differences),
         spread=error * math.sqrt(len(differences)),
     )
 

@@ -22,28 +22,32 @@ POWER = 0.80
 MAX_TASKS = 1_000_000
 
 
-def visible_difference(standard_error: float, n_tasks: int) -> float:
+def visible_difference(
+    standard_error: float, n_tasks: int, confidence: float = CONFIDENCE
+) -> float:
     """Return the difference that an interval excludes 0 for, with a chance of 80 %.
 
     Args:
         standard_error: Of the mean difference over the tasks.
         n_tasks: Tasks, >= 2.
+        confidence: That of the interval.
 
     >>> round(visible_difference(0.1057, 8), 2)
     0.34
     """
     # The chance of a single end of the interval: P(T < t) = 0.80 is P(|T| < t) = 0.60.
     return standard_error * (
-        t_quantile(CONFIDENCE, n_tasks - 1) + t_quantile(2 * POWER - 1, n_tasks - 1)
+        t_quantile(confidence, n_tasks - 1) + t_quantile(2 * POWER - 1, n_tasks - 1)
     )
 
 
-def tasks_needed(spread: float, difference: float) -> int:
+def tasks_needed(spread: float, difference: float, confidence: float = CONFIDENCE) -> int:
     """Return the fewest tasks that show a difference with a chance of 80 %.
 
     Args:
         spread: Standard deviation of the differences over tasks, >= 0.
         difference: The difference, > 0.
+        confidence: That of the interval.
 
     Returns:
         At least 3, and at most a million.
@@ -55,7 +59,7 @@ def tasks_needed(spread: float, difference: float) -> int:
     high = MAX_TASKS
     while low < high:
         middle = (low + high) // 2
-        if visible_difference(spread / math.sqrt(middle), middle) <= difference:
+        if visible_difference(spread / math.sqrt(middle), middle, confidence) <= difference:
             high = middle
         else:
             low = middle + 1

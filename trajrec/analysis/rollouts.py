@@ -210,7 +210,7 @@ def rollout_rows(
                 WHEN result IS NOT NULL THEN NULL
                 WHEN {broken} THEN 'verifier'
                 WHEN e.ending IN ('running', 'interrupted') THEN e.ending
-                ELSE 'no verdict' END AS reason,
+                ELSE 'no {"score" if is_score else "verdict"}' END AS reason,
             CASE WHEN reason IS NULL THEN result END AS y
         FROM (SELECT * FROM {episodes} WHERE ({where}
         ) AND {IS_OF_AGENT}) e LEFT JOIN ({graded_rows(check, has_doubles=has_doubles)}) c USING (episode_id)"""

@@ -59,7 +59,9 @@ def measure_training_runs(
         for i in arms
     ]
     half = (interval.ci_high - interval.ci_low) / 2
-    n_runs = min(len(a), len(b))
+    # As many degrees of freedom as two samples of equal variance have.
+    n_independent = len(a) + len(b) - 1
+    error = half / t_quantile(confidence, n_independent - 1) if math.isfinite(half) else None
     return Measured(
         difference=Estimate(
             value=interval.value,
@@ -69,7 +71,8 @@ def measure_training_runs(
         rate_a=rates[0],
         rate_b=rates[1],
         method=f"Welch over training runs ({len(a)} and {len(b)})",
-        standard_error=half / t_quantile(confidence, n_runs - 1) if math.isfinite(half) else None,
+        standard_error=error,
+        n_independent=n_independent,
     )
 
 
