@@ -14,6 +14,7 @@ import trajrec
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.intervals import UNIT_RANGE
 from trajrec.analysis.planned import apply_plan
+from trajrec.analysis.planning import tasks_needed, variance_of_both
 from trajrec.analysis.rollouts import Cell
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
@@ -21,6 +22,7 @@ from trajrec.recording import provenance
 from trajrec.recording.event_log import close_logs
 from trajrec.run_interface import missing
 from trajrec.statistics.intervals import welch
+from trajrec.statistics.paired_rates import hull_difference
 
 TASKS = {"t0": (1, 2), "t1": (0, 2), "t2": (2, 2), "t3": (1, 2)}
 FAMILIES = {"t0": "left", "t1": "left", "t2": "right", "t3": "right"}
@@ -391,3 +393,25 @@ def test_tasks_without_a_family_or_a_score_are_counted_once(tmp_path: Path) -> N
         by_score = compare(opened, "a", "b", score=True, range=(0, 1))
     assert "4 tasks have no family; each counts as its own" in by_family.notes
     assert dict(by_score.a.excluded) == {"no score": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("low", "high", "effect"), [(0.05, 0.15, 0.1), (0.3, 0.6, 0.1), (0.7, 0.9, -0.1)]
+)
+def test_a_planned_number_of_tasks_shows_the_effect(low: float, high: float, effect: float) -> None:
+    rng = np.random.default_rng(5)
+    n_rollouts, spread, n_runs = 4, 0.05, 600
+    rates = rng.uniform(low, high, 10_000)
+    within = float(np.mean(rates * (1 - rates)))
+    both = variance_of_both(within, float(rates.mean()), abs(effect))
+    n_tasks = tasks_needed(np.sqrt(both / n_rollouts + spread**2), abs(effect))
+    n_shown = 0
+    for _ in range(n_runs):
+        of_a = rng.uniform(low, high, n_tasks)
+        of_b = np.clip(of_a + rng.normal(effect, spread, n_tasks), 0, 1)
+        a, b = (rng.binomial(n_rollouts, of_run) / n_rollouts for of_run in (of_a, of_b))
+        limits = hull_difference(a, b, n_rollouts * n_tasks, n_rollouts * n_tasks)
+        n_shown += bool(limits.ci_low > 0 or limits.ci_high < 0)
+    # Three standard errors below 80 %.
+    assert n_shown / n_runs > 0.8 - 3 * np.sqrt(0.8 * 0.2 / n_runs)

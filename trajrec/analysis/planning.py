@@ -161,11 +161,13 @@ def make_plan(
         note += (
             f"; the pilot has {n_interfaces} interfaces, whose rates count as one (select a run)"
         )
+    of_both = variance_of_both(within.value, rate.value, effect)
+    of_both_high = variance_of_both(within.ci_high, rate.value, effect)
     rows = [
         PlanRow(
             n_rollouts=n,
-            n_tasks=tasks_needed(math.sqrt(2 * within.value / n + spread**2), effect),
-            n_tasks_high=tasks_needed(math.sqrt(2 * within.ci_high / n + spread**2), effect),
+            n_tasks=tasks_needed(math.sqrt(of_both / n + spread**2), effect),
+            n_tasks_high=tasks_needed(math.sqrt(of_both_high / n + spread**2), effect),
         )
         for n in ROLLOUTS
     ]
@@ -182,6 +184,25 @@ def make_plan(
 
 MOST_VARIANCE = 0.25
 """Variance of a rollout that succeeds in half of the cases: no other varies more."""
+
+
+def variance_of_both(within: float, rate: float, effect: float) -> float:
+    """Return the variance of a rollout of each run, summed, if the second has the effect.
+
+    Rates that move towards 1/2 vary more: by as much as a gain or a loss of this size adds, which
+    is more for rates near 0 or 1 than the pilot shows.
+
+    Args:
+        within: Variance of one rollout of the pilot around the rate of its task, mean over tasks.
+        rate: Mean rate of the pilot.
+        effect: The difference of rates.
+
+    >>> round(variance_of_both(0.09, 0.1, 0.1), 3), variance_of_both(0.25, 0.5, 0.1)
+    (0.25, 0.5)
+    """
+    # The mean over tasks of (p + e)(1 - p - e) is that of p(1 - p), and e(1 - 2 p) - e^2.
+    moved = within + effect * abs(1 - 2 * rate) - effect**2
+    return within + min(MOST_VARIANCE, max(within, moved))
 
 
 def _variance(values: FloatArray) -> Estimate:
