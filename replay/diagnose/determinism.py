@@ -14,9 +14,15 @@ from trajrec.replay.diagnose.determinism_report import (
     RestoreReport,
 )
 from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_state_methods
-from trajrec.replay.diagnose.probes import Factory, RolloutPlan, probe_determinism
+from trajrec.replay.diagnose.probes import (
+    ANOTHER_PROCESS,
+    Factory,
+    RolloutPlan,
+    probe_determinism,
+    probe_processes,
+)
 from trajrec.replay.diagnose.restore_probes import probe_restore
-from trajrec.replay.diagnose.rollouts import Row, rollout
+from trajrec.replay.diagnose.rollouts import Row, first_row_difference, rollout
 from trajrec.replay.execute.factories import env_from_factory, make_by_id
 from trajrec.types import AnyEnv
 
@@ -80,7 +86,7 @@ def check_determinism(
         has_state, violations = check_state_methods(first_env, n_steps, seed)
         grade = _grade(first, findings)
         restore = {
-            "reexecute": _reexecution(grade),
+            "reexecute": _reexecution(grade, findings, first, plan),
             **probe_restore(first_env, factory, seed, n_steps),
         }
     finally:
@@ -111,11 +117,24 @@ def _grade(first: list[Row], findings: tuple[Finding, ...]) -> Grade:
     return "seeded" if min(finding.step for finding in findings) >= n_seeded else "none"
 
 
-def _reexecution(grade: Grade) -> RestoreReport:
-    """Return whether the recorded actions lead to the recorded state, which the rollouts showed."""
-    if grade == "none":
-        return RestoreReport(False, "the same seed and actions led to different steps")
-    return RestoreReport(True)
+def _reexecution(
+    grade: Grade, findings: tuple[Finding, ...], first: list[Row], plan: RolloutPlan
+) -> RestoreReport:
+    """Return whether the recorded actions lead to the recorded state.
+
+    Forks make a new environment if a used one does not get there, so that is asked as well.
+    """
+    if grade != "none":
+        return RestoreReport(True)
+    is_same = all(finding.probe != ANOTHER_PROCESS for finding in findings)
+    if is_same:
+        new = plan.factory()
+        is_same = first_row_difference(first, plan.run(new)) is None
+        new.close()
+    # Workers re-execute in other processes.
+    if is_same and not list(probe_processes(first, plan)):
+        return RestoreReport(True, "in a new environment each time")
+    return RestoreReport(False, "the same seed and actions led to different steps")
 
 
 def _time_resets(env: AnyEnv, seed: int) -> float:

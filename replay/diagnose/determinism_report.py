@@ -44,7 +44,7 @@ class RestoreReport:
 
     Attributes:
         is_granted: Whether each restored environment continued as the original did.
-        why: The reason if not.
+        why: The reason if not; else the condition, if there is one.
         take_us: The median time to take a snapshot, in µs; of "os_fork", to fork a process that
             ends at once.
         restore_us: The median time to restore a snapshot, in µs.
@@ -58,11 +58,12 @@ class RestoreReport:
     def __str__(self) -> str:
         if not self.is_granted:
             return f"no: {self.why}"
+        condition = f", {self.why}" if self.why else ""
         take = "" if self.take_us is None else f", {self.take_us:.0f} µs"
         restore = (
             "" if self.restore_us is None else f" to take, {self.restore_us:.0f} µs to restore"
         )
-        return f"yes{take}{restore}"
+        return f"yes{condition}{take}{restore}"
 
 
 @dataclass(frozen=True, kw_only=True)

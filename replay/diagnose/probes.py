@@ -41,6 +41,8 @@ UNKNOWN = (
     "unknown: an unseeded generator, threads, addresses of objects, or state outside of the process"
 )
 
+ANOTHER_PROCESS = "another process"
+
 # Each condition in several forms, the probe that it is, and the cause that it shows.
 CONDITIONS: tuple[tuple[list[Condition], str, str], ...] = (
     (
@@ -144,10 +146,10 @@ def probe_determinism(
         if difference is not None:
             is_shown = _trials(env, plan).shows(variants)
             yield _finding(probe, difference, cause if is_shown else UNKNOWN)
-    yield from _probe_processes(first, plan)
+    yield from probe_processes(first, plan)
 
 
-def _probe_processes(first: list[Row], plan: RolloutPlan) -> Iterator[Finding]:
+def probe_processes(first: list[Row], plan: RolloutPlan) -> Iterator[Finding]:
     """Compare with processes of another hash seed, time zone and working folder."""
     # Two hash seeds: this process has one seed that is unknown, and it may be equal to one of them.
     for hash_seed in ("0", "1"):
@@ -156,11 +158,11 @@ def _probe_processes(first: list[Row], plan: RolloutPlan) -> Iterator[Finding]:
             rows = plan.run_in_subprocess(settings, folder)
         if isinstance(rows, str):
             cause = f"the rollout failed in another process: {rows}"
-            yield Finding("another process", -1, "observation", cause)
+            yield Finding(ANOTHER_PROCESS, -1, "observation", cause)
             return
         difference = first_row_difference(first, rows)
         if difference is not None:
-            yield _finding("another process", difference, _cause_of_process(plan))
+            yield _finding(ANOTHER_PROCESS, difference, _cause_of_process(plan))
             return
 
 
