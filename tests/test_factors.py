@@ -180,3 +180,15 @@ def test_lineage_edges_are_declared_at_once_or_later(tmp_path: Path) -> None:
         found = corpus.overlap()
         assert found.n_edges == 4
         assert [leak.path for leak in found.leaks] == [(ids[1], ids[0])]
+
+
+def test_effects_of_checkpoints_say_nothing_about_recipes(tmp_path: Path) -> None:
+    tasks = counts(**{f"t{k}": (1, 2) for k in range(3)})
+    for name, model in (("old", "m-1"), ("new", "m-2")):
+        record_run(tmp_path, name, tasks, of=interface(base={"model": model}))
+    with trajrec.open(tmp_path) as corpus:
+        effects = corpus.factors([of_run("old"), of_run("new")])
+    assert effects.notes == (
+        "base: the effect is that of these checkpoints, and says nothing about their recipes",
+    )
+    assert effects.notes[0] in repr(effects)

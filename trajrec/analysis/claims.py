@@ -28,7 +28,7 @@ def decide_claim(
         problems: Reasons why the difference itself cannot be trusted.
         fewest_training_runs: Training runs of the run that has fewer; 0 if they are not known.
     """
-    reasons = [*problems, *_gaps(factors)]
+    reasons = [*problems, *find_gaps(factors)]
     if reasons:
         return "unlicensed", tuple(reasons)
     changed = [name for name, factor in factors.items() if factor.status == "differs"]
@@ -46,7 +46,7 @@ def decide_claim(
     return "attributable", ()
 
 
-def _gaps(factors: Mapping[str, Factor]) -> list[str]:
+def find_gaps(factors: Mapping[str, Factor]) -> list[str]:
     """Return the factors that are not known well enough to attribute anything."""
     gaps = []
     for name, factor in factors.items():

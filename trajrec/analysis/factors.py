@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.analysis.claims import FEWEST_TASKS
+from trajrec.analysis.claims import FEWEST_TASKS, TRAINED, find_gaps
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
@@ -25,6 +25,7 @@ from trajrec.analysis.rollouts import Cell, Reading, find_check, make_cells, rea
 from trajrec.analysis.run_factors import compare_factors
 from trajrec.analysis.sides import Options, ReadSide, Side, complete_side
 from trajrec.analysis.source import Source
+from trajrec.values.shown import counted
 
 MOST_FACTORS = 4
 
@@ -73,6 +74,7 @@ class FactorEffects:
         n_tasks: Tasks that all runs have graded rollouts of.
         n_excluded: Rollouts of all runs without a result. No bounds are computed for them.
         reason: Why the effects are refused; "" if they are not.
+        notes: Remarks that limit what may be said of the effects.
     """
 
     changed: tuple[str, ...]
@@ -84,6 +86,7 @@ class FactorEffects:
     n_tasks: int
     n_excluded: int
     reason: str = ""
+    notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         if self.reason:
@@ -91,7 +94,8 @@ class FactorEffects:
         parts = [f"{name} {effect.shapley.signed}" for name, effect in self.effects.items()]
         parts = parts or [f"{'+'.join(link.changed)} {link.effect.signed}" for link in self.chain]
         lost = f"; {self.n_excluded} rollouts without a result" if self.n_excluded else ""
-        return f"<FactorEffects over {self.n_tasks} tasks: {', '.join(parts)}{lost}>"
+        remarks = "".join(f"; {note}" for note in self.notes)
+        return f"<FactorEffects over {self.n_tasks} tasks: {', '.join(parts)}{lost}{remarks}>"
 
 
 def read_factors(source: Source, wheres: Sequence[str], *, check: str | None) -> FactorEffects:
@@ -126,7 +130,10 @@ def read_factors(source: Source, wheres: Sequence[str], *, check: str | None) ->
     graded = [{unit for unit, cell in of_run.items() if cell.n} for of_run in cells]
     units = sorted(set.intersection(*graded))
     if len(units) < FEWEST_TASKS:
-        return _refused(f"{len(units)} tasks that all runs share, of at least {FEWEST_TASKS}")
+        return _refused(
+            f"{counted(len(units), 'task')} with graded rollouts in all runs (at least "
+            f"{FEWEST_TASKS} are needed)"
+        )
     changes = _changes(reads, units)
     if isinstance(changes, str):
         return _refused(changes)
@@ -152,8 +159,8 @@ def _changes(reads: Sequence[ReadSide], units: Sequence[str]) -> list[Names] | s
     differences: list[Names] = []
     for read in reads:
         factors = compare_factors((reads[0], read), units, by_training_run=False)
-        if gap := _gap(factors):
-            return gap
+        if gaps := find_gaps(factors):
+            return gaps[0]
         differences.append(_changed(factors))
     whole = max(range(len(reads)), key=lambda number: len(differences[number]))
     if len(differences[whole]) > MOST_FACTORS:
@@ -169,15 +176,6 @@ def _changes(reads: Sequence[ReadSide], units: Sequence[str]) -> list[Names] | s
     if len(set(differences)) < len(differences):
         return "two runs have the same changes: give one condition for both"
     return differences
-
-
-def _gap(factors: Mapping[str, Factor]) -> str:
-    for name, factor in factors.items():
-        if factor.status == "unknown":
-            return f"{name} is unknown ({', '.join(factor.unknown)})"
-        if factor.status == "mixed":
-            return f"{name} varies within a run ({', '.join(factor.mixed)})"
-    return ""
 
 
 def _changed(factors: Mapping[str, Factor]) -> Names:
@@ -244,7 +242,21 @@ def _effects(
         n_tasks=len(units),
         n_excluded=sum(cell.n_excluded for of_run in cells for cell in of_run.values()),
         reason="" if whole else "no factor differs between the runs",
+        notes=tuple(_notes(names)),
     )
+
+
+def _notes(changed: Sequence[str]) -> list[str]:
+    """Return the limits of effects that a comparison of two runs would put into its claim."""
+    notes = []
+    if trained := [name for name in changed if name in TRAINED]:
+        notes.append(
+            f"{', '.join(trained)}: the effect is that of these checkpoints, and says nothing about "
+            "their recipes"
+        )
+    if "verifier" in changed:
+        notes.append("verifier: the effect is one of the measure, and not of behaviour")
+    return notes
 
 
 def shapley_weights(names: Sequence[str], name: str) -> dict[frozenset[str], float]:
