@@ -91,3 +91,27 @@ def test_the_log_format_gives_the_tag_of_every_event(name: str) -> None:
     assert re.search(
         rf"^### {name} \(tag `{STRUCTS[name].__struct_config__.tag}`", LOG_FORMAT, re.MULTILINE
     )
+
+
+def costs(page: Path) -> dict[str, list[float]]:
+    """Return the numbers of each row of the tables of a page, by the name of the row."""
+    rows = {}
+    for line in page.read_text("utf-8").splitlines():
+        if line.startswith("|"):
+            name, *cells = line.strip("|").split("|")
+            numbers = re.findall(r"\d+(?:\.\d+)?", "".join(cells).replace(",", ""))
+            rows[name.partition(",")[0].strip()] = [float(number) for number in numbers]
+    return rows
+
+
+def test_the_costs_of_the_readme_are_those_of_the_measurements() -> None:
+    measured = costs(DOCS / "explanation" / "performance.md")
+    rows = costs(DOCS.parent / "README.md")
+    names = ("84x84x4 frame stacks", "a tool call")
+    assert {name: rows[name] for name in names} == {name: measured[name] for name in names}
+    (guide,) = re.findall(
+        r"A tool call costs (\d+) µs and (\d+) bytes; .* changes, (\d+) µs and (\d+) bytes",
+        (DOCS / "how-to" / "record-tool-agents.md").read_text("utf-8"),
+    )
+    changed = measured["a tool call that changes a watched state of 20 kB"]
+    assert [float(number) for number in guide] == [*measured["a tool call"], *changed]
