@@ -337,3 +337,19 @@ def test_texts_of_a_card_are_visible_and_short() -> None:
             assert "\u202e" not in shown
             assert len(shown) < 2_200
     assert "more characters in card.json" in code("x" * 1_000_000)
+
+
+def test_refused_replays_are_no_failed_ones(tmp_path: Path) -> None:
+    for _ in range(3):
+        state = {"n": 0}
+        with trajrec.episode(tmp_path / "runs", task="t", watch=state) as ep:
+            ep.tool(state.update, name="set", access="write")
+            ep.call("set", n=1)
+    trajrec.close_logs()
+    # No world was given, so nothing can be executed again.
+    assert main(["replay", str(tmp_path / "runs")]) == 4
+    with trajrec.open(tmp_path / "runs") as corpus:
+        (replays,) = corpus.fidelity()
+        card = corpus.card(tmp_path / "release").card
+    assert (replays.grades, replays.n_replayed, replays.reproduced) == ({"refused": 3}, 0, None)
+    assert "replay, of 3 episodes" in card["missing"]

@@ -367,8 +367,11 @@ def _missing(card: Card) -> list[str]:
         missing.append(
             f"held-out split: no episode is in {', '.join(held_out)}; name yours (--held-out)"
         )
-    never = sum(item["n_episodes"] - item["n_replayed"] for item in card["fidelity"])
-    if never > 0:
+    # An environment has a row for each one that it was replayed in.
+    left = {item["env_id"]: item["n_episodes"] for item in card["fidelity"]}
+    for item in card["fidelity"]:
+        left[item["env_id"]] = min(left[item["env_id"]], item["n_episodes"] - item["n_replayed"])
+    if never := sum(left.values()):
         missing.append(f"replay, of {episodes(never)}")
     if n := card["counts"]["removed"]:
         missing.append(f"{episodes(n)} that were removed from the logs")

@@ -21,10 +21,10 @@ class Fidelity:
         against: Environment that it was replayed in; "recorded" is the one that its log names;
             None if no episode was replayed.
         n_episodes: Fresh rollouts of the environment.
-        n_replayed: Those that were replayed, or refused.
-        grades: Their latest grades, with counts; a refusal is one of them.
-        reproduced: Share of the replayed ones that are exact, or equal in state and verdict; None
-            if none was replayed.
+        n_replayed: Those that a replay has executed, so no refused ones.
+        grades: The latest grades, with counts; a refusal is one of them.
+        reproduced: Share of the grades exact and state among these two and diverged; None without
+            any of them. The other grades do not say whether the whole episode is reproduced.
         causes: Causes of divergences, with counts.
     """
 
@@ -66,7 +66,7 @@ def read_fidelity(source: Source) -> list[Fidelity]:
                     env_id=total["env_id"],
                     against=against,
                     n_episodes=total["n"],
-                    n_replayed=sum(grades.values()),
+                    n_replayed=sum(grades.values()) - grades.get("refused", 0),
                     grades=grades,
                     reproduced=_reproduced(grades),
                     causes=causes,
@@ -76,9 +76,9 @@ def read_fidelity(source: Source) -> list[Fidelity]:
 
 
 def _reproduced(grades: dict[str, int]) -> Estimate | None:
-    n = sum(grades.values())
+    k = grades.get("exact", 0) + grades.get("state", 0)
+    n = k + grades.get("diverged", 0)
     if not n:
         return None
-    k = grades.get("exact", 0) + grades.get("state", 0)
     interval = wilson(np.array([1.0] * k + [0.0] * (n - k)))
     return Estimate(value=interval.value, ci_low=interval.ci_low, ci_high=interval.ci_high)
