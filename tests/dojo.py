@@ -2,8 +2,9 @@
 
 As a program:
 
-- `dojo.py record FOLDER [free] [cut]` records the ground truth of the tasks. The clock is frozen
-  unless "free" is given. With "cut", an episode lacks its last call.
+- `dojo.py record FOLDER [free] [cut] [large]` records the ground truth of the tasks. The clock is
+  frozen unless "free" is given. With "cut", an episode lacks its last call. With "large", it has
+  options of 10 kB, which its prompt shows.
 - `dojo.py replay FOLDER` prints a report a line.
 - `dojo.py credit FOLDER N` records N tasks that fail by one wrong call. It prints the step of the
   wrong call and the decisive step of each.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,7 +57,7 @@ class Dojo:
         self.environment = self.task.init_environment(default)
         self.before = self.environment.model_copy(deep=True)
         self.traces.clear()
-        return str(self.task.PROMPT)
+        return str(self.task.PROMPT) + (options or {}).get("notes", "")
 
     def tools(self) -> list[Tool]:
         return [
@@ -95,6 +97,11 @@ def utility(world: Dojo) -> bool:
     return bool(verdict)
 
 
+def notes_of(task: str) -> str:
+    """Return 10 kB of text that hardly compresses, another one for each task."""
+    return random.Random(task).randbytes(5_000).hex()
+
+
 def record(folder: Path, options: list[str]) -> None:
     """Record the ground truth of every task."""
     for suite, task in tasks():
@@ -103,6 +110,7 @@ def record(folder: Path, options: list[str]) -> None:
             folder,
             task=f"{suite}/{task}",
             world=world,
+            options={"notes": notes_of(task)} if "large" in options else None,
             checks=[utility],
             deterministic="free" not in options,
             redact=False,

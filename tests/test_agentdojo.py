@@ -63,6 +63,16 @@ def test_tasks_with_a_frozen_clock_replay_exactly(share: Share, tmp_path: Path) 
     assert causes == {"unordered set"} if share.is_whole else causes <= {"unordered set"}
 
 
+@suite("agents", fixed=0, drawn=1, whole=N_TASKS)
+def test_tasks_with_options_of_ten_kilobytes_replay_exactly(share: Share, tmp_path: Path) -> None:
+    dojo("record", tmp_path, "large", share=share)
+    with trajrec.open(tmp_path) as corpus:
+        for episode in corpus.episodes():
+            assert len(episode.value(episode.start.options_data)["notes"]) == 10_000
+    grades = Counter(report["grade"] for report in replay(tmp_path, share))
+    assert grades == {"exact": share.size}
+
+
 @suite("agents", fixed=0, drawn=0, whole=N_TASKS)
 def test_a_free_clock_is_named_as_the_cause(share: Share, tmp_path: Path) -> None:
     dojo("record", tmp_path, "free", share=share)
