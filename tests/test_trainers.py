@@ -139,6 +139,45 @@ def test_torchrl_is_recorded_as_it_ran(tmp_path: Path, env_id: str) -> None:
     assert check_recording(tmp_path, env_id, **options) >= n_frames + 90
 
 
+def wrapped_env(folder: Path) -> Any:
+    from torchrl.envs import GymWrapper
+
+    return GymWrapper(recorded_env(CARTPOLE, folder), device="cpu")
+
+
+@deep("trainers")
+@pytest.mark.parametrize("collector", ["MultiSyncCollector", "MultiAsyncCollector"])
+def test_collectors_of_torchrl_in_processes_are_recorded_as_they_ran(
+    tmp_path: Path, collector: str
+) -> None:
+    collectors = pytest.importorskip("torchrl.collectors", reason="torchrl is not installed")
+    make = functools.partial(wrapped_env, tmp_path)
+    running = getattr(collectors, collector)(
+        [make] * 2, None, frames_per_batch=64, total_frames=256
+    )
+    n_frames = sum(data.numel() for data in running)
+    running.shutdown()
+    assert check_recording(tmp_path, CARTPOLE) >= n_frames
+
+
+@deep("trainers")
+@pytest.mark.parametrize("mode", MODES[1:])
+@pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
+def test_vectors_in_torchrl_are_recorded_as_they_ran(
+    tmp_path: Path, vector: Any, mode: AutoresetMode
+) -> None:
+    pytest.importorskip("torchrl", reason="torchrl is not installed")
+    from torchrl.collectors import Collector
+    from torchrl.envs import GymWrapper
+
+    make = functools.partial(recorded_env, CARTPOLE, tmp_path)
+    env = GymWrapper(vector([make] * 2, autoreset_mode=mode), device="cpu")
+    collector = Collector(env, None, frames_per_batch=64, total_frames=256)
+    n_frames = sum(data.numel() for data in collector)
+    collector.shutdown()
+    assert check_recording(tmp_path, CARTPOLE) >= n_frames
+
+
 RLLIB = """
 import sys
 from pathlib import Path
