@@ -11,7 +11,9 @@ import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
 
 import trajrec
+from trajrec.analysis import forest_plot
 from trajrec.analysis.comparison import Comparison
+from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.intervals import UNIT_RANGE
 from trajrec.analysis.planned import apply_plan
 from trajrec.analysis.planning import tasks_needed, variance_of_both
@@ -415,3 +417,13 @@ def test_a_planned_number_of_tasks_shows_the_effect(low: float, high: float, eff
         n_shown += bool(limits.ci_low > 0 or limits.ci_high < 0)
     # Three standard errors below 80 %.
     assert n_shown / n_runs > 0.8 - 3 * np.sqrt(0.8 * 0.2 / n_runs)
+
+
+def test_a_drawn_interval_ends_where_it_ends() -> None:
+    figure = pytest.importorskip("matplotlib.figure")
+    axes = figure.Figure().subplots()
+    mean = Estimate(value=0.2, ci_low=0.007, ci_high=0.4)
+    forest_plot._draw(axes, [], mean, n_tasks=0)
+    assert {line.get_solid_capstyle() for line in axes.lines if line.get_linewidth() == 4} == {
+        "butt"
+    }

@@ -298,7 +298,7 @@ def test_two_folders_are_compared_and_copies_refused(
     assert record["a"]["where"] == str(tmp_path / "a")
     shutil.copytree(tmp_path / "a", tmp_path / "c")
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "c")]) == 2
-    assert "logs are in both runs" in capsys.readouterr().err
+    assert "both runs have the same" in capsys.readouterr().err
     assert main(["compare", str(tmp_path / "a")]) == 2
 
 

@@ -130,7 +130,8 @@ def test_no_condition_is_an_internal_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([command[0], str(runs), *command[1:], "--where", where]) == 2
-    assert re.search("Error|selected by outcomes", capsys.readouterr().err)
+    words = "Error|selected by outcomes|must be true or false"
+    assert re.search(words, capsys.readouterr().err)
 
 
 @pytest.mark.slow

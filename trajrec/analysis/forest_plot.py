@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trajrec.analysis.arms import TaskDifference
 from trajrec.analysis.estimate import Estimate
@@ -21,6 +21,9 @@ SUFFIXES = (".png", ".svg", ".pdf")
 # Colours that stay distinct in greyscale and for people who see red and green alike.
 _BLUE = "#2b6cb0"
 _GREY = "#a0aec0"
+
+# By default a line is drawn half its width beyond its ends: an interval near 0 would reach it.
+_EXACT: dict[str, Any] = {"solid_capstyle": "butt"}
 
 # Inches, at 120 dots each.
 _WIDTH = 8.0
@@ -110,11 +113,11 @@ def _draw(axes: Axes, tasks: Sequence[TaskDifference], mean: Estimate, *, n_task
     for row, task in enumerate(tasks):
         own = task.difference
         if math.isfinite(own.ci_low) and math.isfinite(own.ci_high):
-            axes.plot([own.ci_low, own.ci_high], [row, row], color=_GREY, linewidth=1.5)
+            axes.plot([own.ci_low, own.ci_high], [row, row], color=_GREY, linewidth=1.5, **_EXACT)
         axes.plot([own.value], [row], "o", color=_BLUE, markersize=4)
         names.append(f"{task.task[:40]} ({task.n_a}, {task.n_b})".replace("$", r"\$"))
     last = len(tasks) + 0.5
-    axes.plot([mean.ci_low, mean.ci_high], [last, last], color=_BLUE, linewidth=4)
+    axes.plot([mean.ci_low, mean.ci_high], [last, last], color=_BLUE, linewidth=4, **_EXACT)
     axes.plot([mean.value], [last], "D", color="white", markeredgecolor=_BLUE, markersize=7)
     axes.set_yticks([*range(len(tasks)), last], [*names, f"mean of {n_tasks}"])
     axes.tick_params(axis="y", labelsize=7)

@@ -22,6 +22,7 @@ from trajrec.analysis.rollouts import (
 from trajrec.analysis.source import Source
 from trajrec.statistics.quantiles import CONFIDENCE
 from trajrec.types import Value
+from trajrec.values.shown import counted
 
 LARGEST_SCORE = 1e100
 """Greatest size of a score: the squares of larger ones are no numbers."""
@@ -120,7 +121,8 @@ def read_sides(a: Side, b: Side, options: Options) -> tuple[ReadSide, ReadSide]:
     else:
         if n_shared := len(_log_ids(a) & _log_ids(b)):
             raise ValueError(
-                f"{n_shared} logs are in both runs, since one folder has copies of them: remove these"
+                f"both runs have the same {counted(n_shared, 'log')}: one folder has copies of the "
+                "other's; remove them"
             )
         groups = [read_runs(side.source, [side.where], reading)[0] for side in (a, b)]
     sides = [
