@@ -26,6 +26,8 @@ MISFITS = (AttributeError, IndexError, KeyError, OverflowError, TypeError, Value
 MAX_NAMED = 1000
 """The damaged parts of a file that are named; a file may hold millions."""
 
+_NULLS = frozenset((type(None),))
+
 _OTHERS = f"further parts that are damaged, beyond the first {MAX_NAMED}"
 
 
@@ -79,7 +81,7 @@ class Account(msgspec.Struct, kw_only=True):
         values = record.values()
         if expected is not None:
             placed -= {name for name, v in expected.items() if record.get(name, v) != v}
-        if placed.issuperset(record) and None not in values:
+        if placed.issuperset(record) and _NULLS.isdisjoint(map(type, values)):
             self.placed += n
             return None
         rest: JsonObject = {}

@@ -27,6 +27,10 @@ from trajrec.recording.provenance import make_agents_header
 FOLDER = "import"
 """The folder for unfinished logs, in the folder of the index."""
 
+# An import waits for the compression, which a recorder does beside its loop: its level makes logs
+# 1 to 2 % smaller, in nearly twice the time.
+_LEVEL = 2
+
 # As the frames of a recorder's events: readers take a frame at a time.
 _CHUNK_BYTES = 1 << 20
 
@@ -69,7 +73,7 @@ class ImportLog:
         self._n_items = 0
         with self._translated():
             self._unfinished.unlink(missing_ok=True)
-            self._file = FrameWriter(self._unfinished, header, Packer())
+            self._file = FrameWriter(self._unfinished, header, Packer(_LEVEL))
 
     def __enter__(self) -> Self:
         return self

@@ -23,9 +23,6 @@ class SampleMessages:
     Args:
         sample: The sample.
         place: Its place, for errors.
-
-    Attributes:
-        said: The keys of the messages of requests and answers.
     """
 
     def __init__(self, sample: JsonObject, place: Place) -> None:
@@ -40,7 +37,7 @@ class SampleMessages:
         if not self._pool and type(sample.get("message_pool")) is list:
             self._pool = sample["message_pool"]
         self._converted: list[Value] | None = None
-        self.said: set[bytes | str] = set()
+        self._said: list[Value] = []
 
     def resolved(self, value: Value) -> Value:
         """Return a value with the texts that its attachments stand for."""
@@ -75,20 +72,44 @@ class SampleMessages:
             first, stop = ref
             if not 0 <= first <= stop <= len(self._pool):
                 raise place.error(f"input_refs names messages {ref} of {len(self._pool)}")
-            messages += self._pooled()[first:stop]
+            part = self._pooled()[first:stop]
+            # Mostly there is one part, which may be long.
+            messages = messages + part if messages else part
         own = event.get("input")
         if type(own) is str:
             return [*messages, {"role": "user", "content": own}]
         others = list(map(self.message, place.optional(list, own, "input", [])))
-        self.said.update(map(key_of, others))
-        return messages + others
+        self._said += others
+        messages += others
+        return messages
 
     def _pooled(self) -> list[Value]:
         """Return the messages of the pool: requests share their objects."""
         if self._converted is None:
             self._converted = list(map(self.message, self._pool))
-            self.said.update(map(key_of, self._converted))
+            self._said += self._converted
         return self._converted
+
+    def answer(self, value: Value) -> JsonObject:
+        """Return the message of an answer in the form of chats.
+
+        Raises:
+            ImportFileError: It is no message.
+        """
+        message = self.message(value)
+        self._said.append(message)
+        return message
+
+    def unsaid(self, values: list[JsonObject]) -> list[JsonObject]:
+        """Return the messages that no request or answer has, in the form of chats.
+
+        Raises:
+            ImportFileError: One is no message.
+        """
+        if not values:
+            return []
+        said = set(map(key_of, self._said))
+        return [message for message in map(self.message, values) if key_of(message) not in said]
 
     def message(self, value: Value) -> JsonObject:
         """Return a message in the form of chats; fields of Inspect's own stay.

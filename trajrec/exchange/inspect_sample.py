@@ -7,7 +7,7 @@ from typing import Literal
 
 from trajrec.exchange.account import Account
 from trajrec.exchange.inspect_conversation import read_conversation, set_result
-from trajrec.exchange.inspect_messages import SampleMessages, key_of
+from trajrec.exchange.inspect_messages import SampleMessages
 from trajrec.exchange.inspect_scores import verdicts_of
 from trajrec.exchange.reading import Place, dicts_of, parse_arguments, texts_by_key
 from trajrec.exchange.records import (
@@ -259,13 +259,12 @@ class _EventReader:
         """Return the choices of an answer, with messages in the form of chats."""
         choices = []
         for choice in dicts_of(self._place, output.get("choices"), "choices"):
-            message = choice.get("message")
-            if type(message) is dict:
-                converted = self._messages.message(message)
-                self._messages.said.add(key_of(converted))
-                choice = {**choice, "message": converted}
-            reason = choice.get("stop_reason")
-            choices.append({**choice, "finish_reason": reason} if reason else choice)
+            chosen = dict(choice)
+            if type(choice.get("message")) is dict:
+                chosen["message"] = self._messages.answer(choice["message"])
+            if choice.get("stop_reason"):
+                chosen["finish_reason"] = choice["stop_reason"]
+            choices.append(chosen)
         return choices
 
     def _add_call(self, event: JsonObject, owner: ImportedEpisode) -> None:
@@ -314,10 +313,8 @@ class _EventReader:
 
     def add_rest(self, sample: JsonObject) -> None:
         """Add the messages of the last state that no request or answer has."""
-        for value in dicts_of(self._place, sample.get("messages"), "messages"):
-            message = self._messages.message(value)
-            if key_of(message) not in self._messages.said:
-                self._episode.items.append(Message(value=message))
+        last = dicts_of(self._place, sample.get("messages"), "messages")
+        self._episode.items += [Message(value=value) for value in self._messages.unsaid(last)]
         output = sample.get("output")
         if output is not None and output != self._last_output:
             values = {"output": self._messages.resolved(output)}

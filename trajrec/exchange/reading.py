@@ -131,8 +131,8 @@ def may_repeat_keys(data: bytes | str, value: Value) -> bool:
     text = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if text.count(b":") != _encode(value).count(b":"):
         return True
-    # Some writers escape other signs of these numbers, such as <.
-    return b"\\u003" in text and b"\\u003a" in text.lower()
+    # Some writers escape other signs of these numbers, such as <. One byte is found fast.
+    return b"\\" in text and b"\\u003" in text and b"\\u003a" in text.lower()
 
 
 def _object_of(pairs: list[tuple[str, Value]]) -> JsonObject:

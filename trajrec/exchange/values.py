@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Callable
 
 import msgspec
@@ -41,30 +40,34 @@ MAX_BYTES = 1 << 20
 """The largest encoding that is taken without the codec, which refuses too many items."""
 
 
-def is_json_like(value: Value, depth: int = 0) -> bool:
+def is_json_like(value: Value) -> bool:
     """Return whether a value is of JSON's types and flat enough for msgpack to encode it directly.
 
     >>> is_json_like({"x": [1, "a"]}), is_json_like({"x": (1,)}), is_json_like(b"")
     (True, False, False)
     """
-    kind = type(value)
-    if kind in _LEAVES:
+    if type(value) in _LEAVES:
         return True
-    if kind is dict:
-        if not _TEXTS.issuperset(map(type, value)):
-            return False
-        items = value.values()
-    elif kind is list:
-        items = value
-    else:
-        return False
-    # All types at once: most objects have leaves alone. A generator would cost as much again.
-    if _LEAVES.issuperset(map(type, items)):
-        return True
-    if depth >= MAX_DEPTH:
-        return False
-    nested = [item for item in items if type(item) not in _LEAVES]
-    return all(map(is_json_like, nested, itertools.repeat(depth + 1)))
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        nested = []
+        for container in level:
+            items = container
+            if type(container) is dict:
+                if not _TEXTS.issuperset(map(type, container)):
+                    return False
+                items = container.values()
+            elif type(container) is not list:
+                return False
+            # All types at once: most objects have leaves alone.
+            if not _LEAVES.issuperset(map(type, items)):
+                for item in items:
+                    if type(item) not in _LEAVES:
+                        nested.append(item)
+        if not nested:
+            return True
+        level = nested
+    return False
 
 
 class ValueEncoder:
@@ -83,7 +86,7 @@ class ValueEncoder:
         self._redactor = redactor
         self._digests: set[bytes] = set()
         # A text often stands twice: as a result, and in the message with it.
-        self._last: tuple[Value, Value] = (None, None)
+        self._last: tuple[str, bytes] = ("", b"")
         self.n_redacted = 0
 
     def data(self, episode: int, value: Value) -> bytes:
@@ -92,7 +95,13 @@ class ValueEncoder:
         Raises:
             EncodeError: It nests too deeply.
         """
-        return self._store(episode, self._encode(value), REFERRED_BYTES)
+        is_text = type(value) is str and len(value) > _SHORT_CHARS
+        if is_text and value == self._last[0]:
+            return self._last[1]
+        data = self._store(episode, self._encode(value), REFERRED_BYTES)
+        if is_text:
+            self._last = (value, data)
+        return data
 
     def single(self, episode: int, value: Value) -> bytes:
         """Return an encoded value that nothing repeats: only a very large one is a reference."""
@@ -106,16 +115,11 @@ class ValueEncoder:
         """Return a text, or a reference to it if it is large, for use inside of another value."""
         if len(text) <= REFERRED_BYTES:
             return text
-        last, shown = self._last
-        if last is text:
-            return shown
         data = self.data(episode, text)
         # After the removal of a secret, a text may be short.
         is_reference = len(data) == _REFERENCE_SIZE and data[0] == _REFERENCE_HEAD
         # As msgpack takes it.
-        shown = msgspec.msgpack.Ext(REF, data[2:]) if is_reference else codec.decode(data)
-        self._last = (text, shown)
-        return shown
+        return msgspec.msgpack.Ext(REF, data[2:]) if is_reference else codec.decode(data)
 
     def inner(self, episode: int, value: Value) -> Value:
         """Return a value as another one holds it: without secrets, or a reference to a large one.
