@@ -165,11 +165,14 @@ def lost_leaves(source: Any, folder: Path, *, words: set[str] = frozenset()) -> 
         elif isinstance(value, str) and _document(value) is not None:
             look(_document(value))
         elif isinstance(value, str):
-            is_known = value in haystack or value in words or time_of(value) in numbers
+            # 0 stands for no time.
+            is_time = (time_of(value) or None) in numbers
+            is_known = value in haystack or value in words or is_time
             if value and not is_known and value.removeprefix("ATIF-v") not in haystack:
                 lost[value] += 1
         elif type(value) in (int, float) and value == value:
-            lost[repr(value)] += value not in numbers and time_of(value) not in numbers
+            is_time = (time_of(value) or None) in numbers
+            lost[repr(value)] += value not in numbers and not is_time
 
     look(source)
     return +lost

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imported import DATA, column, imported, needs_data, one, write_json, write_lines
+from imported import (
+    DATA,
+    column,
+    imported,
+    lost_leaves,
+    needs_data,
+    one,
+    sources_of,
+    write_json,
+    write_lines,
+)
 
 from trajrec.exchange.otlp_spans import attributes_of
 from trajrec.exchange.reading import Place
@@ -163,3 +173,83 @@ def test_an_attribute_that_is_there_twice_is_kept() -> None:
     pairs = [{"key": "note", "value": value(text)} for text in ("first", "second")]
     attributes = attributes_of(pairs, Place(Path("t.json")))
     assert attributes == {"note": "second", "note (before)": "first"}
+
+
+GEN_AI_MODEL = {"gen_ai.operation.name": "chat"}
+GEN_AI_TOOL = {"gen_ai.operation.name": "execute_tool"}
+OPEN_MODEL = {"openinference.span.kind": "LLM"}
+OPEN_TOOL = {"openinference.span.kind": "TOOL"}
+ATTRIBUTES = (
+    (GEN_AI_MODEL, "gen_ai.request.model"),
+    (GEN_AI_MODEL, "gen_ai.input.messages"),
+    (GEN_AI_MODEL, "gen_ai.output.messages"),
+    (GEN_AI_MODEL, "gen_ai.system_instructions"),
+    (GEN_AI_MODEL, "gen_ai.response.finish_reasons"),
+    (GEN_AI_MODEL, "error.type"),
+    (GEN_AI_MODEL, "trajrec.attempt"),
+    (GEN_AI_TOOL, "gen_ai.tool.name"),
+    (GEN_AI_TOOL, "gen_ai.tool.call.id"),
+    (GEN_AI_TOOL, "gen_ai.tool.call.arguments"),
+    (GEN_AI_TOOL, "trajrec.outcome"),
+    (OPEN_MODEL, "llm.model_name"),
+    (OPEN_MODEL, "llm.invocation_parameters"),
+    (OPEN_MODEL, "llm.token_count.prompt"),
+    (OPEN_TOOL, "tool.name"),
+    (OPEN_TOOL, "tool_call.id"),
+    (OPEN_TOOL, "input.value"),
+)
+"""Kinds of spans, and attributes that have a place in them."""
+
+
+def odd_values(mark: str) -> list[dict[str, Any]]:
+    """Return attribute values that no convention has in these places, each with a mark."""
+    text = {"stringValue": mark}
+    pair = {"key": "k", "value": text}
+    return [
+        {"stringValue": "known", "odd": mark},
+        {"arrayValue": {"values": [text]}},
+        {"arrayValue": {"values": [{"stringValue": "a"}], "odd": mark}},
+        {"kvlistValue": {"values": [pair]}},
+        {"kvlistValue": {"values": [{"key": "k", "value": {"intValue": "1"}, "odd": mark}]}},
+        {"kvlistValue": {"values": [pair, {"key": "k", "value": {"intValue": "1"}}]}},
+    ]
+
+
+def lost_marks(path: Path, folder: Path) -> list[str]:
+    """Return the texts with a mark that a file holds, and the logs made of it do not."""
+    return [text for text in lost_leaves(sources_of(path), folder) if text.startswith("mark")]
+
+
+def test_an_attribute_of_another_form_is_kept(tmp_path: Path) -> None:
+    spans = []
+    for number, (kind, name) in enumerate(ATTRIBUTES):
+        for case in range(6):
+            odd = odd_values(f"mark{number}x{case}x")[case]
+            made = span(f"{number:08x}{case:08x}", **kind)
+            made["attributes"].append({"key": name, "value": odd})
+            spans.append(made)
+    path = write_json(tmp_path / "t.json", export(*spans))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM attempts") > 0
+    assert lost_marks(path, tmp_path / "out") == []
+
+
+def test_parts_of_messages_of_another_form_are_kept(tmp_path: Path) -> None:
+    messages = [
+        "mark bare",
+        {"role": "user", "parts": "mark no list"},
+        {"role": "user", "parts": ["mark no part"]},
+        {
+            "role": "tool",
+            "parts": [{"type": "tool_call_response", "id": ["mark id"], "result": "mark result"}],
+        },
+        {"role": "tool", "parts": [{"type": "tool_call_response", "odd": "mark odd"}]},
+        {"role": "assistant", "parts": [{"type": "tool_call", "name": ["mark name"]}]},
+    ]
+    made = span("00f067aa0ba902b7", **GEN_AI_MODEL)
+    text = {"stringValue": json.dumps(messages)}
+    made["attributes"].append({"key": "gen_ai.input.messages", "value": text})
+    path = write_json(tmp_path / "t.json", export(made))
+    with imported(path, tmp_path / "out"):
+        pass
+    assert lost_marks(path, tmp_path / "out") == []

@@ -187,7 +187,7 @@ class _Trace:
         elif kind == "tool":
             episode.items.append(words.call_of(span, self._place))
         else:
-            facts = span.leftovers(set())
+            facts = span.leftovers()
             facts["times"] = [span.start_ns, span.end_ns]
             if span.error is not None:
                 facts["error"] = span.error

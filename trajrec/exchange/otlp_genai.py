@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trajrec.errors import ImportFileError
-from trajrec.exchange.chat import assistant, tool_call, tool_result, usage_of_counts
+from trajrec.exchange.chat import assistant, json_text, tool_call, tool_result, usage_of_counts
 from trajrec.exchange.otlp_spans import Span
 from trajrec.exchange.reading import Place, parse_arguments, parse_json, texts_by_key
 from trajrec.exchange.records import Call, Outcome, Turn
@@ -21,33 +21,10 @@ KINDS = {
 }
 """Operation -> what it is of an agent."""
 
+_DICTS = frozenset((dict,))
 _REQUEST = "gen_ai.request."
 ATTEMPT = "trajrec.attempt"
 """The number of a retry in our own exports: the conventions know none."""
-_MODEL = (
-    OPERATION,
-    "gen_ai.input.messages",
-    "gen_ai.output.messages",
-    "gen_ai.system_instructions",
-    "gen_ai.response.model",
-    "gen_ai.response.id",
-    "gen_ai.response.finish_reasons",
-    "gen_ai.usage.input_tokens",
-    "gen_ai.usage.output_tokens",
-    "gen_ai.usage.cache_read.input_tokens",
-    "gen_ai.tool.definitions",
-    "error.type",
-    ATTEMPT,
-)
-_TOOL = (
-    OPERATION,
-    "gen_ai.tool.name",
-    "gen_ai.tool.call.id",
-    "gen_ai.tool.call.arguments",
-    "gen_ai.tool.call.result",
-    "error.type",
-    "trajrec.outcome",
-)
 _OUTCOMES: dict[Value, Outcome] = {
     name: name for name in ("ok", "error", "timeout", "cancelled", "unknown", "open")
 }
@@ -56,25 +33,19 @@ _OUTCOMES: dict[Value, Outcome] = {
 
 def turn_of(span: Span, place: Place) -> Turn:
     """Return the turn of a call of a model."""
-    attributes = span.attributes
+    span.take_text(OPERATION)
     requested = {
-        name.removeprefix(_REQUEST): value
-        for name, value in attributes.items()
+        name.removeprefix(_REQUEST): span.take(name)
+        for name in span.attributes
         if name.startswith(_REQUEST)
     }
-    used = {*_MODEL, *(name for name in attributes if name.startswith(_REQUEST))}
-    system = json_value(attributes.get("gen_ai.system_instructions"), place)
+    system = json_value(span.take("gen_ai.system_instructions"), place)
     request: list[Value] = []
     if system is not None:
         request.append({"role": "system", "content": _content(system)})
-    for message in _list(json_value(attributes.get("gen_ai.input.messages"), place)):
-        request += messages_of(message)
-    answers = [
-        converted
-        for message in _list(json_value(attributes.get("gen_ai.output.messages"), place))
-        for converted in messages_of(message)
-    ]
-    reasons = _list(attributes.get("gen_ai.response.finish_reasons"))
+    request += _messages(span, "gen_ai.input.messages", place)
+    answers = _messages(span, "gen_ai.output.messages", place)
+    reasons = span.take("gen_ai.response.finish_reasons", list) or []
     choices = []
     for number, message in enumerate(answers):
         choice: JsonObject = {"index": number, "message": message}
@@ -83,26 +54,28 @@ def turn_of(span: Span, place: Place) -> Turn:
             choice["finish_reason"] = reason
         choices.append(choice)
     usage = usage_of_counts(
-        input_tokens=attributes.get("gen_ai.usage.input_tokens"),
-        output_tokens=attributes.get("gen_ai.usage.output_tokens"),
-        cached=attributes.get("gen_ai.usage.cache_read.input_tokens"),
+        input_tokens=span.take("gen_ai.usage.input_tokens"),
+        output_tokens=span.take("gen_ai.usage.output_tokens"),
+        cached=span.take("gen_ai.usage.cache_read.input_tokens"),
     )
     answer: JsonObject = {"choices": choices}
     for name, value in (
-        ("id", attributes.get("gen_ai.response.id")),
-        ("model", attributes.get("gen_ai.response.model")),
+        ("id", span.take("gen_ai.response.id")),
+        ("model", span.take("gen_ai.response.model")),
         ("usage", usage),
         ("finish_reasons", reasons[len(choices) :] or None),
     ):
         if value is not None:
             answer[name] = value
-    tools = json_value(attributes.get("gen_ai.tool.definitions"), place)
+    tools = json_value(span.take("gen_ai.tool.definitions"), place)
     if tools is not None:
         requested["tools"] = tools
-    has_failed = span.error is not None or "error.type" in attributes
+    # A model of another type stays among the parameters.
+    model = requested.pop("model") if type(requested.get("model")) is str else ""
+    has_failed = span.error is not None or "error.type" in span.attributes
     return Turn(
         message=None,
-        model=str(requested.pop("model", "")),
+        model=model,
         # Content is opt-in: without it the request is unknown, and not empty.
         request=request,
         answer=answer if len(answer) > 1 or choices else None,
@@ -110,46 +83,61 @@ def turn_of(span: Span, place: Place) -> Turn:
         start_ns=span.start_ns,
         end_ns=span.end_ns,
         error=span.error or "",
-        error_type=span.text("error.type") or ("error" if has_failed else ""),
-        attempt=_attempt(attributes.get(ATTEMPT)),
-        extra=span.leftovers(used),
+        error_type=span.take_text("error.type") or ("error" if has_failed else ""),
+        attempt=_attempt(span),
+        extra=span.leftovers(),
     )
 
 
 def call_of(span: Span, place: Place) -> Call:
     """Return the call of a tool."""
-    attributes = span.attributes
-    arguments, invalid = parse_arguments(attributes.get("gen_ai.tool.call.arguments"))
-    result = attributes.get("gen_ai.tool.call.result")
-    name = attributes.get("gen_ai.tool.name")
-    has_failed = span.error is not None or "error.type" in attributes
+    span.take_text(OPERATION)
+    arguments, invalid = parse_arguments(span.take("gen_ai.tool.call.arguments"))
+    result = span.take("gen_ai.tool.call.result")
+    name = span.take("gen_ai.tool.name", str)
+    has_failed = span.error is not None or "error.type" in span.attributes
     return Call(
-        tool=name if type(name) is str else span.name,
+        tool=span.name if name is None else name,
         arguments=arguments,
-        call_id=span.text("gen_ai.tool.call.id"),
+        call_id=span.take_text("gen_ai.tool.call.id"),
         invalid=invalid,
         start_ns=span.start_ns,
         end_ns=span.end_ns,
         has_result=result is not None,
         result=result,
-        outcome=_outcome(attributes.get("trajrec.outcome"), has_failed=has_failed),
+        outcome=_outcome(span, has_failed=has_failed),
         is_raised=has_failed and result is None,
         origin="tool" if has_failed else "",
-        error_type=span.text("error.type") or ("error" if has_failed else ""),
+        error_type=span.take_text("error.type") or ("error" if has_failed else ""),
         error=span.error or "",
-        extra=span.leftovers(set(_TOOL)),
+        extra=span.leftovers(),
     )
 
 
-def _attempt(number: Value) -> int:
-    return number if type(number) is int and 0 < number < 1 << 31 else 0
+def _attempt(span: Span) -> int:
+    number = span.attributes.get(ATTEMPT)
+    if type(number) is not int or not 0 <= number < 1 << 31:
+        return 0
+    span.take(ATTEMPT)
+    return number
 
 
-def _outcome(stated: Value, *, has_failed: bool) -> Outcome:
-    outcome: Outcome = "error" if has_failed else "ok"
-    is_stated = type(stated) is str and stated in _OUTCOMES
+def _outcome(span: Span, *, has_failed: bool) -> Outcome:
+    stated = _OUTCOMES.get(span.text("trajrec.outcome"))
     # A span that says that it failed has failed.
-    return _OUTCOMES[stated] if is_stated and (stated != "ok" or not has_failed) else outcome
+    if stated is None or (stated == "ok" and has_failed):
+        return "error" if has_failed else "ok"
+    span.take("trajrec.outcome")
+    return stated
+
+
+def _messages(span: Span, name: str, place: Place) -> list[JsonObject]:
+    """Return the messages of an attribute; one that is no list is a leftover."""
+    messages = json_value(span.attributes.get(name), place)
+    if type(messages) is not list:
+        return []
+    span.take(name)
+    return [converted for message in messages for converted in messages_of(message)]
 
 
 def messages_of(message: Value) -> list[JsonObject]:
@@ -159,14 +147,13 @@ def messages_of(message: Value) -> list[JsonObject]:
     [{'role': 'user', 'content': 'Hi'}]
     """
     fields = texts_by_key(message)
-    parts = [texts_by_key(part) for part in _list(fields.get("parts"))]
+    parts = [] if fields.get("parts") is None else fields["parts"]
+    if fields is not message or type(parts) is not list or not _DICTS.issuperset(map(type, parts)):
+        # Of another form: as it stands.
+        return [{"role": "user", "content": message}]
     others = {name: value for name, value in fields.items() if name not in ("role", "parts")}
     calls = [_call(part) for part in parts if part.get("type") == "tool_call"]
-    results = [
-        tool_result(str(part.get("id") or ""), part.get("response", part.get("result")))
-        for part in parts
-        if part.get("type") == "tool_call_response"
-    ]
+    results = [_result(part) for part in parts if part.get("type") == "tool_call_response"]
     rest = [p for p in parts if p.get("type") not in ("tool_call", "tool_call_response")]
     converted: list[JsonObject] = list(results)
     if rest or calls or not results or others:
@@ -181,25 +168,44 @@ def messages_of(message: Value) -> list[JsonObject]:
 
 def _call(part: JsonObject) -> JsonObject:
     others = ("type", "id", "name", "arguments")
-    call = tool_call(str(part.get("id") or ""), str(part.get("name") or ""), part.get("arguments"))
-    return call | {name: value for name, value in part.items() if name not in others}
+    call = tool_call(_text(part.get("id")), _text(part.get("name")), part.get("arguments"))
+    return call | {name: value for name, value in part.items() if name not in others} | _odd(part)
+
+
+def _result(part: JsonObject) -> JsonObject:
+    name = "response" if "response" in part else "result"
+    others = {key: value for key, value in part.items() if key not in ("type", "id", name)}
+    return others | tool_result(_text(part.get("id")), part.get(name)) | _odd(part)
+
+
+def _text(value: Value) -> str:
+    """Return a text, or the JSON text of another value; "" for None."""
+    return "" if value is None else value if type(value) is str else json_text(value)
+
+
+def _odd(part: JsonObject) -> JsonObject:
+    """Return the id and the name of a part as they stand, if they are no texts."""
+    return {
+        f"original_{key}": part[key]
+        for key in ("id", "name")
+        if type(part.get(key)) not in (str, type(None))
+    }
 
 
 def _content(parts: Value) -> Value:
     """Return parts as content: a text if they are nothing else."""
     if type(parts) is not list:
         return parts
-    texts = [texts_by_key(part) for part in parts]
-    if not texts:
-        return None
-    if len(texts) == 1 and texts[0].keys() == {"type", "content"} and texts[0]["type"] == "text":
-        return texts[0]["content"]
+    if len(parts) == 1 and _is_text(parts[0]):
+        return parts[0]["content"]
     return [
-        {"type": "text", "text": part["content"]}
-        if part.keys() == {"type", "content"} and part["type"] == "text"
-        else part
-        for part in texts
-    ]
+        {"type": "text", "text": part["content"]} if _is_text(part) else part for part in parts
+    ] or None
+
+
+def _is_text(part: Value) -> bool:
+    is_plain = type(part) is dict and part.keys() == {"type", "content"}
+    return is_plain and part["type"] == "text"
 
 
 def json_value(value: Value, place: Place) -> Value:
@@ -210,7 +216,3 @@ def json_value(value: Value, place: Place) -> Value:
         return parse_json(value, path=place.path)
     except ImportFileError:
         return value
-
-
-def _list(value: Value) -> list[Value]:
-    return value if type(value) is list else []

@@ -18,39 +18,31 @@ MAX_ITEMS = 100_000
 
 _PREFIXES = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")
 _COUNTS = "llm.token_count."
-_MODEL = (KIND, "llm.model_name", "llm.invocation_parameters")
-_TOOL = (KIND, "tool.name", "input.value", "output.value", "tool_call.id", "tool.id")
 
 
 def turn_of(span: Span, place: Place) -> Turn:
     """Return the turn of a call of a model."""
     attributes = span.attributes
     lists = {prefix: _items(attributes, prefix) for prefix in _PREFIXES}
-    counts = (
-        "prompt",
-        "completion",
-        "prompt_details.cache_read",
-        "completion_details.reasoning",
-    )
-    used = {*_MODEL, *(_COUNTS + name for name in counts)}
-    used |= {name for name in attributes if name.startswith(_PREFIXES)}
+    span.take_text(KIND)
+    span.taken |= {name for name in attributes if name.startswith(_PREFIXES)}
     request = [_message(item, "llm.input_messages.") for item in lists["llm.input_messages."]]
     outputs = [_message(item, "llm.output_messages.") for item in lists["llm.output_messages."]]
     tools = [
         json_value(texts_by_key(item.get("tool")).get("json_schema"), place)
         for item in lists["llm.tools."]
     ]
-    parameters = json_value(attributes.get("llm.invocation_parameters"), place)
+    parameters = json_value(span.take("llm.invocation_parameters"), place)
     given: JsonObject = parameters if type(parameters) is dict else {}
     if type(parameters) is not dict and parameters is not None:
         given = {"invocation_parameters": parameters}
     if tools:
         given = {**given, "tools": tools}
     usage = usage_of_counts(
-        input_tokens=attributes.get(_COUNTS + "prompt"),
-        output_tokens=attributes.get(_COUNTS + "completion"),
-        cached=attributes.get(_COUNTS + "prompt_details.cache_read"),
-        reasoning=attributes.get(_COUNTS + "completion_details.reasoning"),
+        input_tokens=span.take(_COUNTS + "prompt"),
+        output_tokens=span.take(_COUNTS + "completion"),
+        cached=span.take(_COUNTS + "prompt_details.cache_read"),
+        reasoning=span.take(_COUNTS + "completion_details.reasoning"),
     )
     answer: JsonObject = {"choices": [{"index": 0, "message": _merged(outputs)}]}
     if len(outputs) > 1:
@@ -59,7 +51,7 @@ def turn_of(span: Span, place: Place) -> Turn:
         answer["usage"] = usage
     return Turn(
         message=None,
-        model=span.text("llm.model_name"),
+        model=span.take_text("llm.model_name"),
         request=list(request),
         answer=answer if outputs or usage else None,
         parameters={key: value for key, value in given.items() if key != "messages"} or None,
@@ -67,22 +59,23 @@ def turn_of(span: Span, place: Place) -> Turn:
         end_ns=span.end_ns,
         error=span.error or "",
         error_type="error" if span.error is not None else "",
-        extra=span.leftovers(used),
+        extra=span.leftovers(),
     )
 
 
 def call_of(span: Span, place: Place) -> Call:
     """Return the call of a tool."""
-    attributes = span.attributes
-    arguments, invalid = parse_arguments(attributes.get("input.value"))
+    span.take_text(KIND)
+    given = span.take("input.value")
+    arguments, invalid = parse_arguments(given)
     if invalid:
         # A tool may take a text that is no call of a model.
-        arguments = {"input": attributes.get("input.value")}
-    result = attributes.get("output.value")
+        arguments = {"input": given}
+    result = span.take("output.value")
     return Call(
-        tool=span.text("tool.name") or span.name,
+        tool=span.take_text("tool.name") or span.name,
         arguments=arguments,
-        call_id=span.text("tool_call.id") or span.text("tool.id"),
+        call_id=span.take_text("tool_call.id") or span.take_text("tool.id"),
         start_ns=span.start_ns,
         end_ns=span.end_ns,
         has_result=result is not None,
@@ -92,7 +85,7 @@ def call_of(span: Span, place: Place) -> Call:
         origin="" if span.error is None else "tool",
         error_type="" if span.error is None else "error",
         error=span.error or "",
-        extra=span.leftovers(set(_TOOL)),
+        extra=span.leftovers(),
     )
 
 

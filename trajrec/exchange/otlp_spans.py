@@ -40,6 +40,7 @@ class Span(msgspec.Struct, kw_only=True):
         events: Name, time and attributes of each event.
         where: The resource and the scope.
         error: Its error, None if it has none.
+        taken: The names of the attributes that have got a place of their own.
     """
 
     trace_id: str
@@ -53,15 +54,32 @@ class Span(msgspec.Struct, kw_only=True):
     events: list[JsonObject]
     where: JsonObject
     error: str | None
+    taken: set[str] = msgspec.field(default_factory=set)
 
     def text(self, name: str) -> str:
         """Return an attribute that is a text, "" if it is none."""
         value = self.attributes.get(name)
         return value if type(value) is str else ""
 
-    def leftovers(self, used: set[str]) -> JsonObject:
-        """Return what has no place of its own: other attributes, ids, events."""
-        attributes = {name: v for name, v in self.attributes.items() if name not in used}
+    def take(self, name: str, *kinds: type) -> Value:
+        """Return an attribute for a place of its own, None if there is none.
+
+        One that is of none of the kinds, if any are named, does not fit there: it is a leftover.
+        """
+        value = self.attributes.get(name)
+        if kinds and type(value) not in kinds:
+            return None
+        self.taken.add(name)
+        return value
+
+    def take_text(self, name: str) -> str:
+        """Return a text for a place of its own, "" if there is none."""
+        text: str = self.take(name, str) or ""
+        return text
+
+    def leftovers(self) -> JsonObject:
+        """Return what has no place of its own: attributes that were not taken, ids, events."""
+        attributes = {name: v for name, v in self.attributes.items() if name not in self.taken}
         facts: JsonObject = {"span": self.span_id, "name": self.name, **self.rest}
         if self.parent_id:
             facts["parent"] = self.parent_id
@@ -173,12 +191,24 @@ def plain_value(value: Value, place: Place, depth: int) -> Value:
     for name in ("stringValue", "doubleValue", "boolValue", "bytesValue"):
         if name in fields:
             return fields[name]
-    if type(fields.get("arrayValue")) is dict:
-        items = texts_by_key(fields["arrayValue"]).get("values")
-        return [plain_value(item, place, depth + 1) for item in items or ()]
-    if type(fields.get("kvlistValue")) is dict:
-        pairs = dicts_of(place, texts_by_key(fields["kvlistValue"]).get("values"), "values")
-        return {
-            str(pair.get("key")): plain_value(pair.get("value"), place, depth + 1) for pair in pairs
-        }
-    return value if value else None
+    inner = next(iter(fields.values()))
+    if type(inner) is dict and not inner.keys() - {"values"}:
+        items = inner.get("values") or []
+        if "arrayValue" in fields and type(items) is list:
+            return [plain_value(item, place, depth + 1) for item in items]
+        if "kvlistValue" in fields and _are_pairs(items):
+            return {pair["key"]: plain_value(pair.get("value"), place, depth + 1) for pair in items}
+    # Of another form: as it stands.
+    return value
+
+
+def _are_pairs(items: Value) -> bool:
+    """Return whether each item is a key, which no other has, and its value."""
+    if type(items) is not list or not all(type(item) is dict for item in items):
+        return False
+    keys = [item.get("key") for item in items]
+    return (
+        all(type(key) is str for key in keys)
+        and len(set(keys)) == len(keys)
+        and not any(item.keys() - {"key", "value"} for item in items)
+    )
