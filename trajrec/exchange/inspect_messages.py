@@ -38,6 +38,7 @@ class SampleMessages:
             self._pool = sample["message_pool"]
         self._converted: list[Value] | None = None
         self._said: list[Value] = []
+        self._referred: set[str] = set()
 
     def resolved(self, value: Value) -> Value:
         """Return a value with the texts that its attachments stand for."""
@@ -48,13 +49,23 @@ class SampleMessages:
     def _resolve(self, value: Value) -> Value:
         if type(value) is str:
             if value.startswith(ATTACHMENT):
-                return self._attachments.get(value.removeprefix(ATTACHMENT), value)
+                name = value.removeprefix(ATTACHMENT)
+                self._referred.add(name)
+                return self._attachments.get(name, value)
             return value
         if type(value) is dict:
             return {key: self._resolve(item) for key, item in value.items()}
         if type(value) is list:
             return list(map(self._resolve, value))
         return value
+
+    def unreferred(self) -> JsonObject:
+        """Return the texts of the attachments that no value stood for, by their names."""
+        return {
+            name: text
+            for name, text in self._attachments.items()
+            if name not in self._referred and type(text) is str
+        }
 
     def request(self, event: JsonObject) -> list[Value]:
         """Return the messages of the request of a model event.

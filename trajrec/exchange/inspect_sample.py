@@ -109,6 +109,9 @@ def read_sample(
             rest["output"] = messages.resolved(output)
     episode.items += verdicts_of(sample, events, place, account)
     _add_ending(sample, place, account, episode)
+    unreferred = messages.unreferred()
+    if unreferred:
+        rest["unreferred attachments"] = unreferred
     episode.extra = rest or None
     yield episode
     yield from reader.nested
