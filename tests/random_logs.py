@@ -38,7 +38,7 @@ class RandomEnv(gym.Env[Any, Any]):
         self.p_failure = pick(rng, [0.0, 0.0, 0.1])
         self.p_odd = pick(rng, [0.0, 0.0, 0.05, 0.5])
         self.has_info = rng.random() < 0.7
-        self.reward_kind = int(rng.integers(6))
+        self.reward_kind = int(rng.integers(9))
         self.state = self._state()
 
     def _state(self) -> Any:
@@ -62,6 +62,9 @@ class RandomEnv(gym.Env[Any, Any]):
             lambda: np.float32(self.rng.normal()),
             lambda: rv.number(self.rng),
             lambda: pick(self.rng, [1, 1.0, True, np.int8(1), rv.array(self.rng, "f", (2,))]),
+            lambda: pick(self.rng, rv.ODD_REWARDS),
+            lambda: pick(self.rng, [0.5, *rv.ODD_REWARDS]) if self.rng.random() < 0.1 else 0.5,
+            lambda: rv.array(self.rng, pick(self.rng, rv.REWARDS), pick(self.rng, [(), (1,)])),
         ]
         return kinds[self.reward_kind]()
 

@@ -19,6 +19,55 @@ OTHERS = [">i2", ">u4", ">f4", ">f8", "F", "D", ">c16", "g", "M8[s]", "m8[ms]", 
 RECORD = np.dtype({"names": ["x", "n"], "formats": ["<f4", "i1"], "offsets": [0, 6], "itemsize": 8})
 
 
+REWARDS = [*NUMBERS, ">f4", "g", "F", "M8[ns]", "m8[ms]", "U3", "S4", RECORD]
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Points(int):
+    """A subclass of a number."""
+
+
+ODD_REWARDS = [
+    10**400,
+    -(10**400),
+    9 * 10**307,
+    1.7e308,
+    -1.7e308,
+    "1",
+    b"1",
+    None,
+    1j,
+    np.complex64(1),
+    Points(2),
+    Level.LOW,
+    np.datetime64(5, "ns"),
+    np.datetime64("NaT"),
+    np.timedelta64(5, "s"),
+    np.str_("1"),
+    np.bytes_(b"1"),
+    np.zeros(1, RECORD)[0],
+    datetime.datetime(2026, 1, 1),
+    decimal.Decimal("0.5"),
+    [1.0, 2.0],
+    [1.0],
+    (1,),
+    [[1], 2.0],
+    {"a": 1.0},
+    {"a": "1"},
+    np.array(1.0),
+    np.array([2], np.int8),
+    np.array([[0.5]]),
+    np.zeros((0,)),
+    np.ma.masked_array([1.0], mask=[True]),
+    np.ma.masked_array([1.0], mask=[False]),
+    np.longdouble(1) / 3,
+]
+"""Rewards that are numbers by no common type, and some that are none."""
+
+
 class Colour(enum.Enum):
     RED = 1
     BLUE = "b"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+import sys
 from itertools import accumulate
 from typing import Any
 
@@ -130,23 +131,34 @@ def step_rows(table: Struct) -> dict[tuple[int, int], tuple[int, int] | None]:
     return {place: part if part[1] else None for place, part in zip(places, steps, strict=True)}
 
 
-def to_number(value: Typed) -> float:
-    """Return a reward as a float; NaN if it is no number."""
+def to_number(value: Typed) -> float | None:
+    """Return a reward as a float; None if it is no number that a float holds."""
     match value:
         case bool() | int():
-            return float(value)
+            return float(value) if abs(value) <= sys.float_info.max else None
         case {"float": bits}:
             return struct.unpack(">d", bytes.fromhex(bits))[0]
-        case {"scalar": [stored, data]} | {"array": [stored, [], data]}:
-            return float(np.frombuffer(data, numpy_dtype(stored))[0])
-    return math.nan
+        case {"scalar": [stored, data]} | {"array": [stored, _, data]}:
+            dtype = numpy_dtype(stored)
+            is_one = dtype.kind in "biuf" and len(data) == dtype.itemsize
+            return float(np.frombuffer(data, dtype)[0]) if is_one else None
+        case {"object": [_, "subclass", {"dict": [["value", number]]}]}:
+            return to_number(number)
+        case {"object": [_, "array", {"dict": fields}]}:
+            named = dict(map(tuple, fields))
+            is_masked = any(named["mask"]["array"][2]) if "mask" in named else False
+            return None if is_masked else to_number(named["value"])
+    return None
 
 
 def is_sum(total: Typed, rewards: list[Typed]) -> bool:
-    """Return whether a return is the sum of some rewards; if one is no number, it may be anything."""
+    """Return whether a return is the sum of some rewards: NaN if one of them is no number."""
+    found = to_number(total)
     numbers = list(map(to_number, rewards))
-    expected = sum(numbers)
+    expected = math.nan if None in numbers else sum(numbers)
     if not math.isfinite(expected):
-        return math.isnan(expected) or to_number(total) == expected
+        # In another order a sum beyond all floats may be of the other sign, or none.
+        is_exact = None in numbers or not all(map(math.isfinite, numbers))
+        return not math.isfinite(found) and (not is_exact or str(found) == str(expected))
     tolerance = 1e-9 * sum(map(abs, numbers))
-    return abs(to_number(total) - expected) <= tolerance
+    return abs(found - expected) <= tolerance

@@ -6,12 +6,12 @@ It reads each log with tests/slow_reader.py, and follows the rules of docs/expla
 from __future__ import annotations
 
 import json
-import struct
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from slow_footer import to_number
 from slow_reader import contents
 from slow_values import DamageError
 
@@ -220,12 +220,5 @@ def names(found: set[str]) -> str | None:
 
 def to_float(value: Any) -> float | None:
     """Return a number as SQL has it."""
-    match value:
-        case {"float": bits}:
-            (number,) = struct.unpack(">d", bytes.fromhex(bits))
-            return None if number != number else float(number)
-        case bool():
-            return None
-        case int() | float():
-            return float(value)
-    return None
+    number = to_number(value)
+    return None if number is None or number != number else number

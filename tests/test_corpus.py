@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import trajrec
 from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.tables import TABLES
 from trajrec.errors import CorpusError, QueryError
+from trajrec.exchange.to_parquet import export_parquet
 from trajrec.values.json import to_json
 
 
@@ -595,3 +597,32 @@ def test_a_condition_selects_logs_recorded_since_opening(tmp_path: Path) -> None
         # The sandbox of the condition sees the second log before the corpus itself does.
         assert len(list(corpus.episodes("n_steps > 0"))) == n_episodes
     corpus.close()
+
+
+@pytest.mark.parametrize("where", [None, "", " ", 3, True])
+def test_a_condition_that_is_no_text_is_named(
+    cartpole: trajrec.Corpus, where: Any, tmp_path: Path
+) -> None:
+    asks: list[Callable[[], object]] = [
+        lambda: next(cartpole.episodes(where)),
+        lambda: next(cartpole.episodes(order_by=where)),
+        lambda: cartpole.transitions(where),
+        lambda: next(cartpole.messages(where)),
+        lambda: cartpole.pass_k(1, where),
+        lambda: cartpole.recovery(where),
+        lambda: cartpole.support(where),
+        lambda: export_parquet(cartpole, tmp_path / "out", where),
+    ]
+    for ask in asks:
+        with pytest.raises((TypeError, ValueError), match=r"^(where|order_by) must be .* in SQL"):
+            ask()
+
+
+def test_an_environment_without_an_id_is_named_by_its_class(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(lambda k: (0, 1.0, k == 0, False, {})), tmp_path)
+    env.reset(seed=0)
+    env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT env_id FROM episodes").fetchall() == [("conftest.Scripted",)]
+        assert next(corpus.episodes()).env_id == "conftest.Scripted"

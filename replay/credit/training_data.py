@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method, group_advantages
 from trajrec.replay.credit.forms import Form
@@ -126,7 +127,7 @@ def step_labels(
     runs = _latest_runs(corpus, where)
     unchecked_labels: set[bool] = set()
     with_credit = (
-        f"({where}\n) AND kind <> 'copy' AND episode_id IN (SELECT episode_id FROM credit)"
+        f"{bracketed(where)} AND kind <> 'copy' AND episode_id IN (SELECT episode_id FROM credit)"
     )
     for episode in corpus.episodes(with_credit, kind="all", order_by="episode_id"):
         run = runs.get(episode.id)
@@ -212,7 +213,7 @@ def counterfactual_pairs(corpus: Corpus, where: str, form: Form) -> Iterator[Pre
     for episode_id, *effect in corpus.sql(query, sandbox=True).fetchall():
         effects.setdefault(episode_id, []).append(tuple(effect))
     with_effect = (
-        f"({where}\n) AND kind <> 'copy' "
+        f"{bracketed(where)} AND kind <> 'copy' "
         f"AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
     )
     for episode in corpus.episodes(with_effect, kind="all", order_by="episode_id"):
@@ -317,7 +318,7 @@ def step_advantages(
         for table in group_advantages(corpus, method, where=where, **options)
     }
     if remark is not None and options.get("measure", "return") == "return":
-        unmeasured = f"({where}\n) AND total_reward IS NULL AND outcome IS NOT NULL"
+        unmeasured = f"{bracketed(where)} AND total_reward IS NULL AND outcome IS NOT NULL"
         ((n_unmeasured,),) = corpus.sql(
             f"SELECT count(*) FROM episodes WHERE {unmeasured}", sandbox=True
         ).fetchall()
@@ -354,4 +355,4 @@ def step_advantages(
 
 def _is_asked(where: str, table: str) -> str:
     """Return the condition that a row of a table belongs to an episode that was asked for."""
-    return f"{table}.episode_id IN (SELECT episode_id FROM all_episodes WHERE ({where}\n))"
+    return f"{table}.episode_id IN (SELECT episode_id FROM all_episodes WHERE {bracketed(where)})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from trajrec.replay.execute.resync import ResyncResult, execute_with_resync
 from trajrec.replay.execute.run import execute
 from trajrec.replay.execute.secrets import redaction_notes
 from trajrec.replay.execute.tolerance import Tolerance
+from trajrec.values.real_numbers import sum_of
 
 COMPARED = ("observation", "reward", "terminated", "truncated", "info")
 
@@ -162,10 +164,8 @@ def _why_no_state(adapter: str) -> str:
 
 def _total_reward(execution: Execution) -> float | None:
     """Return the sum of the rewards; None if they are not numbers, as rewards by agent are not."""
-    try:
-        return float(sum(execution.rewards))
-    except (TypeError, ValueError, OverflowError):
-        return None
+    total = sum_of(execution.rewards)
+    return None if math.isnan(total) else total
 
 
 def _ending(execution: Execution) -> str:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import gymnasium
 
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.reward_sums import total_of
 from trajrec.log.schema import Fork
 from trajrec.protocols import Verdict, Verifier
 from trajrec.recording.opening import open_recorder
@@ -22,6 +21,7 @@ from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import state_key
+from trajrec.values.real_numbers import sum_of
 
 
 def fork_facts(*, control: bool, unset_noise: str | None) -> bytes:
@@ -93,7 +93,7 @@ class BranchLog:
             episode_id=episode_id,
             actions=tuple(trace.actions),
             n_steps=len(trace.rewards),
-            total_reward=total_of(trace.rewards),
+            total_reward=sum_of(trace.rewards),
             terminated=trace.terminated,
             truncated=trace.truncated,
             outcome=outcome,

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from trajrec.analysis.conditions import SELECT_BY_FIXED, outcome_columns
 from trajrec.analysis.rollouts import find_check, rollout_rows
 from trajrec.analysis.source import Source, fetch, quoted
+from trajrec.conditions import bracketed
 
 Band = Literal["always_fail", "always_pass", "active", "unmeasured"]
 
@@ -208,7 +209,7 @@ def read_bands(
     if before is not None:
         if before.tzinfo is not None:
             before = before.astimezone(datetime.UTC).replace(tzinfo=None)
-        condition = f"({where}\n) AND started_at < TIMESTAMP {quoted(before.isoformat(' '))}"
+        condition = f"{bracketed(where)} AND started_at < TIMESTAMP {quoted(before.isoformat(' '))}"
     name = find_check(check, source)
     rows = rollout_rows(condition, name, has_doubles=True)
     query = f"{bands_query(rows, min_n)} ORDER BY ALL"

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 
 from trajrec.analysis.source import Source
+from trajrec.conditions import bracketed
 from trajrec.run_interface import FIELDS
 from trajrec.types import Value
 
@@ -70,9 +71,9 @@ def outcome_columns(source: Source, condition: str) -> list[str]:
         QueryError: DuckDB cannot parse the condition, or a column or table does not exist.
         ValueError: The condition is neither true nor false, such as a bare column of texts.
     """
+    text = f"SELECT 1 FROM episodes WHERE {bracketed(condition)}"
     if condition.strip() == "true":
         return []
-    text = f"SELECT 1 FROM episodes WHERE ({condition}\n)"
     ((parsed,),) = source.sql("SELECT json_serialize_sql(?::VARCHAR)", params=[text]).fetchall()
     tree = json.loads(parsed)
     if tree.get("error"):
@@ -99,7 +100,8 @@ def _check_type(source: Source, condition: str, own: set[str]) -> None:
             f"\"metadata->>'$.run' = '{name}'\""
         )
     # DESCRIBE binds the condition, and does not run it.
-    query = f"SELECT column_type FROM (DESCRIBE SELECT ({condition}\n) AS condition FROM episodes)"
+    described = f"DESCRIBE SELECT {bracketed(condition)} AS condition FROM episodes"
+    query = f"SELECT column_type FROM ({described})"
     ((column_type,),) = source.sql(query, sandbox=True).fetchall()
     if column_type not in TRUTHS:
         raise ValueError(

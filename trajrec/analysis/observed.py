@@ -20,6 +20,7 @@ from trajrec.analysis.interface_difference import (
 )
 from trajrec.analysis.rollouts import Group
 from trajrec.analysis.source import Source, fetch
+from trajrec.conditions import bracketed
 from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
@@ -68,8 +69,9 @@ def read_model_use(source: Source, where: str) -> ModelUse:
     query = f"""
         SELECT coalesce(task, coalesce(env_id, '?') || ' from state ' || reset_key) AS unit,
             model, parameters, bool_or(dialect IS NOT NULL) AS is_hosted
-        FROM model_calls JOIN (SELECT * FROM episodes WHERE ({where}
-        ) AND {IS_OF_AGENT}) USING (episode_id) GROUP BY ALL"""
+        FROM model_calls JOIN (
+            SELECT * FROM episodes WHERE {bracketed(where)} AND {IS_OF_AGENT}
+        ) USING (episode_id) GROUP BY ALL"""
     models: dict[str, set[str]] = {}
     settings: dict[str, set[str]] = {}
     is_hosted = False
@@ -96,7 +98,7 @@ def read_packages(source: Source, where: str) -> dict[str, frozenset[str]]:
     query = f"SELECT DISTINCT {packages} AS packages FROM logs"
     if n_sets > 1:
         # Otherwise all logs agree, and the question which log has which episode need not be asked.
-        query += f" WHERE log IN (SELECT log FROM episodes WHERE ({where}\n))"
+        query += f" WHERE log IN (SELECT log FROM episodes WHERE {bracketed(where)})"
     versions: dict[str, set[str]] = {}
     for row in fetch(source, query, is_ours=where == "true"):
         found = json.loads(row["packages"] or "{}")

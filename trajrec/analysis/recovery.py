@@ -12,6 +12,7 @@ import numpy as np
 from trajrec.analysis.estimate import Estimate, as_estimate
 from trajrec.analysis.rollouts import Reading, read_check
 from trajrec.analysis.source import Source, fetch
+from trajrec.conditions import bracketed
 from trajrec.statistics.intervals import wilson
 from trajrec.statistics.pass_k import mean_over_tasks
 from trajrec.task_options import IS_OF_AGENT
@@ -119,7 +120,7 @@ def read_recovery(source: Source, where: str) -> Recovery:
         QueryError: DuckDB rejects the condition.
     """
     is_ours = where == "true"
-    selected = f"(SELECT * FROM episodes WHERE ({where}\n) AND {IS_OF_AGENT})"
+    selected = f"(SELECT * FROM episodes WHERE {bracketed(where)} AND {IS_OF_AGENT})"
     kinds = fetch(
         source,
         f"""

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from trajrec.analysis.source import Source, fetch, metadata_column, quoted
+from trajrec.conditions import bracketed
 from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
@@ -212,8 +213,8 @@ def rollout_rows(
                 WHEN e.ending IN ('running', 'interrupted') THEN e.ending
                 ELSE 'no {"score" if is_score else "verdict"}' END AS reason,
             CASE WHEN reason IS NULL THEN result END AS y
-        FROM (SELECT * FROM {episodes} WHERE ({where}
-        ) AND {IS_OF_AGENT}) e LEFT JOIN ({graded_rows(check, has_doubles=has_doubles)}) c USING (episode_id)"""
+        FROM (SELECT * FROM {episodes} WHERE {bracketed(where)} AND {IS_OF_AGENT}) e
+        LEFT JOIN ({graded_rows(check, has_doubles=has_doubles)}) c USING (episode_id)"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -255,7 +256,7 @@ def read_runs(source: Source, wheres: Sequence[str], reading: Reading) -> list[l
         ValueError: An episode is in several runs.
     """
     is_ours = all(where == "true" for where in wheres)
-    runs = [f"coalesce(({where}\n), false)" for where in wheres]
+    runs = [f"coalesce({bracketed(where)}, false)" for where in wheres]
     cases = " ".join(f"WHEN {run} THEN {number}" for number, run in enumerate(runs))
     if len(runs) > 1:
         several = " + ".join(f"{run}::INT" for run in runs)

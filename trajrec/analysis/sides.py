@@ -20,6 +20,7 @@ from trajrec.analysis.rollouts import (
     read_runs,
 )
 from trajrec.analysis.source import Source
+from trajrec.conditions import bracketed
 from trajrec.statistics.quantiles import CONFIDENCE
 from trajrec.types import Value
 from trajrec.values.shown import counted
@@ -173,7 +174,7 @@ def _require_range(groups: list[Group], value_range: Range) -> None:
 def _log_ids(side: Side) -> set[str]:
     rows = side.source.sql(
         "SELECT DISTINCT log_id FROM logs WHERE log_id IS NOT NULL AND log IN "
-        f"(SELECT log FROM episodes WHERE ({side.where}\n))",
+        f"(SELECT log FROM episodes WHERE {bracketed(side.where)})",
         sandbox=side.where != "true",
     )
     return {row[0] for row in rows.fetchall()}

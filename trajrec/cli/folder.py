@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.output import Progress, say
+from trajrec.conditions import bracketed
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -91,7 +92,7 @@ def require_selection(corpus: Corpus, where: str) -> None:
     Raises:
         ValueError: The condition selects nothing.
     """
-    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE ({where}\n) LIMIT 1").fetchall():
+    if not corpus.sql(f"SELECT 1 FROM all_episodes WHERE {bracketed(where)} LIMIT 1").fetchall():
         raise ValueError(f"--where selects no episode: {where}")
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import duckdb
 
 from trajrec.analysis.analyses import Analyses
+from trajrec.conditions import bracketed, ordered
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.goals import GoalReads
 from trajrec.corpus.index.content_reader import Progress
@@ -237,7 +238,7 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         """
         query = (
             f"SELECT {_PLACE} FROM all_episodes "
-            f"WHERE {kind_condition(kind)} AND ({where}\n) ORDER BY {order_by}"
+            f"WHERE {kind_condition(kind)} AND {bracketed(where)} ORDER BY {ordered(order_by)}"
         )
         is_ours = (where, order_by) == ("true", "log, number")
         rows = [EpisodeRow(*row) for row in self._query(query, is_ours=is_ours)]

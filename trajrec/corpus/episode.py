@@ -13,7 +13,7 @@ from trajrec.corpus.indices import check_index
 from trajrec.corpus.notebook import EpisodeCard
 from trajrec.corpus.outcomes import find_fault, outcome_of
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
-from trajrec.corpus.reward_sums import sums_by_agent, total
+from trajrec.corpus.reward_sums import sums_by_agent
 from trajrec.corpus.said_messages import SaidMessage
 from trajrec.corpus.step import Step, failed_step, in_order
 from trajrec.corpus.step_arrays import StepArrays
@@ -29,6 +29,7 @@ from trajrec.types import Action, Array, Info, Observation, Value
 from trajrec.values import codec
 from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, DigestBytes, digest_function
 from trajrec.values.presented import presented, presented_rows
+from trajrec.values.real_numbers import sum_of
 
 
 class Episode(StepArrays, EpisodeCard):
@@ -82,8 +83,9 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def env_id(self) -> str:
-        """Gymnasium id of the environment, or "module:Class" of an agent's world; else ""."""
-        return self.header.env.env_id or (self.transcript.world if self.is_agent_episode else "")
+        """Gymnasium id of the environment, its class without one, or an agent's world, if any."""
+        env = self.header.env
+        return env.env_id or env.class_name or self.transcript.world
 
     @cached_property
     def source(self) -> dict[str, Value] | None:
@@ -194,10 +196,8 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def total_reward(self) -> float:
-        """Sum of the rewards; NaN if some are lost, or no numbers (see `rewards_by_agent`)."""
-        if self.missing_steps:
-            return float("nan")
-        return total(self.rewards) if len(self.reward_values) else 0.0
+        """Sum of the rewards, as in SQL; NaN if some are lost, or no numbers, or several at once."""
+        return float("nan") if self.missing_steps else sum_of(self.reward_values)
 
     @property
     def rewards_by_agent(self) -> dict[Value, float]:

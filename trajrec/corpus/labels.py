@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.exports import exporting
 from trajrec.errors import CorpusError
@@ -203,7 +204,7 @@ class Labelling:
         with exporting(self.path, Path(file), command, overwrite=overwrite) as temporary:
             rows = self._query(
                 "SELECT episode_id, step, name, value, given_by, author, rationale, "
-                f"epoch_ns(labelled_at) FROM labels WHERE ({where}\n) "
+                f"epoch_ns(labelled_at) FROM labels WHERE {bracketed(where)} "
                 "ORDER BY labelled_at, episode_id, step, name",
                 is_ours=where == "true",
             )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.training import AnyKind
@@ -68,9 +69,9 @@ def recheck(
     """
     identity = identify(verifier)
     if kind == "all":
-        where = f"kind <> 'copy' AND ({where}\n)"
+        where = f"kind <> 'copy' AND {bracketed(where)}"
     if not with_faulted:
-        where = f"({where}\n) AND (fault IS NULL OR fault = 'verifier')"
+        where = f"{bracketed(where)} AND (fault IS NULL OR fault = 'verifier')"
     episodes = list(corpus.episodes(where, kind=kind))
     if not episodes:
         # No log is made for no verdicts.

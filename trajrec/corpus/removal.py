@@ -10,6 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.corpus import Corpus, open
 from trajrec.corpus.location import require_logs
 from trajrec.errors import CorpusError, LogError
@@ -114,7 +115,7 @@ def delete_derived(folder: Path) -> None:
 
 def _plan(corpus: Corpus, where: str, *, only_forks: bool) -> RemovalPlan:
     kind = "kind = 'fork'" if only_forks else "kind <> 'copy'"
-    query = f"SELECT episode_id FROM all_episodes WHERE {kind} AND ({where}\n) ORDER BY log, number"
+    query = f"SELECT episode_id FROM all_episodes WHERE {kind} AND {bracketed(where)} ORDER BY log, number"
     episodes = [row[0] for row in corpus.sql(query, sandbox=True).fetchall()]
     if not episodes:
         raise CorpusError(

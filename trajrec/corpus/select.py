@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.index.live import Place
 from trajrec.datasets.plan import failures_by_number
 from trajrec.datasets.selection import LogSelection, Selection
@@ -44,7 +45,7 @@ def select_episodes(
     """
     rows = query(
         f"SELECT {_COLUMNS} FROM all_episodes WHERE n_steps > 0 "
-        f"AND ({condition}\n) ORDER BY log, number"
+        f"AND {bracketed(condition)} ORDER BY log, number"
     )
     if not rows:
         raise CorpusError(

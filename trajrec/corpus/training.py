@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.agent_transitions import AgentTransitions, agent_transitions
 from trajrec.corpus.chat import Conversation, conversations
 from trajrec.corpus.episode import Episode
@@ -312,7 +313,7 @@ class TrainingReads(ABC):
     def _plan(self, where: str, kind: AnyKind, columns: Sequence[str]) -> Plan:
         """Return the rows of the selected episodes."""
         wanted = wanted_fields(columns)
-        condition = f"{kind_condition(kind)} AND ({where}\n)"
+        condition = f"{kind_condition(kind)} AND {bracketed(where)}"
         is_ours = where == "true"
         selection = select_episodes(
             self.path, condition, lambda query: self._query(query, is_ours=is_ours), self._places

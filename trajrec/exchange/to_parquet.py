@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import duckdb
 
+from trajrec.conditions import bracketed
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.exports import exporting
 from trajrec.corpus.index.import_tables import IMPORTS
@@ -123,7 +124,7 @@ def _select(corpus: Corpus, where: str) -> _Selection:
     if where == "true":
         return _Selection(None)
     # The condition may be somebody else's: it runs in the sandbox, and no query that writes has it.
-    query = f"SELECT DISTINCT episode_id FROM all_episodes WHERE ({where}\n) ORDER BY 1"
+    query = f"SELECT DISTINCT episode_id FROM all_episodes WHERE {bracketed(where)} ORDER BY 1"
     return _Selection([row[0] for row in corpus.sql(query, sandbox=True).fetchall()])
 
 

@@ -6,13 +6,13 @@ writer gathers the tables while it writes, and a rewrite from the chunks that it
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 
 from trajrec.log.events import Blob, CallStart, ModelStart, TaskStart
 from trajrec.log.frames import Seal
@@ -32,15 +32,13 @@ from trajrec.log.schema import (
     StepTable,
 )
 from trajrec.types import Value
+from trajrec.values.real_numbers import PLAIN_NUMBERS, sum_of
 
 Returns = dict[int, float]
 """Episode -> the sum of the rewards of some of its steps, NaN if they are no numbers."""
 
 Ranges = dict[int, tuple[int, int]]
 """Episode -> its first step in a frame, and its last plus one; an empty range has no place."""
-
-
-_PLAIN_NUMBERS = {float, int, bool}
 
 
 class EpisodeSummary(msgspec.Struct, kw_only=True):
@@ -307,7 +305,7 @@ def segment_returns(segments: Iterable[Segment], rewards: Sequence[Value] | None
         segments: The segments of the chunk.
         rewards: The reward of each row; None if they are of several parts.
     """
-    are_plain = rewards is not None and set(map(type, rewards)) <= _PLAIN_NUMBERS
+    are_plain = rewards is not None and set(map(type, rewards)) <= PLAIN_NUMBERS
     returns: Returns = {}
     row = 0
     for segment in segments:
@@ -324,25 +322,11 @@ def _sum_rewards(rewards: Sequence[Value] | None, are_plain: bool) -> float:
     """Return the sum of some rewards, NaN if one of them is no number."""
     if rewards is None:
         return math.nan
-    try:
+    if are_plain:
         # Most rewards are Python's numbers, which are summed as they are.
-        return float(sum(rewards if are_plain else map(_to_number, rewards)))
-    except (TypeError, ValueError, OverflowError):
-        # NumPy's ValueError: lists of several lengths.
-        return math.nan
-
-
-def _to_number(reward: Value) -> float:
-    """Return a reward as a float.
-
-    Raises:
-        TypeError: It is no number: Python takes "1", and arrays of one item, for one.
-    """
-    if type(reward) not in _PLAIN_NUMBERS:
-        array = np.asarray(reward)
-        if array.ndim or array.dtype.kind not in "biuf":
-            raise TypeError("the reward is no number")
-    return float(reward)
+        with contextlib.suppress(OverflowError):
+            return float(sum(rewards))
+    return sum_of(rewards)
 
 
 def add_returns(parts: Iterable[Returns]) -> Returns:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypedDict, Unpack
 
+from trajrec.conditions import bracketed
 from trajrec.options import check_options
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.table import CreditTable
@@ -74,8 +75,7 @@ WITH returns AS (
     CAST({measure} AS DOUBLE) AS total
   FROM episodes
   WHERE ending NOT IN ('running', 'interrupted')
-    AND {measure} IS NOT NULL AND ({where}
-  ) AND {of_agent}
+    AND {measure} IS NOT NULL AND {where} AND {of_agent}
 ), statistics AS (
   SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std
   FROM returns GROUP BY group_id
@@ -92,8 +92,7 @@ WITH returns AS (
 _CHECKED = """
 SELECT count(DISTINCT episode_id), any_value(episode_id)
 FROM episodes JOIN steps USING (episode_id)
-WHERE state_check IS NOT NULL AND ending NOT IN ('running', 'interrupted') AND ({where}
-  )
+WHERE state_check IS NOT NULL AND ending NOT IN ('running', 'interrupted') AND {where}
 """
 
 _RETURN_TO_GO = (
@@ -248,7 +247,7 @@ def _visits(where: str, options: GroupOptions) -> str:
     to_go = _RETURN_TO_GO.format(gamma=float(gamma)) if measure == "return" else "r.total"
     by = options.get("by", _SAME_START)
     return _COMMON.format(
-        by=by, where=where, of_agent=IS_OF_AGENT, measure=MEASURES[measure], to_go=to_go
+        by=by, where=bracketed(where), of_agent=IS_OF_AGENT, measure=MEASURES[measure], to_go=to_go
     )
 
 
@@ -258,7 +257,7 @@ def _check_keys(corpus: Corpus, where: str, method: Method) -> None:
     Raises:
         ValueError: An episode has such a log.
     """
-    query = _CHECKED.format(where=where)
+    query = _CHECKED.format(where=bracketed(where))
     n_episodes, example = corpus.sql(query, sandbox=True).fetchall()[0]
     if n_episodes:
         raise ValueError(

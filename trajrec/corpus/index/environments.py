@@ -37,6 +37,7 @@ from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import diff
 from trajrec.values.json import to_keys, to_pointer
+from trajrec.values.real_numbers import sum_of_floats
 
 # Changes of one step beyond this number are not in `state_changes`; the log has the states.
 MAX_CHANGES = 64
@@ -134,7 +135,7 @@ class LogRows:
         if row is None:
             row = self._open[number] = EpisodeRow(
                 episode_id=episode_id(self.header.log_id, number),
-                env_id=self.header.env.env_id or None,
+                env_id=self.header.env.env_id or self.header.env.class_name or None,
                 number=number,
                 first_frame=frame,
                 last_frame=frame,
@@ -274,7 +275,7 @@ class LogRows:
             if rewards is None or row.total_reward is None:
                 row.total_reward = None if segment.n_steps else row.total_reward
             else:
-                total = row.total_reward + float(rewards[span.start : stop].sum())
+                total = row.total_reward + sum_of_floats(rewards[span.start : stop])
                 row.total_reward = None if math.isnan(total) else total
             _forget_partial_sum(row)
         if not chunk.n_steps:

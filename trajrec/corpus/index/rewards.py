@@ -8,6 +8,7 @@ from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import field_values, sparse_values
 from trajrec.types import Array, Info, Value
 from trajrec.values import codec
+from trajrec.values.real_numbers import real_number
 
 # Stands for a flag that an agent does not have: NumPy's columns of integers have no NULL.
 _UNKNOWN = -1
@@ -47,7 +48,7 @@ def agent_rewards(chunk: LogChunk, episodes: Array, steps: Array) -> dict[str, A
         terminations = info.get("terminations")
         truncations = info.get("truncations")
         for agent, value in reward.items():
-            amount = as_float(value)
+            amount = real_number(value)
             rows.append(
                 (
                     number,
@@ -85,13 +86,3 @@ def _infos(chunk: LogChunk, n: int) -> list[Info]:
                 if data is not None:
                     infos[span.start + k] = codec.decode(data)
     return infos
-
-
-def as_float(value: Value) -> float | None:
-    """Return a reward as a number, None if it is none that a float holds."""
-    if isinstance(value, (str, bytes)):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trajrec.corpus.index.rewards import agent_rewards, as_float
+from trajrec.corpus.index.rewards import agent_rewards
 from trajrec.corpus.index.row_batch import StepGroup
 from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import Layout, field_values, sparse_values
@@ -16,6 +16,7 @@ from trajrec.values import codec
 from trajrec.values.digest import array_keys, encoded_keys, state_key, unpack_digests
 from trajrec.values.float_lists import unpack_float_lists
 from trajrec.values.json import MAX_ELEMENTS, to_json
+from trajrec.values.real_numbers import real_number
 
 
 class StepColumns(NamedTuple):
@@ -85,10 +86,11 @@ def _numbers(chunk: LogChunk, name: str, n: int) -> Array | None:
         chunk.rows(layout[1]).array(0, n) if layout is not None and layout[0] == "leaf" else None
     )
     if array is not None and array.dtype.kind in "biuf" and array.size == n:
-        return array.reshape(n).astype(np.float64)
+        with np.errstate(over="ignore"):
+            return array.reshape(n).astype(np.float64)
     if layout is None or n == 0:
         return np.zeros(0)
-    numbers = [as_float(value) for value in field_values(chunk, layout, 0, n)]
+    numbers = [real_number(value) for value in field_values(chunk, layout, 0, n)]
     if not any(number is not None for number in numbers):
         return None
     # None becomes NaN, and NaN is NULL in SQL.

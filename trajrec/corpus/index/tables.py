@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 31
+INDEX_VERSION = 32
 
 
 ALL_EPISODES = Table(
@@ -29,7 +29,8 @@ ALL_EPISODES = Table(
         (
             "env_id",
             "VARCHAR",
-            "Gymnasium id of the environment, or an agent's world as module:Class; NULL if none",
+            "Gymnasium id of the environment; if it is not registered, its class, which no process"
+            " makes by that name; an agent's world as module:Class; NULL if none",
         ),
         ("task", "VARCHAR", "id of its task; NULL if it had none"),
         ("task_revision", "VARCHAR", "version of the task; NULL if unknown"),
@@ -51,8 +52,8 @@ ALL_EPISODES = Table(
         (
             "total_reward",
             "DOUBLE",
-            "sum of the rewards of its own steps; NULL if some are lost to damage, or if they are no "
-            "numbers (see agent_rewards)",
+            "sum of the rewards of its own steps; NULL if some are lost to damage, or if one is no "
+            "number, such as a list of several (see agent_rewards)",
         ),
         (
             "ending",
