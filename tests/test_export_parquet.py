@@ -84,7 +84,7 @@ def test_exported_tables_have_the_rows_of_sql(runs: Path, exported: Path) -> Non
 
 def test_rows_lie_in_folders_of_environment_and_day(exported: Path) -> None:
     environments = {path.name for path in (exported / "steps").iterdir()}
-    assert environments == {"env=FrozenLake-v1", "env=none"}
+    assert environments == {"env=FrozenLake-v1", "env=conftest.Scripted", "env=none"}
     (day,) = (exported / "steps" / "env=FrozenLake-v1").iterdir()
     ((started,),) = rows_of(exported / "forks", "started_at")
     assert day.name == f"day={started:%Y-%m-%d}"

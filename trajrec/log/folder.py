@@ -112,7 +112,7 @@ def list_folder(folder: Path, relative: str) -> Listing:
                     if entry.name != INDEX_FOLDER:
                         folders.append(name)
                 elif entry.name.endswith(SUFFIX):
-                    _add(files, root, name)
+                    _add(files, root, name, relative)
     except FileNotFoundError:
         # Deleted since its parent was searched; the corpus itself has to be there.
         if not relative:
@@ -128,7 +128,7 @@ def list_folder(folder: Path, relative: str) -> Listing:
 def stat_log(folder: Path, name: str) -> LogFile | None:
     """Return a file with the name of a log, None if there is none."""
     files: dict[str, LogFile] = {}
-    _add(files, os.fspath(folder), name)
+    _add(files, os.fspath(folder), name, posixpath.dirname(name))
     return files.get(name_text(name))
 
 
@@ -139,7 +139,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _add(files: dict[str, LogFile], folder: str, name: str) -> None:
+def _add(files: dict[str, LogFile], folder: str, name: str, inner: str) -> None:
     """Add a file with the name of a log.
 
     Args:
@@ -147,13 +147,13 @@ def _add(files: dict[str, LogFile], folder: str, name: str) -> None:
         folder: The corpus. A text, because a folder that has just changed is listed at each query,
             and to join a `Path` for each of its logs would take longer than to look at them.
         name: The path of the file in it.
+        inner: The path of its folder in it, "" for the corpus.
     """
     text = name_text(name)
-    inner = posixpath.dirname(name)
     if text != name:
         files[text] = LogFile(folder=name_text(inner), problem=BAD_NAME)
         return
-    path = os.path.join(folder, name)
+    path = f"{folder}/{name}"
     try:
         status = os.lstat(path)
         is_link = stat.S_ISLNK(status.st_mode)

@@ -28,23 +28,30 @@ class Identity(NamedTuple):
     generation: int
 
 
-def read_identity(path: Path) -> Identity:
+def read_identity(path: str | Path) -> Identity:
     """Return the identity of a file. Of a sealed log, only its first and last bytes are read.
+
+    Args:
+        path: The file; a text for one of very many, since to join a `Path` takes longer.
 
     Raises:
         LogError: It is no log, or cannot be read.
     """
     ends = read_ends(os.fspath(path), FORMAT2.first_frame, FORMAT2.trailer_size)
     identity = None if ends is None else _stated(*ends)
-    if identity is None:
-        # What a file in a mirror stands for has its own first and last bytes.
-        source = open_source(path)
-        try:
-            end = source.size
-            spans = [(0, FORMAT2.first_frame), (max(0, end - FORMAT2.trailer_size), end)]
-            identity = _stated(*source.ranges(spans))
-        finally:
-            source.close()
+    return _read_identity(Path(path)) if identity is None else identity
+
+
+def _read_identity(path: Path) -> Identity:
+    """Return the identity of a file that does not state it where a sealed log does."""
+    # What a file in a mirror stands for has its own first and last bytes.
+    source = open_source(path)
+    try:
+        end = source.size
+        spans = [(0, FORMAT2.first_frame), (max(0, end - FORMAT2.trailer_size), end)]
+        identity = _stated(*source.ranges(spans))
+    finally:
+        source.close()
     if identity is not None:
         return identity
     with FrameReader(path) as reader:

@@ -10,6 +10,7 @@ copies.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -144,11 +145,12 @@ class _Planner:
     def _identify(self, found: Mapping[str, LogFile]) -> dict[str, Identity]:
         """Return the identity of each file that can be read, and note the others."""
         identities = {}
+        root = os.fspath(self._root)
         for log, file in found.items():
             problem = file.problem
             if not problem:
                 try:
-                    identities[log] = read_identity(self._root / log)
+                    identities[log] = read_identity(f"{root}/{log}")
                 except LogError as exc:
                     problem = str(exc)
             if problem:
@@ -241,7 +243,9 @@ class _Planner:
             is_damaged = must_choose and extent(self._root / log).is_damaged
             return is_damaged, not is_own, log
 
-        must_choose = state.is_changed and len(state.logs) > 1
+        if len(state.logs) == 1:
+            return list(state.logs)
+        must_choose = state.is_changed
         return sorted(state.logs, key=rank)
 
     def _set_files(self, state: _State, logs: list[str]) -> None:
