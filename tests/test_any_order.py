@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis
+import numpy as np
 import pytest
 from conftest import Scripted
 from hypothesis import strategies as st
@@ -38,8 +39,13 @@ class Broken(Exception):
     """Raised by the environment."""
 
 
+REWARDS = (0.0, 1, np.float32(0.5), True, 10**400, "1", None, np.array([2.0]), [1.0], 1j)
+
+
 def result_of(k: int) -> Any:
-    return (0.0, float(k)), float(k % 3), False, False, {"k": k}
+    # Numbers of one type at first, then any.
+    reward = float(k % 3) if k < 8 else REWARDS[k % len(REWARDS)]
+    return (0.0, float(k)), reward, False, False, {"k": k}
 
 
 class Env(Scripted):

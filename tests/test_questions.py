@@ -58,7 +58,10 @@ ANSWERS: dict[str, Any] = {
         ("report", 2, 1.0, 0.342, 1.0),
     ],
     "On which tasks do two runs differ": [("refund", 1.0, 1, pytest.approx(2 / 6), 6)],
-    "What reward did each": [("conftest.Scripted", "bishop_0", 2, 1.0), ("conftest.Scripted", "rook_0", 2, -0.5)],
+    "What reward did each": [
+        ("conftest.Scripted", "bishop_0", 2, 1.0),
+        ("conftest.Scripted", "rook_0", 2, -0.5),
+    ],
     "Which episodes say nothing": [("infra", "fetch", "error", 1)],
     "On which states do two versions": [("solved", "1", "2", True, False, 2)],
     "Which checks gave no verdict": [("style", "1", "error", 2)],
