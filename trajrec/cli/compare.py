@@ -86,7 +86,7 @@ def _add_compare(commands: Commands) -> None:
     parser = commands.add(
         "compare",
         compare,
-        "compare two runs: what changed, by how much, and what the data allow to say",
+        "compare two runs: what changed, by how much, and which claim the data support",
         "trajrec compare runs/a runs/b --check reached@1 --require no-loss --margin 0.05",
         finding="--require does not hold",
     )

@@ -48,7 +48,7 @@ _CLAIMS = {
     "verifier": "The check itself changed, so the difference may be one of grading alone. "
     "`trajrec compare` grades both runs with both checks.",
     "confounded": "Several parts of the interface changed together: only their sum is known.",
-    "unlicensed": "The data do not allow to say where the difference comes from.",
+    "unlicensed": "The data do not tell where the difference comes from.",
 }
 
 
