@@ -2,7 +2,7 @@
 
 Each is recorded, replayed in another process, and forked with each method of restoring that it
 supports. Prints a Markdown table: grades of the replays, forks that reproduce the recording out of
-all forks, and times. Forks are compared with the recorded episode, value by value.
+all forks, and times: CPU times, but for a fork, which is timed by the clock. Forks are compared with the recorded episode, value by value.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, nargs="?")
     parser.add_argument("--only", default="", help="only environments with this text in their id")
     arguments = parser.parse_args()
+    # Others may work on the machine. Forks are timed in a process of their own, by the clock.
+    time.perf_counter = time.process_time
     times = ("step, µs", "reset, µs", "take, µs", "restore, µs", "fork, µs")
     head = ("environment", "replayed", *METHODS, *times)
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
