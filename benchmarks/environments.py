@@ -2,7 +2,8 @@
 
 Each is recorded, replayed in another process, and forked with each method of restoring that it
 supports. Prints a Markdown table: grades of the replays, forks that reproduce the recording out of
-all forks, and times: CPU times, but for a fork, which is timed by the clock. Forks are compared with the recorded episode, value by value.
+all forks, and times: CPU times, but for a fork, which is timed by the clock. Forks are compared with
+the recorded episode, value by value.
 """
 
 from __future__ import annotations

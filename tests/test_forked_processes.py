@@ -95,3 +95,23 @@ def test_branches_return_values_of_classes_of_the_callers_script(tmp_path: Path)
         text=True,
     )
     assert done.stdout.splitlines() == ["{''} 2"] * 3, done.stderr
+
+
+HOOK = """
+import os
+from trajrec.replay.processes.child import call_in_subprocess
+
+def address():
+    return id(object())
+
+os.register_at_fork(before=lambda: print("forked"))
+print(call_in_subprocess(address, fixed_addresses=True) == call_in_subprocess(address, fixed_addresses=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="addresses are fixed on Linux only")
+def test_processes_with_fixed_addresses_fork_no_python_code() -> None:
+    # JAX warns of such forks, and a thread may hold a lock in them.
+    done = subprocess.run([sys.executable, "-c", HOOK], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr

@@ -85,7 +85,7 @@ def call_in_subprocess(
         request.write(pickle.dumps(paths) + pickle.dumps(registered()) + call)
         request.seek(0)
         process = subprocess.Popen(
-            [sys.executable, "-c", "from trajrec.replay.processes.child import answer; answer()"],
+            _command(fixed_addresses=fixed_addresses),
             stdin=request,
             stdout=reply,
             stderr=errors,
@@ -93,7 +93,6 @@ def call_in_subprocess(
             env=variables,
             # A session of its own, so that all that it started can be ended with it.
             start_new_session=True,
-            preexec_fn=_fix_addresses if fixed_addresses and sys.platform == "linux" else None,
         )
         try:
             status = process.wait()
@@ -167,8 +166,16 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _fix_addresses() -> None:
-    ctypes.CDLL(None).personality(_NO_RANDOM_ADDRESSES)
+def _command(*, fixed_addresses: bool) -> list[str]:
+    """Return the command of a process that runs `answer`."""
+    code = "from trajrec.replay.processes.child import answer; answer()"
+    if fixed_addresses and sys.platform == "linux":
+        # Not by `preexec_fn`, which runs Python in a fork of this process: JAX warns of that, and
+        # any thread may hold a lock in it.
+        fix = f"ctypes.CDLL(None).personality({_NO_RANDOM_ADDRESSES})"
+        again = "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+        return [sys.executable, "-c", f"import ctypes, os, sys; {fix}; {again}", code]
+    return [sys.executable, "-c", code]
 
 
 class ChildProcess:
