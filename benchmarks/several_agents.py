@@ -51,6 +51,9 @@ class Played(NamedTuple):
     us: float
 
 
+# Without it, all pixels of the environment's observations are black.
+DRAWN = {"render_mode": "rgb_array"}
+
 CASES = (
     Case("aec", "classic/tictactoe_v3", {}, 400),
     Case("aec", "classic/connect_four_v3", {}, 400),
@@ -64,8 +67,8 @@ CASES = (
     Case("parallel", "butterfly/knights_archers_zombies_v11", {}, 700),
     Case("aec", "butterfly/knights_archers_zombies_v11", {}, 1500),
     Case("parallel", "butterfly/knights_archers_zombies_v11", {"obs_method": "image"}, 160),
-    Case("parallel", "butterfly/cooperative_pong_v6", {}, 200),
-    Case("aec", "butterfly/cooperative_pong_v6", {}, 200),
+    Case("parallel", "butterfly/cooperative_pong_v6", DRAWN, 200),
+    Case("aec", "butterfly/cooperative_pong_v6", DRAWN, 200),
     Case("parallel", "butterfly/pistonball_v6", {}, 60),
     Case("aec", "butterfly/pistonball_v6", {"n_pistons": 5}, 200),
     Case("parallel", "sisl/multiwalker_v9", {}, 400),
