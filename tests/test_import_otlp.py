@@ -179,6 +179,7 @@ GEN_AI_MODEL = {"gen_ai.operation.name": "chat"}
 GEN_AI_TOOL = {"gen_ai.operation.name": "execute_tool"}
 OPEN_MODEL = {"openinference.span.kind": "LLM"}
 OPEN_TOOL = {"openinference.span.kind": "TOOL"}
+CALL = "llm.output_messages.0.message.tool_calls.0.tool_call"
 ATTRIBUTES = (
     (GEN_AI_MODEL, "gen_ai.request.model"),
     (GEN_AI_MODEL, "gen_ai.input.messages"),
@@ -194,6 +195,8 @@ ATTRIBUTES = (
     (OPEN_MODEL, "llm.model_name"),
     (OPEN_MODEL, "llm.invocation_parameters"),
     (OPEN_MODEL, "llm.token_count.prompt"),
+    (OPEN_MODEL, f"{CALL}.id"),
+    (OPEN_MODEL, f"{CALL}.function.name"),
     (OPEN_TOOL, "tool.name"),
     (OPEN_TOOL, "tool_call.id"),
     (OPEN_TOOL, "input.value"),

@@ -168,23 +168,25 @@ def messages_of(message: Value) -> list[JsonObject]:
 
 def _call(part: JsonObject) -> JsonObject:
     others = ("type", "id", "name", "arguments")
-    call = tool_call(_text(part.get("id")), _text(part.get("name")), part.get("arguments"))
-    return call | {name: value for name, value in part.items() if name not in others} | _odd(part)
+    call = tool_call(as_text(part.get("id")), as_text(part.get("name")), part.get("arguments"))
+    return (
+        call | {name: value for name, value in part.items() if name not in others} | odd_names(part)
+    )
 
 
 def _result(part: JsonObject) -> JsonObject:
     name = "response" if "response" in part else "result"
     others = {key: value for key, value in part.items() if key not in ("type", "id", name)}
-    return others | tool_result(_text(part.get("id")), part.get(name)) | _odd(part)
+    return others | tool_result(as_text(part.get("id")), part.get(name)) | odd_names(part)
 
 
-def _text(value: Value) -> str:
+def as_text(value: Value) -> str:
     """Return a text, or the JSON text of another value; "" for None."""
     return "" if value is None else value if type(value) is str else json_text(value)
 
 
-def _odd(part: JsonObject) -> JsonObject:
-    """Return the id and the name of a part as they stand, if they are no texts."""
+def odd_names(part: JsonObject) -> JsonObject:
+    """Return the id and the name of a call as they stand, if they are no texts."""
     return {
         f"original_{key}": part[key]
         for key in ("id", "name")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trajrec.exchange.chat import assistant, tool_call, usage_of_counts
-from trajrec.exchange.otlp_genai import json_value
+from trajrec.exchange.otlp_genai import as_text, json_value, odd_names
 from trajrec.exchange.otlp_spans import Span
 from trajrec.exchange.reading import Place, parse_arguments, texts_by_key
 from trajrec.exchange.records import Call, Turn
@@ -121,14 +121,14 @@ def _message(item: JsonObject, prefix: str) -> JsonObject:
         call = texts_by_key(texts_by_key(entry).get("tool_call"))
         function = texts_by_key(call.get("function"))
         value = tool_call(
-            str(call.get("id") or ""),
-            str(function.get("name") or ""),
+            as_text(call.get("id")),
+            as_text(function.get("name")),
             function.get("arguments", ""),
         )
         others = {key: field for key, field in call.items() if key not in ("id", "function")}
         inner = {key: f for key, f in function.items() if key not in ("name", "arguments")}
-        value["function"] |= inner
-        calls.append(value | others)
+        value["function"] |= inner | odd_names(function)
+        calls.append(value | others | odd_names(call))
     content = fields.get("content")
     blocks = [
         {
