@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -89,9 +90,11 @@ class Office(FolderWorld):
     Refusal = OfficeError
 
     def __init__(self, *, seed: int | None = None, root: str | None = None) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="trajrec-office-") if root is None else root)
         if root is None:
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            root = tempfile.mkdtemp(prefix="trajrec-office-")
+            weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        # The agent may change the working folder.
+        folder = Path(os.path.abspath(root))
         super().__init__(seed, folder / "files")
         # An agent may call tools from a thread of its own; each statement commits at once.
         self.database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)

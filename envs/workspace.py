@@ -88,9 +88,11 @@ class Workspace(FolderWorld):
     Refusal = WorkspaceError
 
     def __init__(self, *, seed: int | None = None, root: str | None = None) -> None:
-        folder = Path(tempfile.mkdtemp(prefix="trajrec-workspace-") if root is None else root)
         if root is None:
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            root = tempfile.mkdtemp(prefix="trajrec-workspace-")
+            weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
+        # The agent may change the working folder.
+        folder = Path(os.path.abspath(root))
         super().__init__(seed, folder)
         self._task = 0
 

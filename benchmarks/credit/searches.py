@@ -75,4 +75,4 @@ def _bisect(
                 above = middle
             else:
                 below = middle
-        return search.confirm(Finding(above, None, method, "", n_rollouts), options)
+        return search.confirm(Finding(above, None, method, "", n_rollouts))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def only_episode(path: Path) -> Episode:
     Raises:
         ValueError: It holds none, or several.
     """
-    reader = LogReader(path)
+    # The agent may change the working folder, and other processes have theirs.
+    reader = LogReader(Path(os.path.abspath(path)))
     numbers = {
         event.episode
         for chunk in reader.chunks()

@@ -22,6 +22,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.errors import AgentDivergedError, ReplayError, RerunStopped, ToolNotHeldError
+from trajrec.log.remote import local_folder
 from trajrec.protocols import World
 from trajrec.recording.faults import causes_of
 from trajrec.redaction.comparison import differences
@@ -45,6 +46,7 @@ from trajrec.replay.agents.recorded_answers import (
 )
 from trajrec.replay.agents.tool_answers import ToolAnswers, asked_unheld
 from trajrec.replay.agents.wire_answers import AnsweredExchange, WireAnswers, answer_of
+from trajrec.tracking.parts import fixed_paths
 from trajrec.types import JsonObject, Value
 from trajrec.values.recorded import rehydrate
 from trajrec.values.recorded_errors import as_exception
@@ -116,9 +118,9 @@ class Rerun(ContinuedEpisode):
         self.goal = recorded_goal(episode)
         self._on_difference = on_difference
         self._live_options = LiveOptions(
-            folder=episode.path.parent if folder is None else Path(folder),
+            folder=episode.path.parent if folder is None else local_folder(folder),
             world=world,
-            watch=watch,
+            watch=fixed_paths(watch),
             allow=tuple(allow),
             redact=redact,
         )

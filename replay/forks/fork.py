@@ -31,9 +31,9 @@ from trajrec.replay.forks.options import (
     Backend,
     EnvFactory,
     ForkOptions,
-    LogFolder,
     RestoreChoice,
     check_restore,
+    fixed_folder,
 )
 from trajrec.replay.forks.policies import AnyPolicy, check_stateless
 from trajrec.replay.forks.schedule import Schedule
@@ -74,6 +74,7 @@ def fork(
     check_options("fork", options, ForkOptions)
     _check_has_env(episode)
     check_step(episode, at)
+    folder = _folder_of(episode, options)
     state = options.get("state")
     make_handle: Callable[[], EnvHandle]
     if isinstance(env, gymnasium.Env) or api_of(env) is not None:
@@ -100,7 +101,6 @@ def fork(
         if options.get("noise") == "fresh":
             noise, generators = reseed_fresh(branch_env, key)
             watch = watch_noise(branch_env, generators, at)
-        folder = _folder_of(episode, options)
         if folder is not None:
             recorder = open_recorder(
                 branch_env,
@@ -235,10 +235,8 @@ def _env_source(env: EnvFactory | None, options: ForkOptions) -> EnvSource:
 
 
 def _folder_of(episode: Episode, options: ForkOptions) -> Path | None:
-    folder: LogFolder = options.get("folder", "beside")
-    if folder is None:
-        return None
-    return episode.path.parent if folder == "beside" else Path(folder)
+    folder = fixed_folder(options.get("folder", "beside"))
+    return episode.path.parent if folder == "beside" else folder
 
 
 def _check_has_env(episode: Episode) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, get_args
 
+from trajrec.log.remote import local_folder
 from trajrec.protocols import Verifier
 from trajrec.types import AnyEnv, Value
 
@@ -53,6 +54,17 @@ class ForkOptions(TypedDict, total=False):
     seed: int
     checks: Sequence[Verifier]
     control: bool
+
+
+def fixed_folder(folder: LogFolder) -> Literal["beside"] | Path | None:
+    """Return a folder that is the same one if the working folder changes.
+
+    Raises:
+        ValueError: It is an address.
+    """
+    if folder == "beside":
+        return "beside"
+    return None if folder is None else local_folder(folder)
 
 
 def check_restore(restore: str) -> None:

@@ -11,6 +11,7 @@ from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.prices import Prices
 from trajrec.errors import ReplayError, RestoreError
+from trajrec.log.remote import local_folder
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.recorded_answers import check_unchanged
@@ -196,7 +197,7 @@ def plan_experiment(
         not_restored=tuple(lost),
         budget=budget or Budget(),
         prices=prices,
-        folder=episode.path.parent if folder is None else Path(folder),
+        folder=episode.path.parent if folder is None else local_folder(folder),
         progress=progress,
         jobs=jobs,
         stop=stop,

@@ -13,7 +13,7 @@ from typing import Literal, Self
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.routing import connect_taps, router
 from trajrec.agents.stand_ins import stand_in_for
-from trajrec.log.remote import require_local
+from trajrec.log.remote import local_folder
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
@@ -126,8 +126,7 @@ def capture(
         "on_full": on_full,
         "durability": durability,
     }
-    where = Path(folder)
-    require_local(where)
+    where = local_folder(folder)
     with _lock:
         if _current is not None:
             if _current.folder.resolve() != where.resolve() or _current._options != options:

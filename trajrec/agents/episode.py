@@ -14,7 +14,7 @@ from trajrec.agents.context import EpisodeToken, calling_episode, enter_episode,
 from trajrec.agents.counters import ForkOrigin, StepCounter
 from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.journal import Journal
-from trajrec.agents.opening import EpisodeSpec, begin_episode, check_world
+from trajrec.agents.opening import EpisodeSpec, begin_episode, checked_watch
 from trajrec.agents.outcomes import AgentEnding, record_check, record_end, record_side_effect
 from trajrec.agents.recorders import Recorders
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
@@ -23,6 +23,7 @@ from trajrec.agents.stand_ins import stand_in_for
 from trajrec.agents.tool_calls import IsError, OpenToolCall, find_error
 from trajrec.agents.tool_wrappers import ToolDecorator, ToolFunction, ToolStream, wrap_tool
 from trajrec.agents.toolbox import Toolbox
+from trajrec.log.remote import local_folder
 from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
@@ -107,7 +108,6 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         on_full: OnFull = "stop-recording",
         durability: Durability = "process",
     ) -> None:
-        check_world(world, watch)
         check_metadata(metadata)
         self.world = world
         self.goal = goal
@@ -116,7 +116,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
             task_revision=task_revision,
             goal=goal,
             world=world,
-            watch=watch,
+            watch=checked_watch(world, watch),
             seed=seed,
             options=options,
             checks=tuple(checks),
@@ -125,7 +125,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
             deterministic=deterministic,
             is_error=is_error,
         )
-        self._log_options = (folder, on_full, durability)
+        self._log_options = (local_folder(folder), on_full, durability)
         self._redactor = as_redactor(redact)
         self._toolbox = Toolbox(tools or ())
         self._holds_tools = tools is not False

@@ -19,7 +19,7 @@ from trajrec.agents.tool_calls import ToolCallRecorder
 from trajrec.log.events import StateChange, TaskStart
 from trajrec.log.schema import EpisodeStart
 from trajrec.protocols import Verifier, World
-from trajrec.tracking.parts import check_watch, find_parts
+from trajrec.tracking.parts import check_watch, find_parts, fixed_paths
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 
@@ -48,8 +48,12 @@ class EpisodeSpec:
     is_error: Callable[[Value], str | None]
 
 
-def check_world(world: World | None, watch: Value) -> None:
-    """Raise a TypeError if a world lacks a method of `World`, or a value cannot be watched."""
+def checked_watch(world: World | None, watch: Value) -> Value:
+    """Return what to watch, with paths that stay the same if the working folder changes.
+
+    Raises:
+        TypeError: The world lacks a method of `World`, or the value cannot be watched.
+    """
     check_watch(watch)
     missing = [name for name in ("reset", "tools", "call") if not hasattr(world, name)]
     if world is not None and missing:
@@ -57,6 +61,7 @@ def check_world(world: World | None, watch: Value) -> None:
             f"world must have reset, tools and call (trajrec.World), but {type(world).__name__} "
             f"lacks {', '.join(missing)}"
         )
+    return fixed_paths(watch)
 
 
 def begin_episode(

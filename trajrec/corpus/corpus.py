@@ -108,7 +108,7 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         sandbox: Sandbox | None = None,
         prices: Prices | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(os.path.abspath(path))
         if scan not in ("changed", "full"):
             raise ValueError(f"scan must be 'changed' or 'full', got {scan!r}")
         self._readers: dict[str, LogReader] = {}

@@ -70,11 +70,11 @@ def url_of(path: str | Path) -> str | None:
     return f"{match['scheme']}:{slashes}{match['rest']}"
 
 
-def require_local(folder: Path) -> None:
-    """Refuse to record to an address.
+def local_folder(folder: str | Path) -> Path:
+    """Return the folder to record into; the program may change its working folder meanwhile.
 
     Raises:
-        ValueError: The folder is one.
+        ValueError: It is an address.
     """
     url = url_of(folder)
     if url is not None:
@@ -82,6 +82,7 @@ def require_local(folder: Path) -> None:
             f"logs are recorded on this machine, not to {url}: record into a folder, then run "
             f"`trajrec push FOLDER {url}`"
         )
+    return Path(os.path.abspath(folder))
 
 
 def mirrors_folder() -> Path:

@@ -21,7 +21,7 @@ from trajrec.log.items import Entry
 from trajrec.log.journal import EVENT, EVENT_HALF_BYTES
 from trajrec.log.packing import Drained
 from trajrec.log.record_encoder import encode_record
-from trajrec.log.remote import require_local
+from trajrec.log.remote import local_folder
 from trajrec.log.schema import Chunk, EpisodeEnd, Event
 from trajrec.log.writer import Durability, LogWriter, OnFull, new_log_id
 from trajrec.recording.provenance import make_agents_header
@@ -75,7 +75,7 @@ class EventLog:
     """A log of agents' episodes. It takes events from any thread, in the order of the calls."""
 
     def __init__(self, folder: Path, on_full: OnFull, durability: Durability) -> None:
-        require_local(folder)
+        folder = local_folder(folder)
         header = make_agents_header(
             new_log_id(), "a log of agents: each episode names its own world"
         )

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from trajrec.log.journal import journal_path
-from trajrec.log.remote import require_local
+from trajrec.log.remote import local_folder
 from trajrec.log.schema import Header, StateRecord
 from trajrec.log.writer import Durability, LogWriter, OnFull, Source, new_log_id
 
@@ -55,9 +55,7 @@ class LogSeries:
         max_bytes: int | None = None,
         keep_last: int | None = None,
     ) -> None:
-        require_local(folder)
-        # The program may change its folder meanwhile.
-        self._folder = Path(os.path.abspath(folder))
+        self._folder = local_folder(folder)
         self._header = header
         self._name = name
         self._on_full = on_full

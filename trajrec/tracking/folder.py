@@ -64,7 +64,7 @@ class Folder:
     version = 2
 
     def __init__(self, path: Path, ignore: Sequence[str] = IGNORED) -> None:
-        self.path = path
+        self.path = Path(os.path.abspath(path))
         self.ignore = tuple(ignore)
         # Files by path, so that one whose status is the same is not read again.
         self._files: dict[str, ReadFile] = {}

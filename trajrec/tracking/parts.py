@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from collections import ChainMap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -150,6 +152,24 @@ def check_watch(watch: Value) -> None:
         for name, value in watch.items():
             if is_immutable(value):
                 raise TypeError(f"watch[{name!r}] {_refusal(value)}")
+
+
+def fixed_paths(watch: Value) -> Value:
+    """Return a value to watch whose relative paths mean later what they mean now.
+
+    The program, or its world, may change the working folder before they are opened.
+    """
+    if isinstance(watch, Path):
+        return Path(os.path.abspath(watch))
+    if not _has_names(watch):
+        return watch
+    paths = {
+        name: Path(os.path.abspath(value))
+        for name, value in watch.items()
+        if isinstance(value, Path)
+    }
+    # The other values may be replaced meanwhile, so they are no copies.
+    return ChainMap(paths, watch) if paths else watch
 
 
 def _has_names(watch: Value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import warnings
 import weakref
@@ -39,10 +40,11 @@ class Database:
     version = 3
 
     def __init__(self, source: sqlite3.Connection | Path) -> None:
-        self._path = source if isinstance(source, Path) else None
+        self._path: Path | None = None
         if isinstance(source, Path):
+            self._path = Path(os.path.abspath(source))
             # Read-only: to watch a database must not create or lock it.
-            uri = f"{source.absolute().as_uri()}?mode=ro"
+            uri = f"{self._path.as_uri()}?mode=ro"
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             weakref.finalize(self, self._connection.close)
         else:

@@ -123,7 +123,7 @@ def estimate(
     def run(config: RolloutConfig) -> CreditTable:
         with Sampler(episode, config) as sampler:
             run = _Run(sampler, estimator, wanted)
-            return run.make_table(n_rollouts, Meter(budget), options)
+            return run.make_table(n_rollouts, Meter(budget))
 
     return run_proved(config, run, forks=not episode.is_agent_episode)
 
@@ -145,7 +145,7 @@ class _Run:
         self._forced: dict[int, Arm] = {}
         self._scouts: Scouts | None = None
 
-    def make_table(self, n_rollouts: int, meter: Meter, options: RolloutOptions) -> CreditTable:
+    def make_table(self, n_rollouts: int, meter: Meter) -> CreditTable:
         """Run the rollouts and return the table."""
         requests = self._requests()
         samples = self._sample(requests, n_rollouts, meter)
@@ -174,7 +174,6 @@ class _Run:
             self._sampler,
             rows,
             arms_of_table,
-            options,
             split=self._split(),
             notes=notes,
             scouts=scouts,

@@ -128,7 +128,7 @@ def counterfactual(
             notes = [*meter.notes, *invalid_note([kept_arm, other_arm], config.on_error)]
             if all(row.estimator != "flip" for row in rows):
                 notes += tail_note(heavy_tails([kept_arm, other_arm], is_paired=sampler.is_paired))
-            return make_table(sampler, rows, arms, options, notes=notes)
+            return make_table(sampler, rows, arms, notes=notes)
 
     return run_proved(config, run, forks=not episode.is_agent_episode)
 

@@ -128,7 +128,7 @@ def decisive_step(
                 budget=budget,
             )
             finding = search.by_drop(share) if method == "drop" else search.by_change_point()
-            return search.confirm(finding, options)
+            return search.confirm(finding)
 
     return run_proved(config, run, forks=not episode.is_agent_episode)
 
@@ -246,7 +246,7 @@ class Search(SearchArms):
         )
         return float(np.mean(draws <= most))
 
-    def confirm(self, finding: Finding, options: RolloutOptions) -> Decision:
+    def confirm(self, finding: Finding) -> Decision:
         """Estimate the step's effect in fresh scenarios, and store the run.
 
         The largest of many effects looks larger than it is, so the search's own scenarios prove
@@ -284,7 +284,7 @@ class Search(SearchArms):
         rows = [self.row(at, arm) for (at, arm), _ in samples]
         arms = [ArmRollouts(at, arm, rollouts) for (at, arm), rollouts in samples]
         notes = [note, *invalid_note([self.arm(*key) for key, _ in samples], self.on_error)]
-        table = make_table(self.sampler, [*rows, effect], arms, options, notes=notes)
+        table = make_table(self.sampler, [*rows, effect], arms, notes=notes)
         return Decision(
             episode_id=self.episode.id,
             step=None if reason else step,

@@ -110,7 +110,7 @@ def point_of_no_return(
     def run(config: RolloutConfig) -> PointOfNoReturn:
         with Sampler(episode, config) as sampler:
             _check_failed(sampler)
-            return _Bisection(sampler, n_rollouts).run(options)
+            return _Bisection(sampler, n_rollouts).run()
 
     return run_proved(config, run, forks=not episode.is_agent_episode)
 
@@ -145,7 +145,7 @@ class _Bisection:
         self._actions = recorded_actions(self._episode)
         self._samples: dict[int, list[Rollout]] = {}
 
-    def run(self, options: RolloutOptions) -> PointOfNoReturn:
+    def run(self) -> PointOfNoReturn:
         """Search, confirm in fresh scenarios, and store the run."""
         first = self._episode.first_step
         possible = first
@@ -181,9 +181,7 @@ class _Bisection:
             )
             rows.append(kept)
         lost_from = lost if has_chance else None
-        table = make_table(
-            self._sampler, rows, arms, options, notes=[f"no return from step {lost_from}"]
-        )
+        table = make_table(self._sampler, rows, arms, notes=[f"no return from step {lost_from}"])
         after = self._row(lost, fresh[lost]) if lost in fresh else self._end_row(lost)
         return PointOfNoReturn(
             step=lost_from,

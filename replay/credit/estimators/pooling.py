@@ -78,7 +78,7 @@ def pooled_advantages(
     by_step = by == "state and step"
 
     def run(config: RolloutConfig) -> list[CreditTable]:
-        return _run(episodes, config, n_rollouts, Meter(budget), options, by_step=by_step)
+        return _run(episodes, config, n_rollouts, Meter(budget), by_step=by_step)
 
     return run_proved(config, run)
 
@@ -88,7 +88,6 @@ def _run(
     config: RolloutConfig,
     n_rollouts: int,
     meter: Meter,
-    options: RolloutOptions,
     *,
     by_step: bool,
 ) -> list[CreditTable]:
@@ -107,7 +106,7 @@ def _run(
     # All of them, before the first table is stored.
     for pool in pools:
         pool.prove()
-    return [pool.make_table(table, options, meter.notes) for pool in pools]
+    return [pool.make_table(table, meter.notes) for pool in pools]
 
 
 def _sample(pools: Sequence[_Pool], table: VisitTable, meter: Meter, n_rollouts: int) -> None:
@@ -187,9 +186,7 @@ class _Pool:
         """
         self._sampler.prove()
 
-    def make_table(
-        self, table: VisitTable, options: RolloutOptions, notes: Sequence[str]
-    ) -> CreditTable:
+    def make_table(self, table: VisitTable, notes: Sequence[str]) -> CreditTable:
         """Return the rows of the episode, and store the run."""
         arms = {key: Arm.of(rollouts, self._sampler) for key, rollouts in self._rollouts.items()}
         is_lost = any(arm.n_unknown for arm in arms.values())
@@ -211,7 +208,6 @@ class _Pool:
                 ArmRollouts(step, kind, rollouts)
                 for (step, kind), rollouts in self._rollouts.items()
             ],
-            options,
             notes=[
                 *notes,
                 *invalid_note(list(arms.values()), self._sampler.config.on_error),

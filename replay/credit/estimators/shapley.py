@@ -85,7 +85,7 @@ def shapley_values(
 
     def run(config: RolloutConfig) -> CreditTable:
         with Sampler(episode, config) as sampler:
-            return _Game(sampler, groups).play(n_permutations, Meter(budget), options)
+            return _Game(sampler, groups).play(n_permutations, Meter(budget))
 
     return run_proved(config, run, forks=not episode.is_agent_episode)
 
@@ -101,7 +101,7 @@ class _Game:
         played = {step for segment in segments for step in segment}
         self._always_kept = set(range(self._episode.first_step, self._episode.end_step)) - played
 
-    def play(self, n_permutations: int, meter: Meter, options: RolloutOptions) -> CreditTable:
+    def play(self, n_permutations: int, meter: Meter) -> CreditTable:
         """Play the game in random orders and return the table."""
         n = len(self._segments)
         rng = np.random.default_rng([self._sampler.config.noise.seed, _ORDER_STREAM])
@@ -139,7 +139,7 @@ class _Game:
         if n_unknown:
             notes.append(f"{n_unknown} pairs of orders have no result")
         rows = self._rows(np.array(pairs).reshape(-1, n), arms)
-        return make_table(self._sampler, rows, arms, options, notes=notes)
+        return make_table(self._sampler, rows, arms, notes=notes)
 
     def _requests(self, order: Sequence[int], number: int) -> list[SampleRequest]:
         """Return the rollouts of one order: none kept, then one segment more each time.

@@ -16,7 +16,6 @@ from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.remarks import lost_estimand, spread_note, unset_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
-from trajrec.replay.credit.sampling.options import RolloutOptions
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.policies import policy_id
@@ -28,7 +27,6 @@ def make_table(
     sampler: Sampler,
     rows: Sequence[Estimate],
     arms: Sequence[ArmRollouts],
-    options: RolloutOptions,
     *,
     split: SkillLuckSplit | None = None,
     notes: Sequence[str] = (),
@@ -40,7 +38,6 @@ def make_table(
         sampler: The sampler that ran the rollouts.
         rows: The estimates.
         arms: The rollouts of each arm.
-        options: The keywords of the call; `folder` says where the run is stored.
         split: The split of the episode's return.
         notes: Facts that a reader of the numbers must know.
         scouts: Rollouts that only showed how far returns spread; they are counted, not stored.
@@ -64,11 +61,9 @@ def make_table(
         scouts=tuple(scouts),
         controls=sampler.proof.controls,
     )
-    folder = options.get("folder", "beside")
-    if folder == "beside":
-        append_run(table, sampler.episode.path.parent)
-    elif folder is not None:
-        append_run(table, Path(folder))
+    folder = sampler.config.folder
+    if folder is not None:
+        append_run(table, sampler.episode.path.parent if folder == "beside" else folder)
     return table
 
 

@@ -13,7 +13,13 @@ from trajrec.replay.credit.sampling.noise import Noise, NoiseMode
 from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.replay.forks.env_source import EnvSource
-from trajrec.replay.forks.options import Backend, RestoreChoice, check_restore
+from trajrec.replay.forks.options import (
+    Backend,
+    LogFolder,
+    RestoreChoice,
+    check_restore,
+    fixed_folder,
+)
 from trajrec.types import AnyEnv, Value
 from trajrec.values.projection import Projection
 
@@ -86,7 +92,7 @@ class RolloutOptions(TypedDict, total=False):
     control: bool
     on_error: OnError
     progress: Callable[[int, int], None] | None
-    folder: str | Path | None
+    folder: LogFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +114,8 @@ class RolloutConfig:
         on_error: See `RolloutOptions`.
         control: See `RolloutOptions`.
         progress: See `RolloutOptions`.
+        folder: See `RolloutOptions`; absolute, since environments and policies may change the working
+            folder.
         keeps_visits: Whether each rollout keeps a record of its steps.
         remarks: What has failed before, for the notes of the table.
     """
@@ -126,6 +134,7 @@ class RolloutConfig:
     on_error: OnError = "bounds"
     control: bool = True
     progress: Callable[[int, int], None] | None = None
+    folder: Literal["beside"] | Path | None = "beside"
     keeps_visits: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -194,6 +203,7 @@ class RolloutConfig:
             control=options.get("control", True),
             on_error=on_error,
             progress=options.get("progress"),
+            folder=fixed_folder(options.get("folder", "beside")),
             keeps_visits=keeps_visits,
         )
 
