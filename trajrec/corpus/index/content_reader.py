@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+import numpy as np
+
 from trajrec.corpus.index.agents import AgentRows, frame_spans
 from trajrec.corpus.index.batch import Batch, to_batch
 from trajrec.corpus.index.environments import LogRows
@@ -182,7 +184,8 @@ class ContentReader:
         else:
             log_rows = AgentRows(reader, frame_spans(open_rows), only=only)
         self._rows.begin_log(log_key)
-        with collector_off():
+        # Recorded numbers may be at the ends of the range, and the caller's program may raise there.
+        with collector_off(), np.errstate(all="ignore"):
             for chunk in reader.chunks(start) if chunks is None else chunks:
                 log_rows.add(chunk, self._rows)
                 if self._rows.is_full:
