@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trajrec.agents.clients import mcp as mcp
     from trajrec.agents.clients import openai as openai
     from trajrec.agents.context import current_episode as current_episode
-    from trajrec.agents.episode import AgentEpisode as episode
+    from trajrec.agents.episode import AgentEpisode
     from trajrec.agents.freeze import deterministic as deterministic
     from trajrec.api import record as record
     from trajrec.corpus.corpus import Corpus as Corpus
@@ -35,10 +35,14 @@ if TYPE_CHECKING:
     from trajrec.recording.event_log import close_logs as close_logs
     from trajrec.recording.options import RecordOptions as RecordOptions
     from trajrec.recording.recorder import Recorder as Recorder
-    from trajrec.replay.agents.rerun import Rerun as rerun
+    from trajrec.replay.agents.rerun import Rerun
     from trajrec.run_interface import interface as interface
     from trajrec.verifiers import verifier as verifier
     from trajrec.worlds import register_world as register_world
+
+    # Assigned: an import under another name is no export to a type checker.
+    episode = AgentEpisode
+    rerun = Rerun
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,

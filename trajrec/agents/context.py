@@ -7,10 +7,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, overload
 
 from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
+from trajrec.agents.tool_wrappers import AnyFunction, ToolFunction
 from trajrec.protocols import Access, Tool, Verdict
 from trajrec.types import JsonObject, Value
 from trajrec.wire.exchange import Exchange, HttpRequest
@@ -68,14 +69,34 @@ class EpisodeSession(Protocol):
         """Call a tool with its arguments as a dict."""
         ...
 
+    @overload
     def tool(
         self,
-        function: Callable[..., Value] | None = None,
+        function: AnyFunction,
         *,
         name: str = "",
         schema: JsonObject | None = None,
         access: Access = "unknown",
-    ) -> Callable[..., Value]:
+    ) -> AnyFunction: ...
+
+    @overload
+    def tool(
+        self,
+        function: None = None,
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> Callable[[AnyFunction], AnyFunction]: ...
+
+    def tool(
+        self,
+        function: ToolFunction | None = None,
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> ToolFunction:
         """Make a function a tool, and return it as a function whose calls are recorded."""
         ...
 

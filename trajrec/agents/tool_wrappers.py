@@ -12,7 +12,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
 from trajrec.agents.arguments import arguments_of, tool_name
 from trajrec.protocols import Access
@@ -20,6 +20,8 @@ from trajrec.types import JsonObject, Value
 from trajrec.values.recorded import RecordedStream
 
 ToolFunction: TypeAlias = Callable[..., Any]
+
+AnyFunction = TypeVar("AnyFunction", bound=ToolFunction)
 
 # The tools whose calls a hook in a framework records around their functions.
 _HOOKED: ContextVar[tuple[str, ...]] = ContextVar("trajrec_hooked_tools", default=())
@@ -62,6 +64,26 @@ class AnsweredStream:
 
 class ToolDecorator(ABC):
     """The base class of episodes, for their decorator `tool`."""
+
+    @overload
+    def tool(
+        self,
+        function: AnyFunction,
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> AnyFunction: ...
+
+    @overload
+    def tool(
+        self,
+        function: None = None,
+        *,
+        name: str = "",
+        schema: JsonObject | None = None,
+        access: Access = "unknown",
+    ) -> Callable[[AnyFunction], AnyFunction]: ...
 
     def tool(
         self,
