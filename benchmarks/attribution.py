@@ -162,7 +162,8 @@ def pass_k(n_corpora: int = 3000, seed: int = 0) -> Iterator[tuple[str, bool]]:
             f"worst {min(shares):.4f}",
             min(shares) >= LEAST_PASS_K,
         )
-    yield f"pass^k covered {np.mean(covered):.4f} on average", np.mean(covered) >= MEAN_PASS_K
+    mean = float(np.mean(covered))
+    yield f"pass^k covered {mean:.4f} on average", mean >= MEAN_PASS_K
 
 
 PARTS: dict[str, Callable[[], Iterator[tuple[str, bool]]]] = {

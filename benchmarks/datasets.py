@@ -52,7 +52,7 @@ class Contestant(NamedTuple):
     n_random: int = 100 * RANDOM_BATCH
 
 
-class Frames(gym.Env[Array, int]):
+class Frames(gym.Env[Array, Any]):
     """A ball and a paddle on 84x84 pixels."""
 
     observation_space = gym.spaces.Box(0, 255, (84, 84), np.uint8)

@@ -22,6 +22,7 @@ import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.replay import check_determinism, fork_many
 from trajrec.replay.execute.factories import make_by_id
+from trajrec.replay.forks.options import RestoreChoice
 from trajrec.values.diff import is_same
 
 ENVIRONMENTS = {
@@ -60,7 +61,7 @@ N_FORKS = 5
 # A fork is compared with the recording for so many steps.
 COMPARED_STEPS = 200
 
-METHODS = ("reexecute", "snapshot", "pickle", "os_fork")
+METHODS: tuple[RestoreChoice, ...] = ("reexecute", "snapshot", "pickle", "os_fork")
 
 # Run by a process of its own, with another hash seed: a replay must not depend on either.
 REPLAY = """
@@ -143,7 +144,7 @@ def _replay(folder: str) -> str:
     return output.strip().splitlines()[-1].strip("{}").replace("'", "")
 
 
-def _fork(corpus: trajrec.Corpus, episode: Episode, method: str) -> str:
+def _fork(corpus: trajrec.Corpus, episode: Episode, method: RestoreChoice) -> str:
     """Fork at random steps, take the recorded actions; return how many forks are as recorded."""
     rng = np.random.default_rng(0)
     steps = sorted({int(step) for step in rng.integers(0, episode.n_steps, N_FORKS)})
@@ -152,6 +153,7 @@ def _fork(corpus: trajrec.Corpus, episode: Episode, method: str) -> str:
         actions = episode.actions[step : step + COMPARED_STEPS]
         n = len(actions)
         (branch,) = fork_many(episode, at=[step], actions=actions, restore=method, noise="recorded")
+        assert branch.episode_id is not None
         child = corpus.episode(branch.episode_id)
         n_same += (
             is_same(child.observation_values, episode.observation_values[step : step + n + 1])

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -45,7 +46,7 @@ def hover(env: AnyEnv, observation: Observation) -> Action:
 
     observation = observation.copy()
     observation[1] -= 0.6
-    return heuristic(env.unwrapped, observation)
+    return heuristic(env.unwrapped, observation)  # type: ignore[no-untyped-call]
 
 
 def record(
@@ -198,7 +199,10 @@ def workers() -> None:
 
     The second process takes 0.35 s to start, so the episodes are some 23 steps long, and then 100.
     """
-    cases = ((400, 7, {}), (100, 3, {"terminate_when_unhealthy": False}))
+    cases: tuple[tuple[int, int, dict[str, Any]], ...] = (
+        (400, 7, {}),
+        (100, 3, {"terminate_when_unhealthy": False}),
+    )
     for n_steps, n_repeats, kwargs in cases:
         with tempfile.TemporaryDirectory() as folder:
             _, corpus = record(folder, "Hopper-v5", n_steps, n_episodes=2000, **kwargs)

@@ -73,8 +73,8 @@ def inspect_sample(number: int, rng: random.Random) -> dict[str, Any]:
     for k in range(CALLS_PER_EPISODE):
         arguments = {"command": text(rng, 60)}
         asked = {"id": f"c{k}", "function": "bash", "arguments": arguments, "type": "function"}
-        message = {"id": f"a{k}", "role": "assistant", "content": text(rng, 100)}
-        message["tool_calls"] = [asked]
+        message: dict[str, Any] = {"id": f"a{k}", "role": "assistant"}
+        message |= {"content": text(rng, 100), "tool_calls": [asked]}
         content = text(rng, RESULT_BYTES)
         choices = [{"message": message, "stop_reason": "tool_calls"}]
         times = {"timestamp": "2026-01-01T00:00:00+00:00", "completed": "2026-01-01T00:00:01+00:00"}

@@ -25,7 +25,7 @@ N_PASSES = 7
 BLOCK = 25
 
 
-class Film(gym.Env[Array, int]):
+class Film(gym.Env[Array, Any]):
     """Frames of 240x320 pixels that all change in each step.
 
     Args:

@@ -77,7 +77,7 @@ def _print_memory(scenario: Scenario, arm_type: type[Arm]) -> None:
     env = scenario.make()
     loop(env, scenario.policy(env), WARM_UP_STEPS)
     # Imports the recorder: the memory of imports is counted for no arm.
-    assert trajrec.record
+    assert callable(trajrec.record)
     first_kb = _peak_kb()
     env = arm.wrap(env)
     loop(env, scenario.policy(env), scenario.n_steps)

@@ -35,7 +35,7 @@ MAX_STEPS = 200
 GOAL = 4.0
 
 
-class Warehouse(gym.Env[int, int]):
+class Warehouse(gym.Env[Any, Any]):
     """A walk in a warehouse that keeps its tables in attributes, as environments of users do."""
 
     observation_space = gym.spaces.Discrete(400)

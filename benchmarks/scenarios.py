@@ -290,7 +290,8 @@ class Minari(Arm):
         # Not every version of Minari compresses pixels as JPEG.
         if "jpeg_encoding" in inspect.signature(minari.DataCollector.__init__).parameters:
             options["jpeg_encoding"] = False
-        return minari.DataCollector(env, data_format=self.data_format, **options)
+        collector: AnyEnv = minari.DataCollector(env, data_format=self.data_format, **options)
+        return collector
 
     def finish(self, env: AnyEnv) -> None:
         with warnings.catch_warnings():

@@ -28,6 +28,7 @@ import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import SnapshotError
 from trajrec.replay import fork_many
+from trajrec.replay.forks.options import RestoreChoice
 from trajrec.types import Action, JsonObject, Observation, Value
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -81,7 +82,7 @@ N_FORKS = 5
 # A fork is compared with the recording for so many steps.
 COMPARED_STEPS = 30
 SEED = 5
-METHODS = ("reexecute", "snapshot", "pickle", "os_fork")
+METHODS: tuple[RestoreChoice, ...] = ("reexecute", "snapshot", "pickle", "os_fork")
 
 
 def main() -> None:
@@ -203,7 +204,9 @@ def _forks(folder: Path) -> list[str]:
     return results
 
 
-def _is_fork_as_recorded(corpus: trajrec.Corpus, episode: Episode, step: int, method: str) -> bool:
+def _is_fork_as_recorded(
+    corpus: trajrec.Corpus, episode: Episode, step: int, method: RestoreChoice
+) -> bool:
     n = min(COMPARED_STEPS, episode.n_steps - step)
     actions = episode.actions[step : step + n]
     (branch,) = fork_many(episode, at=[step], actions=actions, restore=method)

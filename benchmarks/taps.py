@@ -8,6 +8,7 @@ that the cost of recording is not part of it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import http.client
 import multiprocessing
 import socketserver
@@ -26,7 +27,7 @@ from aiohttp.base_protocol import BaseProtocol
 from urllib3.response import HTTPResponse
 
 from trajrec.taps import aiohttp_tap, httpx_tap, hub, patching, urllib3_tap
-from trajrec.taps.urllib3_tap import _MemorySocket
+from trajrec.taps.memory_socket import MemorySocket
 from trajrec.wire.exchange import Headers, HttpAnswer, HttpRequest, is_model_call
 
 N_CALLS = 50
@@ -46,6 +47,8 @@ class Silent:
     """An exchange that keeps nothing."""
 
     answer: HttpAnswer | None = None
+    sent_body: bytes | None = None
+    sent_url: str | None = None
 
     def responded(self, status: int, headers: Headers) -> None:
         """Do nothing."""
@@ -57,7 +60,7 @@ class Silent:
         """Do nothing."""
 
 
-def begin(_: HttpRequest) -> Silent:
+def begin(request: HttpRequest) -> Silent:
     """Return an exchange for every request."""
     return Silent()
 
@@ -104,7 +107,7 @@ def pairs(measure: Callable[[], float]) -> tuple[float, float]:
     return statistics.median(off[1:]), statistics.median(more[1:])
 
 
-def is_nothing(_method: str, _url: str) -> bool:
+def is_nothing(method: str, url: str) -> bool:
     """Return False: no request is to be reported."""
     return False
 
@@ -130,7 +133,7 @@ def measure_calls(url: str) -> None:
     """Print the cost of a tap for a call of a model."""
     for module in (httpx, httpx2):
         with module.Client() as client:
-            call = of_calls(lambda client=client: client.post(url, json=BODY))
+            call = of_calls(functools.partial(client.post, url, json=BODY))
             say(f"{module.__name__}, a call", *pairs(call), 30)
     with requests.Session() as session:
         say("requests, a call", *pairs(of_calls(lambda: session.post(url, json=BODY))), 60)
@@ -178,10 +181,8 @@ def measure_chunks() -> None:
         say(
             f"{module.__name__}, a chunk",
             *per_chunk(
-                lambda source=source: drain(source(chunks)),
-                lambda source=source, streams=streams: drain(
-                    streams.tapped(source(chunks), Silent())
-                ),
+                functools.partial(drain_new, source, chunks),
+                functools.partial(drain_new, source, chunks, streams.tapped),
             ),
             0.5,
         )
@@ -210,15 +211,21 @@ def drain(pieces: Any) -> None:
         pass
 
 
+def drain_new(source: Any, chunks: list[bytes], tapped: Any = None) -> None:
+    """Read a new stream of chunks to its end, behind a tap if its class is given."""
+    stream = source(chunks)
+    drain(stream if tapped is None else tapped(stream, Silent()))
+
+
 def urllib3_response(chunks: list[bytes]) -> Any:
     """Return urllib3's response to a recorded answer."""
     raw = http.client.HTTPResponse(
-        _MemorySocket(HttpAnswer(200, [], chunks)),  # type: ignore[arg-type]
+        MemorySocket(HttpAnswer(200, [], chunks)),  # type: ignore[arg-type]
         method="POST",
     )
     raw.begin()
     return HTTPResponse(
-        body=raw, headers=raw.headers.items(), preload_content=False, original_response=raw
+        body=raw, headers=dict(raw.headers), preload_content=False, original_response=raw
     )
 
 
@@ -268,11 +275,11 @@ def measure_others() -> None:
     wrapper = httpx_tap._make_sync(httpx2, streams)(original)
     for name, asked in (("GET", request), ("POST", post)):
         str(asked.url)
-        bare = best_of(lambda asked=asked: original(transport, asked))
+        bare = best_of(functools.partial(original, transport, asked))
         say(
             f"httpx2, another {name}",
             bare,
-            best_of(lambda a=asked: wrapper(transport, a)) - bare,
+            best_of(functools.partial(wrapper, transport, asked)) - bare,
             1,
         )
 

@@ -150,8 +150,8 @@ def open_once(viewer: Viewer) -> Opened:
 @contextlib.contextmanager
 def running(command: list[str], address: str, cwd: Path) -> Iterator[None]:
     """Run a server until it answers at an address, and end it afterwards."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, **quiet) as process:
+    null = subprocess.DEVNULL
+    with subprocess.Popen(command, cwd=cwd, stdin=null, stdout=null, stderr=null) as process:
         try:
             end = time.monotonic() + TIMEOUT_S
             while True:

@@ -229,10 +229,10 @@ def coverage(
         noises: Modes of the noise.
         seed: Seed of episodes and noise.
     """
-    others = {"cliff": cliff_cases, "taxi": taxi_cases}
+    makers: dict[str, Value] = {"cliff": cliff_cases, "taxi": taxi_cases}
+    makers |= {kind: functools.partial(process_cases, kind) for kind in KINDS}
     for family in families:
-        make_cases: Value = others.get(family) or functools.partial(process_cases, family)
-        cases = list(make_cases(n_episodes, seed))
+        cases = list(makers[family](n_episodes, seed))
         for n_rollouts in sizes:
             for noise in noises:
                 rows = [

@@ -62,9 +62,9 @@ def search(
 ) -> Searched:
     """Search for the fault of each case, with a policy that repairs it at a rate per step."""
     policy = RepairingPolicy(rate)
-    find: Value = partial(decisive_step, method=method)
-    if method == "bisect":
-        find = bisect_success
+    find: Value = bisect_success
+    if method != "bisect":
+        find = partial(decisive_step, method=method)
     decisions = [
         find(case.episode, policy, seed=k, n_rollouts=n_rollouts) for k, case in enumerate(cases)
     ]

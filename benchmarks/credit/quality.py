@@ -123,18 +123,12 @@ def _by_rollouts(
     n_rollouts: int,
     **options: Unpack[RolloutOptions],
 ) -> Estimated:
-    tables = [
-        estimate(
-            episode,
-            problem.policy,
-            estimator=estimator,
-            n_rollouts=n_rollouts,
-            seed=k,
-            folder=None,
-            **options,
+    tables = []
+    for k, episode in enumerate(problem.episodes):
+        own: RolloutOptions = {**options, "seed": k, "folder": None}
+        tables.append(
+            estimate(episode, problem.policy, estimator=estimator, n_rollouts=n_rollouts, **own)
         )
-        for k, episode in enumerate(problem.episodes)
-    ]
     return _estimated(tables, estimator)
 
 

@@ -294,9 +294,10 @@ def p10(n_rollouts: int = 8) -> list[Criterion]:
     )
     expected = None
     differing = []
-    for options in ways:
+    for way in ways:
+        options: RolloutOptions = {**way, "folder": None}
         try:
-            table = estimate(episode, truth.policy, n_rollouts=n_rollouts, folder=None, **options)
+            table = estimate(episode, truth.policy, n_rollouts=n_rollouts, **options)
         except MissingPackageError as exc:
             print(f"not compared: {options}: {exc}")
             continue
