@@ -156,6 +156,21 @@ def test_watched_paths_stay_where_they_were(elsewhere: Path) -> None:
         assert set(corpus.episode(other.id).state(1)["files"]["orders"]) == {"a", "b"}
 
 
+def test_values_beside_a_watched_path_may_be_replaced(elsewhere: Path) -> None:
+    Path("shop").mkdir()
+    watch: dict[str, Any] = {"files": Path("shop"), "order": {"cents": 1}}
+    with trajrec.episode(RUNS, watch=watch) as ep:
+        ep.tool(lambda: watch.update(order={"cents": 2}), name="change", access="write")()
+        verdict = ep.check(lambda state: state["order"] == {"cents": 2})
+    assert verdict.passed
+    with trajrec.open(RUNS) as corpus:
+        assert corpus.episode(ep.id).state(1)["order"] == {"cents": 2}
+    given: list[Any] = []
+    with trajrec.episode(RUNS, watch={"files": Path("shop")}) as ep:
+        ep.check(lambda state: given.append(state) is None)
+    assert given == [{"files": Path("shop").absolute()}]
+
+
 def test_a_workspace_stays_in_its_folder(elsewhere: Path) -> None:
     world = Workspace(seed=1, root="work")
     first = Path.cwd()

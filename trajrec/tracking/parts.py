@@ -168,8 +168,12 @@ def fixed_paths(watch: Value) -> Value:
         for name, value in watch.items()
         if isinstance(value, Path)
     }
-    # The other values may be replaced meanwhile, so they are no copies.
-    return ChainMap(paths, watch) if paths else watch
+    if not paths:
+        return watch
+    if all(map(_is_stored_elsewhere, watch.values())):
+        return {**watch, **paths}
+    # The other values may be replaced meanwhile, so the mapping itself is asked for them.
+    return ChainMap(paths, watch)
 
 
 def _has_names(watch: Value) -> bool:
