@@ -475,7 +475,9 @@ ODD_REWARDS: list[tuple[list[Any], float]] = [
     ([np.int8(1), 1, np.float32(0.5)], 2.5),
     ([np.array(2.0), np.array(3.0), np.array(4.0)], 9.0),
     (["1", "2", "3"], np.nan),
-    ([1.0, np.array([1.0]), 1.0], np.nan),
+    ([1.0, np.array([1.0]), 1.0], 3.0),
+    ([1.0, np.array([1.0, 2.0]), 1.0], np.nan),
+    ([1.0, [1.0], 1.0], np.nan),
     ([1.0, None, 1.0], np.nan),
     ([2**2000, 1, 1], np.nan),
 ]
