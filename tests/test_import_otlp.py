@@ -256,3 +256,13 @@ def test_parts_of_messages_of_another_form_are_kept(tmp_path: Path) -> None:
     with imported(path, tmp_path / "out"):
         pass
     assert lost_marks(path, tmp_path / "out") == []
+
+
+def test_a_number_as_the_arguments_of_a_call_stays_a_number(tmp_path: Path) -> None:
+    made = span("00f067aa0ba902b7", **OPEN_MODEL)
+    value = {"doubleValue": 0.625}
+    made["attributes"].append({"key": f"{CALL}.function.arguments", "value": value})
+    path = write_json(tmp_path / "t.json", export(made))
+    with imported(path, tmp_path / "out"):
+        pass
+    assert "0.625" not in lost_leaves(sources_of(path), tmp_path / "out")

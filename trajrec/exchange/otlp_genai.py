@@ -186,12 +186,10 @@ def as_text(value: Value) -> str:
 
 
 def odd_names(part: JsonObject) -> JsonObject:
-    """Return the id and the name of a call as they stand, if they are no texts."""
-    return {
-        f"original_{key}": part[key]
-        for key in ("id", "name")
-        if type(part.get(key)) not in (str, type(None))
-    }
+    """Return the id, name and arguments of a call as they stand, if text would change their type."""
+    texts = (str, type(None))
+    kinds = {"id": texts, "name": texts, "arguments": (*texts, dict, list)}
+    return {f"original_{key}": part[key] for key in kinds if type(part.get(key)) not in kinds[key]}
 
 
 def _content(parts: Value) -> Value:
