@@ -26,7 +26,7 @@ import pettingzoo
 
 import trajrec
 from trajrec.corpus.episode import Episode
-from trajrec.errors import SnapshotError
+from trajrec.errors import ControlError, SnapshotError
 from trajrec.replay import fork_many
 from trajrec.replay.forks.options import RestoreChoice
 from trajrec.types import Action, JsonObject, Observation, Value
@@ -199,7 +199,7 @@ def _forks(folder: Path) -> list[str]:
             try:
                 n_same = sum(_is_fork_as_recorded(corpus, episode, step, method) for step in steps)
                 results.append(f"{n_same}/{len(steps)}")
-            except SnapshotError:
+            except (ControlError, SnapshotError):
                 results.append("no")
     return results
 
