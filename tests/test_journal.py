@@ -361,6 +361,37 @@ def test_steps_larger_than_the_journal_are_recorded(part: str, large: Any, tmp_p
                 assert is_same(value, {"large": large} if part == "info" else large)
 
 
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize(
+    ("side", "n_steps", "max_bytes"), [(850, 30, 60_000), (1500, 12, 120_000), (2100, 3, 4_000_000)]
+)
+def test_large_pictures_are_told_by_their_changes(
+    side: int, n_steps: int, max_bytes: int, tmp_path: Path
+) -> None:
+    first = np.random.default_rng(0).integers(0, 255, (side // 50, side // 50, 3), np.uint8)
+    first = first.repeat(50, 0).repeat(50, 1)
+
+    def picture(k: int) -> Any:
+        changed = first.copy()
+        changed[10 : 15 + 5 * k, 20:30] = k + 1
+        return changed
+
+    env = trajrec.record(Scripted(lambda k: (picture(k), 1.0, False, False, {})), tmp_path)
+    env.reset()
+    for k in range(n_steps):
+        env.step(0)
+        if k % 5 == 2:
+            with LogReader(env.path) as reader:
+                seen = Episode(reader, 0).observations
+            assert len(seen) == k + 2
+            assert np.array_equal(seen[-1], picture(k))
+    env.close()
+    assert env.path.stat().st_size < max_bytes
+    with LogReader(env.path) as reader:
+        for k, seen in enumerate(Episode(reader, 0).observations[1:]):
+            assert np.array_equal(seen, picture(k))
+
+
 def blob(k: int, size: int) -> Blob:
     return Blob(k, k.to_bytes(16, "big"), bytes([k % 256]) * size)
 

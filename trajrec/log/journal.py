@@ -57,6 +57,9 @@ EVENT_HALF_BYTES = 1 << 18
 MAX_HALF_BYTES = 1 << 21
 """The largest size of a half, for large rows: a chunk has many of them, so that it compresses."""
 
+MAX_PIXEL_HALF_BYTES = 1 << 24
+"""The same for pixels: a half has a whole picture and changes of it, which are far smaller."""
+
 FIRST_HALF = 64
 """The offset of the first half."""
 

@@ -7,7 +7,14 @@ from typing import Any, Protocol
 import msgspec
 
 from trajrec.log.items import BlockStart, Entry, Item, Reset
-from trajrec.log.journal import EVENT, LAYOUT, MAX_HALF_BYTES, ROW, Journal
+from trajrec.log.journal import (
+    EVENT,
+    LAYOUT,
+    MAX_HALF_BYTES,
+    MAX_PIXEL_HALF_BYTES,
+    ROW,
+    Journal,
+)
 from trajrec.log.writer import LogWriter
 from trajrec.recording.blocks import Block
 
@@ -16,6 +23,9 @@ _ROWS_PER_HALF = 1024
 
 # Before a half grows, the items so far are written as a chunk of their own: it grows seldom.
 _GROWTH = 4
+
+# Room of a half, in rows like the largest so far.
+_LARGEST_ROWS = 4
 
 _encode_start = msgspec.msgpack.Encoder().encode
 
@@ -70,6 +80,8 @@ class ItemJournal:
         # The block whose start the half has, and the first item of the half.
         self._started: Block | None = None
         self._half_start = 0
+        # Bytes of the largest item so far that needed this module.
+        self._largest = 0
 
     def put(self, number: int, kind: int, content: bytes) -> bool:
         """Write an item, and return whether that was possible without further work."""
@@ -112,7 +124,8 @@ class ItemJournal:
         number = source.block.first_number
         half_bytes = self._journal.half_bytes
         if self._can_grow(number):
-            half_bytes = min(MAX_HALF_BYTES, _GROWTH * half_bytes)
+            grown = max(_GROWTH * half_bytes, _LARGEST_ROWS * self._largest)
+            half_bytes = min(self._max_half_bytes, grown)
         self._started = None
         self.position = self._writer.restart_journal(number, half_bytes)
         self.target = self._journal.target
@@ -156,7 +169,9 @@ class ItemJournal:
         # An event needs no layout, but the position of the block.
         if not self._write_start(block, index, number):
             return False
-        return self.put(number, *encode_item(block.rows[index]))
+        kind, content = encode_item(block.rows[index])
+        self._largest = max(self._largest, len(content))
+        return self.put(number, kind, content)
 
     def _write_start(self, block: Block, index: int, number: int) -> bool:
         """Write the layout of the rows if it is missing, and return whether there was room."""
@@ -175,7 +190,13 @@ class ItemJournal:
 
     def _can_grow(self, number: int) -> bool:
         is_short = number - self._half_start < _ROWS_PER_HALF
-        return is_short and self._journal.half_bytes < MAX_HALF_BYTES
+        return is_short and self._journal.half_bytes < self._max_half_bytes
+
+    @property
+    def _max_half_bytes(self) -> int:
+        if not self._source.has_pixels:
+            return MAX_HALF_BYTES
+        return max(MAX_HALF_BYTES, min(MAX_PIXEL_HALF_BYTES, _LARGEST_ROWS * self._largest))
 
     def _switch(self, number: int) -> bool:
         """Begin the other half, and return whether that was possible."""
