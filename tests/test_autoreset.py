@@ -364,9 +364,12 @@ def test_child_that_steps_first_records_nothing(tmp_path: Path) -> None:
     env.reset(seed=0)
     pid = os.fork()
     if pid == 0:
-        env.step(7)
-        env.step(7)
-        os._exit(0)
+        try:
+            env.step(7)
+            env.step(7)
+            os._exit(0)
+        finally:
+            os._exit(1)
     assert os.waitpid(pid, 0)[1] == 0
     env.step(1)
     env.close()

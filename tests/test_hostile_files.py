@@ -200,7 +200,11 @@ def as_nobody(work: Callable[[], int]) -> int:
         os.setgroups([])
         os.setgid(65534)
         os.setuid(65534)
-        os._exit(work())
+        try:
+            os._exit(work())
+        finally:
+            # The tests must not go on in two processes.
+            os._exit(99)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

@@ -257,15 +257,17 @@ def test_log_of_another_owner_is_left_alone_if_it_would_change_hands(
     path.parent.chmod(0o777)
     pid = os.fork()
     if pid == 0:
-        os.chdir(path.parent)
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
         try:
+            os.chdir(path.parent)
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
             recover(Path(path.name))
         except LogError as exc:
             os._exit(7 if "cannot be rewritten: Operation not permitted" in str(exc) else 1)
-        os._exit(0)
+        finally:
+            # The tests must not go on in two processes.
+            os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
     assert path.read_bytes() == logs["torn"]
     assert others(path) == []

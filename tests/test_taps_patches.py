@@ -420,10 +420,13 @@ def test_a_forked_child_can_turn_the_taps_off() -> None:
     patching._lock.acquire()
     child = os.fork()
     if not child:
-        patching.install()
-        patching.uninstall()
-        patching.uninstall()
-        os._exit(httpx2.HTTPTransport.__dict__["handle_request"] is not bare)
+        try:
+            patching.install()
+            patching.uninstall()
+            patching.uninstall()
+            os._exit(httpx2.HTTPTransport.__dict__["handle_request"] is not bare)
+        finally:
+            os._exit(2)
     patching._lock.release()
     patching.uninstall()
     assert os.waitpid(child, 0)[1] == 0

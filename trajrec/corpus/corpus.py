@@ -19,7 +19,7 @@ from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place, Revision
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.labels import Labelling
-from trajrec.corpus.location import locate
+from trajrec.corpus.location import fixed_path, locate
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
 from trajrec.corpus.refs import pickle_by_reference
@@ -108,7 +108,7 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         sandbox: Sandbox | None = None,
         prices: Prices | None = None,
     ) -> None:
-        self.path = Path(os.path.abspath(path))
+        self.path = fixed_path(path)
         if scan not in ("changed", "full"):
             raise ValueError(f"scan must be 'changed' or 'full', got {scan!r}")
         self._readers: dict[str, LogReader] = {}
