@@ -623,7 +623,7 @@ def test_a_changed_dataset_gives_an_error_or_a_whole_import(share: Share, tmp_pa
         files = sorted(path for path in target.rglob("*.*") if path.is_file())
         change_file(rng.choice(files), rng)
         try:
-            check_import(target, tmp_path / "changed")
+            check_import(target, tmp_path / "changed", source)
         except Exception as exc:
             raise AssertionError(f"{source} changed by seed {share.seed} {number}") from exc
         shutil.rmtree(tmp_path / "changed")
