@@ -164,7 +164,9 @@ class TrajectoryReader:
     def finish(self, position: str) -> ImportedEpisode:
         """Return the episode."""
         *earlier, last = self._documents
-        first = self._documents[0]
+        versions = dict.fromkeys(
+            str(document["schema_version"]).removeprefix("ATIF-v") for document in self._documents
+        )
         for number, document in enumerate(earlier, 1):
             if document.get("final_metrics") is not None:
                 part = self._extras.setdefault(f"part {number}", {})
@@ -186,7 +188,7 @@ class TrajectoryReader:
             interface["base"] = {"model": self._model}
         return ImportedEpisode(
             position=position,
-            version=str(first["schema_version"]).removeprefix("ATIF-v"),
+            version=", ".join(versions),
             goal=next(users, None),
             tools=self._tools,
             interface=interface or None,

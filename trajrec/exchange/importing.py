@@ -267,8 +267,11 @@ def _write_log(
     else:
         with ImportLog(path.parent, path.stem) as log:
             logger = EpisodeLogger(log.add, log.path.stem, source=source, redactor=redactor)
+            versions: dict[str, None] = {}
             for episode in content:
-                file.version = file.version or episode.version
+                versions[episode.version] = None
+                # The parts of a trial may have several.
+                file.version = ", ".join(filter(None, versions))
                 logger.write(episode)
             log.add(_import_record(candidate, file, logger, sources))
             log.finish()
