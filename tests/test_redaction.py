@@ -215,6 +215,7 @@ def test_a_value_beside_a_name_is_found_in_each_syntax(syntax: str) -> None:
 
 HARMLESS = [
     {"AWS::ApiGateway::ApiKey": "b899a0d240b53d9d"},
+    "arn:aws:secretsmanager:us-west-2:123456789012:secret:MyTestDatabaseSecret-a1b2c3",
     '"AWS::SecretsManager::Secret": "f6b785ff8e74d121", "AWS::MSK::BatchScramSecret": "b68c9a1a87"',
     "encoded_credentials = base64.b64encode(b'test:password')",
     "in their original positions--pass `strict=False`. To produce it",

@@ -61,6 +61,9 @@ _VALUE_LINE = re.compile(rb"[\"']?,?[ \t]*\r?\n[ \t]*[\"']?value[\"']?[ \t]*[:=]
 _WORD_BEFORE = re.compile(rb"(?<![\w.-])([A-Za-z]{2,20}) \Z")
 _ESCAPED = re.compile(rb"\\[nrtfvb]\Z")
 _TYPE_PATH = re.compile(rb"(?<![\w:])(?:[A-Za-z0-9]+::)+\Z")
+# The name of a resource, `arn:aws:secretsmanager:eu-west-1:123456789012:secret:NAME`, is none of its
+# secrets.
+_ARN = re.compile(rb"\barn:[\w-]+:[\w-]*:[\w-]*:\d*:\Z")
 _SAID_GAP = re.compile(rb"[ \t]+(?:is|was)[ \t]*:?[ \t]+|[ \t]+(?=[\"'`])")
 
 
@@ -135,6 +138,8 @@ def name_at(data: bytes, position: int, end: int, strength_of: StrengthOf) -> Na
         start += 1
     name = data[start:end].decode("ascii")
     strength = strength_of(name)
+    if strength and _ARN.search(data, max(0, start - MAX_NAME_BYTES), start):
+        return None
     path = _TYPE_PATH.search(data, max(0, start - MAX_NAME_BYTES), start)
     if path is not None and not strength_of(path[0].decode("ascii") + name):
         return None
