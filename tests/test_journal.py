@@ -22,7 +22,7 @@ from tiers import Share, suite
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError, LogWriteError
-from trajrec.log import flusher, journal, journal_reader, mounts
+from trajrec.log import columns, flusher, items, journal, journal_reader, mounts
 from trajrec.log.events import Blob
 from trajrec.log.journal import FIRST_HALF, MAX_HALF_BYTES, journal_path
 from trajrec.log.reader import LogReader
@@ -390,6 +390,42 @@ def test_large_pictures_are_told_by_their_changes(
     with LogReader(env.path) as reader:
         for k, seen in enumerate(Episode(reader, 0).observations[1:]):
             assert np.array_equal(seen, picture(k))
+
+
+@pytest.mark.parametrize("part", ["obs", "info"])
+def test_pictures_of_any_number_are_read_back(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A chunk has so many bytes of pictures; each picture has 30 kB, and changes by some.
+    monkeypatch.setattr(items, "MAX_COLUMN_BYTES", 1_000_000)
+    monkeypatch.setattr(columns, "MAX_PART", 2_000_000)
+
+    def picture(k: int) -> Any:
+        changed = np.full((100, 100, 3), 7, np.uint8)
+        changed[:5, : k % 100] = 200
+        return changed
+
+    def result_of(k: int) -> Any:
+        info = {"picture": picture(k)} if part == "info" else {}
+        return (picture(k) if part == "obs" else float(k)), 1.0, False, False, info
+
+    env = trajrec.record(Scripted(result_of), tmp_path)
+    env.reset()
+    for _ in range(400):
+        env.step(0)
+
+    def check() -> None:
+        with LogReader(env.path) as reader:
+            assert not reader.damage
+            steps = list(Episode(reader, 0).steps())
+        assert len(steps) == 400
+        for k, step in enumerate(steps):
+            seen = step.observation if part == "obs" else step.info["picture"]
+            assert np.array_equal(seen, picture(k))
+
+    check()
+    env.close()
+    check()
 
 
 def blob(k: int, size: int) -> Blob:

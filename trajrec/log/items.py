@@ -10,6 +10,7 @@ by it.
 
 from __future__ import annotations
 
+import math
 import struct
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -90,6 +91,21 @@ class RowLayout(msgspec.Struct, frozen=True, array_like=True):
 
     fields: dict[str, FieldLayout]
     digest_bytes: Literal[0, 3, 8] = 0
+
+
+MAX_COLUMN_BYTES = 1 << 27
+"""Bytes of a column before compression: half of what readers accept (`frames.MAX_PART`)."""
+
+
+def max_rows(layout: RowLayout) -> int:
+    """Return how many rows a chunk may have. Changes of pictures are small, and pictures are not."""
+    sizes = [
+        math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
+        for field in layout.fields.values()
+        for leaf in field.leaves
+        if leaf.kind in ("array", "pixels")
+    ]
+    return max(1, MAX_COLUMN_BYTES // max([1, *sizes]))
 
 
 class Reset(msgspec.Struct, frozen=True):

@@ -15,7 +15,16 @@ import msgspec
 
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log.columns import Packer, place_columns
-from trajrec.log.items import BlockStart, Entry, Items, Position, Reset, RowLayout, decode_item
+from trajrec.log.items import (
+    BlockStart,
+    Entry,
+    Items,
+    Position,
+    Reset,
+    RowLayout,
+    decode_item,
+    max_rows,
+)
 from trajrec.log.journal import (
     EVENT,
     FILE_HEADER,
@@ -215,15 +224,14 @@ def _pack(halves: list[Half], last_written: int) -> Iterator[Drained]:
     packer = Packer()
     for half in halves:
         for block, layout in _blocks(half):
-            start = max(0, last_written + 1 - block.first_number)
-            if start < len(block.items.all):
-                yield ItemPacker(block.first_number, block.position).pack(
-                    block.items,
-                    layout,
-                    start=start,
-                    stop=len(block.items.all),
-                    packer=packer,
-                    time_ns=0,
+            begin = max(0, last_written + 1 - block.first_number)
+            end = len(block.items.all)
+            n_rows = max_rows(layout)
+            of_block = ItemPacker(block.first_number, block.position)
+            for start in range(begin, end, n_rows):
+                stop = min(start + n_rows, end)
+                yield of_block.pack(
+                    block.items, layout, start=start, stop=stop, packer=packer, time_ns=0
                 )
 
 

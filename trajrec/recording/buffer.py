@@ -16,6 +16,7 @@ from trajrec.log.items import (
     RowLayout,
     encode_row,
     make_reset,
+    max_rows,
 )
 from trajrec.log.journal import EVENT, ROW
 from trajrec.log.packing import Drained
@@ -88,7 +89,7 @@ class StepBuffer:
         self.block = Block(0, Position(), RowLayout({}, _DIGEST_BYTES.get(stored_states, 0)))
         self.rows: list[Item] = self.block.rows
         self.number = 0
-        self.limit = self.block.first_number + BLOCK_ROWS - 1
+        self.limit = self._limit()
         self.add_step: AddStep = self.add_values
         self._clock_ns = clock_ns
         self._redaction = StepRedaction(redactor)
@@ -232,6 +233,11 @@ class StepBuffer:
         self.takes.find_misfits(values)
         self.next_block()
 
+    def _limit(self) -> int:
+        """Return the number of the item with which the block is full."""
+        block = self.block
+        return block.first_number + min(BLOCK_ROWS, max_rows(block.layout)) - 1
+
     def next_block(self) -> None:
         """Hand the block over to the writer and begin the next one.
 
@@ -259,7 +265,7 @@ class StepBuffer:
         self._waiting.append(old)
         self.block = block
         self.rows = block.rows
-        self.limit = block.first_number + BLOCK_ROWS - 1
+        self.limit = self._limit()
         takes.begin_block()
         self._choose_add_step()
         if begun is None:
@@ -324,6 +330,7 @@ class StepBuffer:
         """Note that `takes` has one more field."""
         self._journal.layout_changed()
         self.block.layout = RowLayout(self.takes.layouts, self.block.layout.digest_bytes)
+        self.limit = min(self.limit, self._limit())
         self._choose_add_step()
 
     def _choose_add_step(self) -> None:
