@@ -122,7 +122,9 @@ def test_what_is_no_number_has_no_sum_anywhere(tmp_path: Path) -> None:
         assert all(map(math.isnan, found)), value
 
 
-@pytest.mark.parametrize("rewards", [[10**400], ["1"], [[1.0, 2.0]], [1j], [10**308, 10**308]])
+@pytest.mark.parametrize(
+    "rewards", [[10**400], [-(10**400), 10**400], ["1"], [[1.0, 2.0]], [1j], [10**308, 10**308]]
+)
 def test_columns_of_one_odd_type_are_summed_alike(rewards: list[Any], tmp_path: Path) -> None:
     path = record(tmp_path, [rewards])
     (found,) = totals(tmp_path, path, [rewards])

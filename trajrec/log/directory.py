@@ -323,9 +323,10 @@ def _sum_rewards(rewards: Sequence[Value] | None, are_plain: bool) -> float:
     if rewards is None:
         return math.nan
     if are_plain:
-        # Most rewards are Python's numbers, which are summed as they are.
+        # Most rewards are Python's numbers. As floats: two integers that no float holds may have a
+        # sum that one does.
         with contextlib.suppress(OverflowError):
-            return float(sum(rewards))
+            return sum(map(float, rewards), 0.0)
     return sum_of(rewards)
 
 
