@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -17,6 +16,7 @@ import numpy as np
 
 from trajrec.envs.folder import DELETE_FILE, LIST_FILES, READ_FILE, WRITE_FILE, Call, FolderWorld
 from trajrec.envs.office_tasks import TASKS, OfficeState, Row
+from trajrec.paths import fixed_path
 from trajrec.protocols import Tool
 from trajrec.types import JsonObject
 
@@ -93,8 +93,7 @@ class Office(FolderWorld):
         if root is None:
             root = tempfile.mkdtemp(prefix="trajrec-office-")
             weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
-        # The agent may change the working folder.
-        folder = Path(os.path.abspath(root))
+        folder = fixed_path(root)
         super().__init__(seed, folder / "files")
         # An agent may call tools from a thread of its own; each statement commits at once.
         self.database = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)

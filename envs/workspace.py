@@ -13,6 +13,7 @@ from typing import TypedDict
 
 from trajrec.envs.folder import DELETE_FILE, LIST_FILES, READ_FILE, WRITE_FILE, Call, FolderWorld
 from trajrec.envs.workspace_tasks import TASKS
+from trajrec.paths import fixed_path
 from trajrec.protocols import Tool, Verdict
 from trajrec.types import JsonObject
 
@@ -91,8 +92,7 @@ class Workspace(FolderWorld):
         if root is None:
             root = tempfile.mkdtemp(prefix="trajrec-workspace-")
             weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
-        # The agent may change the working folder.
-        folder = Path(os.path.abspath(root))
+        folder = fixed_path(root)
         super().__init__(seed, folder)
         self._task = 0
 

@@ -235,6 +235,30 @@ def test_unreadable_log_and_folder_are_problems(
     assert as_nobody(look) == 3
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs root")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_a_folder_below_a_closed_one_is_recorded_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tmp_path / "closed" / "inner"
+    inner.mkdir(parents=True)
+    inner.chmod(0o777)
+    inner.parent.chmod(0o700)
+
+    def work() -> int:
+        record(gym.make("CartPole-v1"), Path("runs"), 2)
+        with trajrec.episode("runs", task="t", watch=Path("runs")) as ep:
+            ep.stop("done")
+        with trajrec.open("runs") as corpus:
+            return len(list(corpus.episodes()))
+
+    # First here, since the other user may not import all modules.
+    monkeypatch.chdir(tmp_path)
+    assert work() == 3
+    monkeypatch.chdir(inner)
+    assert as_nobody(work) == 3
+
+
 @pytest.mark.slow
 def test_log_is_read_again_once_it_is_permitted(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.errors import ReplayError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EpisodeStart
+from trajrec.paths import fixed_path
 from trajrec.replay.agents.agent_difference import RequestKind
 from trajrec.replay.agents.wire_answers import LEFT_OPEN
 from trajrec.types import JsonObject, Value
@@ -51,8 +51,7 @@ def only_episode(path: Path) -> Episode:
     Raises:
         ValueError: It holds none, or several.
     """
-    # The agent may change the working folder, and other processes have theirs.
-    reader = LogReader(Path(os.path.abspath(path)))
+    reader = LogReader(fixed_path(path))
     numbers = {
         event.episode
         for chunk in reader.chunks()

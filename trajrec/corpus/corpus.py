@@ -19,7 +19,7 @@ from trajrec.corpus.index.content_reader import Progress
 from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place, Revision
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.labels import Labelling
-from trajrec.corpus.location import fixed_path, locate
+from trajrec.corpus.location import locate
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
 from trajrec.corpus.refs import pickle_by_reference
@@ -29,6 +29,7 @@ from trajrec.errors import CorpusError, LogError, QueryError
 from trajrec.log.identity import identity_of
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id as make_episode_id
+from trajrec.paths import fixed_path
 from trajrec.types import Value
 
 # Here, since every program that has an episode has imported this module.
@@ -115,9 +116,7 @@ class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
         self._sandbox = sandbox
         # The same folder in a sandbox, for the conditions of `episodes`.
         self._closed_off: Corpus | None = None
-        if os.environ.get("TRAJREC_SCAN") == "full":
-            scan = "full"
-        self._scan = scan
+        self._scan = scan = "full" if os.environ.get("TRAJREC_SCAN") == "full" else scan
         self._prices = prices
         cost = cost_sql({} if prices is None else prices)
         self._index = LiveIndex(self.path, scan=scan, progress=progress, sandbox=sandbox, cost=cost)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from trajrec.corpus.mirror import open_mirror
@@ -22,13 +21,6 @@ def locate(path: str | Path) -> Path:
     folder = Path(path) if url is None else open_mirror(url)
     require_logs(folder)
     return folder
-
-
-def fixed_path(folder: str | Path) -> Path:
-    """Return the path of a folder that still leads there if the working folder changes."""
-    absolute = os.path.abspath(folder)
-    # Where a folder above may not be searched, only the relative path leads there.
-    return Path(absolute if os.path.exists(absolute) else folder)
 
 
 def refuse_address(folder: Path) -> None:

@@ -98,7 +98,10 @@ MAX_COLUMN_BYTES = 1 << 27
 
 
 def max_rows(layout: RowLayout) -> int:
-    """Return how many rows a chunk may have. Changes of pictures are small, and pictures are not."""
+    """Return how many rows a chunk may have, so that each column can be read back.
+
+    Rows of pictures are stored as small changes, and count here as the whole pictures they become.
+    """
     sizes = [
         math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize
         for field in layout.fields.values()

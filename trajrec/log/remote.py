@@ -23,6 +23,7 @@ import msgspec
 
 from trajrec.errors import LogError, MissingPackageError
 from trajrec.log.source import ByteSource, FileSource
+from trajrec.paths import fixed_path
 
 PLACEHOLDER = b"trajrec placeholder\n"
 """The first bytes of a file that stands for a log in an object storage."""
@@ -82,7 +83,7 @@ def local_folder(folder: str | Path) -> Path:
             f"logs are recorded on this machine, not to {url}: record into a folder, then run "
             f"`trajrec push FOLDER {url}`"
         )
-    return Path(os.path.abspath(folder))
+    return fixed_path(folder)
 
 
 def mirrors_folder() -> Path:

@@ -11,7 +11,6 @@ source.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import threading
 import warnings
@@ -27,6 +26,7 @@ from trajrec.log.frames import ID_BYTES
 from trajrec.log.journal import HALF_BYTES, open_journal
 from trajrec.log.packing import Drained
 from trajrec.log.schema import EpisodeEnd, Header
+from trajrec.paths import fixed_path
 
 # A block has 1 MiB: more waiting blocks would let memory grow while the disk is slow.
 MAX_WAITING = 2
@@ -107,8 +107,7 @@ class LogWriter:
         half_bytes: int = HALF_BYTES,
         background: bool = True,
     ) -> None:
-        # The program may change its folder meanwhile.
-        path = Path(os.path.abspath(path))
+        path = fixed_path(path)
         self.path = path
         self.header = header
         self.on_full = on_full

@@ -150,7 +150,8 @@ def _cpu() -> str:
 @functools.cache
 def _git(folder: Path) -> dict[str, Any] | None:
     """Return the commit and cleanliness of the repository that a folder lies in, or None."""
-    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+    # Not `Path.exists`, which raises where a folder may not be searched.
+    if not any(os.path.exists(parent / ".git") for parent in (folder, *folder.parents)):
         return None
     try:
         commit = _run_git(folder, "rev-parse", "HEAD")

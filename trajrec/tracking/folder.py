@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from trajrec.errors import RestoreError
+from trajrec.paths import fixed_path
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
@@ -64,7 +65,7 @@ class Folder:
     version = 2
 
     def __init__(self, path: Path, ignore: Sequence[str] = IGNORED) -> None:
-        self.path = Path(os.path.abspath(path))
+        self.path = fixed_path(path)
         self.ignore = tuple(ignore)
         # Files by path, so that one whose status is the same is not read again.
         self._files: dict[str, ReadFile] = {}

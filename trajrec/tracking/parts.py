@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections import ChainMap
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from msgspec.msgpack import Encoder, Ext
 
+from trajrec.paths import fixed_path
 from trajrec.protocols import HasState
 from trajrec.tracking.folder import Folder
 from trajrec.tracking.sqlite import Database
@@ -155,19 +155,15 @@ def check_watch(watch: Value) -> None:
 
 
 def fixed_paths(watch: Value) -> Value:
-    """Return a value to watch whose relative paths mean later what they mean now.
+    """Return what to watch, with absolute paths.
 
-    The program, or its world, may change the working folder before they are opened.
+    The program or its world may change the working folder before the paths are opened.
     """
     if isinstance(watch, Path):
-        return Path(os.path.abspath(watch))
+        return fixed_path(watch)
     if not _has_names(watch):
         return watch
-    paths = {
-        name: Path(os.path.abspath(value))
-        for name, value in watch.items()
-        if isinstance(value, Path)
-    }
+    paths = {name: fixed_path(value) for name, value in watch.items() if isinstance(value, Path)}
     if not paths:
         return watch
     if all(map(_is_stored_elsewhere, watch.values())):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import warnings
 import weakref
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trajrec.errors import RestoreError
+from trajrec.paths import fixed_path
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
@@ -42,9 +42,9 @@ class Database:
     def __init__(self, source: sqlite3.Connection | Path) -> None:
         self._path: Path | None = None
         if isinstance(source, Path):
-            self._path = Path(os.path.abspath(source))
+            self._path = fixed_path(source)
             # Read-only: to watch a database must not create or lock it.
-            uri = f"{self._path.as_uri()}?mode=ro"
+            uri = f"{self._path.absolute().as_uri()}?mode=ro"
             self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
             weakref.finalize(self, self._connection.close)
         else:
