@@ -197,7 +197,7 @@ def test_noise_of_an_environments_own_is_noted(kind: Any, more: Any, tmp_path: P
     episode = record(kind(), tmp_path)
     options: Any = {"env": kind, "folder": None, "n_rollouts": 8, "steps": [4], **more}
     table = credit.estimate(episode, any_action, **options)
-    assert any("no step drew from a generator that a scenario sets" in n for n in table.notes)
+    assert any("no step drew from a generator that was seeded" in n for n in table.notes)
     recorded = credit.estimate(episode, any_action, **{**options, "noise": "recorded"})
     assert not any("no step drew" in note for note in recorded.notes)
 
@@ -232,11 +232,13 @@ class SeedsEachStep(Coins):
 
 
 @pytest.mark.mostly_slow(1)
-@pytest.mark.parametrize("noise", ["shared", "fresh"])
-def test_a_generator_that_each_step_seeds_is_named(noise: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "more", [{"noise": "fresh"}, {"noise": "shared"}, {"restore": "os_fork"}, {"jobs": 2}], ids=str
+)
+def test_a_generator_that_each_step_seeds_is_named(more: Any, tmp_path: Path) -> None:
     episode = record(SeedsEachStep(), tmp_path)
-    options: Any = {"env": SeedsEachStep, "n_rollouts": 8, "steps": [4], "folder": None}
-    table = credit.estimate(episode, any_action, noise=noise, **options)
+    options: Any = {"env": SeedsEachStep, "n_rollouts": 8, "steps": [4], "folder": None, **more}
+    table = credit.estimate(episode, any_action, **options)
     assert any("draws from generators that its own steps seed" in note for note in table.notes)
 
 

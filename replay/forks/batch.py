@@ -92,8 +92,7 @@ class BranchBatch:
             self._n_control_steps += result.n_steps
         elif isinstance(result, BranchTrace):
             self.repeats.note(result)
-            if result.noise_seen is not None:
-                self._unset.add(result.noise_seen)
+            self._unset.add(result.noise_seen)
             self.branches.append(self._log.add(result))
         else:
             assert isinstance(result, BranchLost)
@@ -119,5 +118,5 @@ class BranchBatch:
         branches.controls = Controls(
             self._n_controls, self._n_control_steps, self.repeats.n, self.repeats.n_steps
         )
-        branches.notes = unset_notes(self._unset.found)
+        branches.notes = unset_notes(self._unset.found, "branch")
         return branches

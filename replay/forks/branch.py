@@ -13,7 +13,7 @@ from trajrec.envstate.reseeding import reseed_fresh
 from trajrec.errors import RecordedError, ReplayError
 from trajrec.protocols import Verifier
 from trajrec.replay.execute.handle import EnvHandle
-from trajrec.replay.forks.noise_watch import NoiseSeen, NoiseWatch, watch_noise
+from trajrec.replay.forks.noise_watch import NoiseSeen, NoiseWatch, watch_branch
 from trajrec.replay.forks.options import ForkNoise, RestoreMethod
 from trajrec.replay.forks.policies import AnyPolicy, seed_policy
 from trajrec.types import Action, AnyEnv, Info, Observation, Value
@@ -203,7 +203,7 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
     if plan.noise == "fresh":
         reseeded = reseed_fresh(env, key)
         trace.noise = reseeded.key or "recorded"
-        watch = watch_noise(env, reseeded.generators, point.step)
+        watch = watch_branch(env, key, point.step, reseeded.generators)
     if watch is not None:
         trace.noise_seen = watch.seen
     policy = _seeded_policy(plan, env, key)
@@ -228,7 +228,7 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
             trace.failure = exc
             return trace
         if watch is not None:
-            watch.look()
+            watch.after()
         n_steps += 1
         trace.actions.append(taken_action)
         trace.observations.append(copy_for_record(observation))

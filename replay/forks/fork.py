@@ -26,7 +26,7 @@ from trajrec.replay.forks.branch_log import fork_facts
 from trajrec.replay.forks.control import OPENING, check_control, run_control
 from trajrec.replay.forks.env_source import EnvSource
 from trajrec.replay.forks.forked_env import ForkedEnv
-from trajrec.replay.forks.noise_watch import NoiseWatch, watch_noise
+from trajrec.replay.forks.noise_watch import NoiseWatch, watch_branch
 from trajrec.replay.forks.options import (
     Backend,
     EnvFactory,
@@ -100,7 +100,7 @@ def fork(
         watch: NoiseWatch | None = None
         if options.get("noise") == "fresh":
             noise, generators = reseed_fresh(branch_env, key)
-            watch = watch_noise(branch_env, generators, at)
+            watch = watch_branch(branch_env, key, at, generators)
         if folder is not None:
             recorder = open_recorder(
                 branch_env,
@@ -119,7 +119,7 @@ def fork(
                 # Whether steps draw is not known before they are taken.
                 extra_data=fork_facts(
                     control=has_control,
-                    unset_noise=None if watch is None else watch.seen.unset or None,
+                    unset_noise=None if watch is None else watch.unset or None,
                 ),
             )
             recorder.begin_fork(record, episode.start, observation, task=episode.task_start)

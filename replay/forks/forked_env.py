@@ -65,13 +65,13 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     @property
     def notes(self) -> tuple[str, ...]:
         """Notes on noise that `noise="fresh"` does not set, as far as the steps so far show."""
-        return () if self._watch is None else unset_notes(self._watch.seen.unset)
+        return () if self._watch is None else unset_notes(self._watch.unset, "branch")
 
     def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
         """Take a step, which is recorded if the branch is."""
         result = super().step(action)
         if self._watch is not None:
-            self._watch.look()
+            self._watch.after()
         return result
 
     def annotate(self, **values: Value) -> None:

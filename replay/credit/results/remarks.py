@@ -71,22 +71,6 @@ def spread_note(rows: Sequence[Estimate]) -> list[str]:
     ]
 
 
-def unset_note(unset: str | None) -> list[str]:
-    """Return a note on noise that no scenario sets; see `Simulator.unset_noise`."""
-    if unset is None:
-        return []
-    if unset:
-        return [
-            f"the environment draws from {unset}, which no scenario sets: its noise is the "
-            "recorded noise, in every rollout, not the requested noise"
-        ]
-    return [
-        "no step drew from a generator that a scenario sets, so the environment counts as "
-        "deterministic: noise that it makes in another way, or drew at the reset, is the recorded "
-        "noise in every rollout"
-    ]
-
-
 def heavy_tails(arms: Sequence[Arm], *, is_paired: bool) -> HeavyTails | None:
     """Return how few results the spread of returns rests on, if the tails are heavy.
 

@@ -14,10 +14,11 @@ import numpy as np
 from trajrec.log.annotations import CreditRun
 from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import Estimate
-from trajrec.replay.credit.results.remarks import lost_estimand, spread_note, unset_note
+from trajrec.replay.credit.results.remarks import lost_estimand, spread_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
+from trajrec.replay.forks.noise_watch import unset_notes
 from trajrec.replay.forks.policies import policy_id
 from trajrec.types import Array, Value
 from trajrec.values import codec
@@ -86,7 +87,7 @@ def _notes(sampler: Sampler) -> list[str]:
             "fresh, not the requested noise, and no rollout was run twice. State that a reset does "
             "not clear looks the same, and would make the numbers wrong"
         )
-    notes += unset_note(_unset_noise(sampler))
+    notes += unset_notes(_unset_noise(sampler), "rollout")
     notes += sampler.config.remarks
     if not sampler.config.control:
         notes.append("no controls ran among the rollouts")

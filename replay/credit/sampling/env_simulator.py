@@ -14,13 +14,13 @@ from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.conditions import is_single
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
-from trajrec.replay.credit.sampling.noise_watch import NoiseWatch
 from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.reach import check_step
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.control import CLOSING, Control, run_control
+from trajrec.replay.forks.noise_watch import NoiseSeen, NoiseWatch, watch_noise
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.walker import Walker
 from trajrec.types import Action, Observation, Value
@@ -57,12 +57,13 @@ class _LiveEnv:
         self._flags = {"terminated": False, "truncated": False}
         self._has_hidden = True
         self._set_env(handle)
-        self._watch = NoiseWatch(handle.env, seeds=noise.mode != "recorded")
+        self._watch: NoiseWatch | None = None
+        if noise.mode != "recorded":
+            self._watch = watch_noise(handle.env, lambda: self._noise.get_states())
 
-    @property
-    def unset_noise(self) -> str | None:
-        """See `Simulator.unset_noise`."""
-        return self._watch.unset
+    def noise_seen(self) -> NoiseSeen | None:
+        """Return what the rollout that has just ended shows of noise that no scenario sets."""
+        return None if self._watch is None else self._watch.end_run()
 
     def _set_env(self, handle: EnvHandle) -> None:
         self._handle = handle
@@ -89,14 +90,14 @@ class _LiveEnv:
             self._noise.seed(scenario, step)
         else:
             self._noise.set_states(states)
-        if self._watch.is_on:
-            self._watch.before(self._env, self._noise, scenario, step)
+        if self._watch is not None and self._watch.is_on:
+            self._watch.before(self._env, scenario, step)
 
     def step(self, action: Action) -> tuple[Observation, float, bool]:
         """Take a step; return the observation, the reward and whether the episode is over."""
         observation, reward, terminated, truncated, _ = self._env.step(action)
-        if self._watch.is_on:
-            self._watch.after(self._noise)
+        if self._watch is not None:
+            self._watch.after()
         self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
         # If a step has several rewards, only the success function counts.
         value = float(reward) if type(reward) is float or is_single(reward) else 0.0

@@ -17,10 +17,11 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ControlError
 from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
-from trajrec.replay.credit.sampling.rollout import Rollout, UnsetNoise
+from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.forks.batch import Controls
 from trajrec.replay.forks.control import SHARE, Control, check_control
 from trajrec.replay.forks.fallback import with_fallback
+from trajrec.replay.forks.noise_watch import UnsetNoise
 from trajrec.replay.forks.options import RestoreChoice
 
 T = TypeVar("T")
@@ -120,7 +121,8 @@ class Proof:
         So may the first one of each result: state that is wrong may show in few rollouts only, and
         these have results that others do not have.
         """
-        self.unset.add(rollouts)
+        for rollout in rollouts:
+            self.unset.add(rollout.noise_seen)
         if not self._is_on:
             return
         self.is_open = True

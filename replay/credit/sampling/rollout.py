@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Literal, NamedTuple
 
+from trajrec.replay.forks.noise_watch import NoiseSeen
 from trajrec.types import Action
 from trajrec.values import codec
 
@@ -59,7 +60,7 @@ class Rollout(NamedTuple):
         env_steps: Environment steps taken for it; fewer than `length` if it was merged.
         policy_calls: Actions that the policy chose.
         visits: The steps, if the runner keeps them.
-        unset_noise: See `Simulator.unset_noise`.
+        noise_seen: See `Simulator.noise_seen`.
     """
 
     scenario: int
@@ -72,34 +73,12 @@ class Rollout(NamedTuple):
     env_steps: int = 0
     policy_calls: int = 0
     visits: tuple[Visit, ...] = ()
-    unset_noise: str | None = None
+    noise_seen: NoiseSeen | None = None
 
     @property
     def is_invalid(self) -> bool:
         """Whether the rollout has no result. It is counted, but never as a failure."""
         return self.status in ("unreplayable", "error")
-
-
-class UnsetNoise:
-    """What many rollouts show of the noise that no scenario sets.
-
-    Attributes:
-        found: See `Simulator.unset_noise`.
-    """
-
-    def __init__(self) -> None:
-        self.found: str | None = None
-        self._has_run = False
-
-    def add(self, rollouts: Iterable[Rollout]) -> None:
-        """Add rollouts: one that was set at all is proof, and so is one that was not."""
-        for rollout in rollouts:
-            if not rollout.env_steps:
-                continue
-            unset = rollout.unset_noise
-            if not self._has_run or unset or (unset is None and not self.found):
-                self.found = unset
-            self._has_run = True
 
 
 def have_equal_results(a: Rollout, b: Rollout) -> bool:
@@ -115,7 +94,8 @@ def have_equal_results(a: Rollout, b: Rollout) -> bool:
         )
         for rollout in (a, b)
     )
-    return encoded_a == encoded_b and a._replace(visits=()) == b._replace(visits=())
+    rest_a, rest_b = (rollout._replace(visits=(), noise_seen=None) for rollout in (a, b))
+    return encoded_a == encoded_b and rest_a == rest_b
 
 
 class Path:

@@ -265,7 +265,7 @@ class RolloutRunner:
                 Visit(*visit, reward)
                 for visit, reward in zip(path.visits, path.rewards, strict=False)
             ),
-            unset_noise=self.simulators[slot].unset_noise,
+            noise_seen=self.simulators[slot].noise_seen(),
         )
 
     def _follow(

@@ -12,6 +12,7 @@ import numpy as np
 
 from trajrec.protocols import Verifier
 from trajrec.replay.forks.control import Control
+from trajrec.replay.forks.noise_watch import NoiseSeen
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Action, Observation, Value
 
@@ -29,17 +30,11 @@ class Simulator(Protocol):
         restore_method: How it returns to a step.
         observation: The observation of the policy at the step that it was brought to.
         n_generators: The generators whose noise a scenario fixes.
-        unset_noise: From what the environment draws that no scenario sets, as far as its steps
-            showed; "" if none of them drew from a generator that a scenario sets. None if nothing
-            was noticed.
     """
 
     restore_method: RestoreMethod
     observation: Observation
     n_generators: int
-
-    @property
-    def unset_noise(self) -> str | None: ...
 
     def goto(self, step: int, /) -> None:
         """Bring the environment into the recorded state before a step, and verify it.
@@ -85,6 +80,13 @@ class Simulator(Protocol):
 
         Returns:
             The result; None if the simulator has no controls. It is at its step again.
+        """
+        ...
+
+    def noise_seen(self) -> NoiseSeen | None:
+        """Return what the rollout that has just ended shows of noise that no scenario sets.
+
+        None if it was not watched.
         """
         ...
 

@@ -53,7 +53,6 @@ class WorldSimulator:
     """
 
     action_space = None
-    unset_noise = None
 
     def __init__(
         self,
@@ -214,6 +213,9 @@ class WorldSimulator:
                 break
         self._context = replace(self._context, step=self._context.step + 1)
         return self._context, 0.0, False
+
+    def noise_seen(self) -> None:
+        """Return None: a world's noise is not watched."""
 
     def score(self) -> float | None:
         """Return the result of the success function: 1 passed, 0 failed, or its score."""
