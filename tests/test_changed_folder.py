@@ -17,6 +17,7 @@ from model_answers import Turn
 from model_server import ModelServer
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.envs import Workspace
 from trajrec.replay import credit, fork, replay_episode
 from trajrec.replay.agents.recorded_answers import only_episode
@@ -86,6 +87,53 @@ def test_forks_and_credit_stay_beside_the_episode(elsewhere: Path) -> None:
     with trajrec.open(first) as corpus:
         assert corpus.sql("SELECT count(DISTINCT run_id) FROM credit").fetchall() == [(2,)]
         assert corpus.sql("SELECT count(*) FROM forks").fetchall() == [(1,)]
+
+
+class Leaving(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment that goes to another folder when it is reset."""
+
+    def __init__(self, env_id: str = "CartPole-v1", **options: Any) -> None:
+        super().__init__(gym.make(env_id, **options))
+
+    def reset(self, **options: Any) -> Any:
+        os.chdir(os.environ["ELSEWHERE"])
+        return super().reset(**options)
+
+
+def leave_and_draw() -> Any:
+    return Leaving(render_mode="rgb_array")
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        (["replay", "--junit", "a.xml", "--html", "a.html"], {"a.xml", "a.html"}),
+        (["film", "--render", "-o", "a.gif"], {"a.gif"}),
+        (
+            ["credit", "-n", "2", "--policy", "random", "--steps", "1:2", "--plot", "a.html"],
+            {"a.html"},
+        ),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_files_of_a_command_stay_in_its_folder(
+    command: list[str], files: set[str], elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(gym.make("CartPole-v1"), Path(RUNS), 1)
+    monkeypatch.setenv("ELSEWHERE", str(elsewhere))
+    first = Path.cwd()
+    with trajrec.open(RUNS) as corpus:
+        (episode,) = corpus.episodes()
+    name, *options = command
+    which = [] if name == "replay" else [episode.id]
+    env = "leave_and_draw" if name == "film" else "Leaving"
+    assert main([name, RUNS, *which, "--env", f"test_changed_folder:{env}", *options]) == 0
+    assert Path.cwd() == elsewhere
+    assert files <= {path.name for path in first.iterdir()}
+    assert not files & {path.name for path in elsewhere.iterdir()}
+    # The verdict of a replay and the numbers of credit are appended to the logs.
+    assert len(logs_of(first)) == (1 if name == "film" else 2)
+    assert len(logs_of(elsewhere)) == 1
 
 
 def test_a_capture_records_where_it_began(elsewhere: Path) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trajrec.paths import fixed_path
+
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction["CommandParser"]
 
@@ -275,7 +277,7 @@ def add_rollouts(parser: argparse.ArgumentParser, *, needs_policy: bool) -> None
     )
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=fixed_path,
         metavar="FILE",
         help="draw a plot into FILE: .png, .svg or .html (trajrec[plot])",
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import (
@@ -19,6 +18,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.load import load_env
 from trajrec.cli.output import say
+from trajrec.paths import fixed_path
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -41,7 +41,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "-o",
         dest="out",
-        type=Path,
+        type=fixed_path,
         required=True,
         metavar="FILE",
         help="*.gif, *.mp4, or *.png for a sheet of at most 24 pictures; overwritten",

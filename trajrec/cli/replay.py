@@ -24,6 +24,7 @@ from trajrec.cli.load import load_env, load_function
 from trajrec.cli.output import Progress, print_json, say
 from trajrec.cli.safe_stream import one_line
 from trajrec.errors import LogWriteError
+from trajrec.paths import fixed_path
 from trajrec.types import Value
 
 if TYPE_CHECKING:
@@ -93,8 +94,8 @@ def add_parser(commands: Commands) -> None:
         action="store_false",
         help="append no verdicts to the table replays (nor in CI, or if DIR is read-only)",
     )
-    parser.add_argument("--junit", type=Path, metavar="FILE", help="write a JUnit XML report")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML report")
+    parser.add_argument("--junit", type=fixed_path, metavar="FILE", help="write a JUnit XML report")
+    parser.add_argument("--html", type=fixed_path, metavar="FILE", help="write an HTML report")
     add_execution(parser)
     add_json(parser)
 
