@@ -18,7 +18,7 @@ from trajrec.cli.main import main
 from trajrec.corpus.index import file as index_file
 from trajrec.log import records
 from trajrec.log.reader import LogReader
-from trajrec.values import codec
+from trajrec.values import codec, database
 from trajrec.values.decoder import Decoder
 from trajrec.values.memory import is_out_of_memory
 
@@ -47,6 +47,30 @@ def test_too_few_addresses_are_told_in_one_line(runs: Path, command: str, kiloby
         assert done.returncode == ExitStatus.EXCEPTION
         assert done.stderr.startswith("trajrec: out of memory (")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_second_attempt_keeps_within_the_limit_of_the_process(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[str] = []
+    whole_update = index_file._update
+
+    def update(con: duckdb.DuckDBPyConnection, *arguments: Any) -> None:
+        limits.extend(*con.execute("SELECT current_setting('memory_limit')").fetchall())
+        if len(limits) == 1:
+            raise duckdb.OutOfMemoryException("Out of Memory Error")
+        whole_update(con, *arguments)
+
+    # As `ulimit -v` does.
+    monkeypatch.setattr(database, "_within_limits", lambda: {"memory_limit": "256MiB"})
+    monkeypatch.setattr(index_file, "_update", update)
+    assert index_file.update_index(runs)
+    (few,) = (
+        duckdb.connect(config={"memory_limit": index_file.MEMORY_LIMIT})
+        .sql("SELECT current_setting('memory_limit')")
+        .fetchall()
+    )
+    assert limits == [*few, "256.0 MiB"]
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,8 @@ def _write_index(
     if con is None:
         return False
     try:
+        # Not RESET afterwards: it sets DuckDB's own default, beyond the limit of this process.
+        ((usual_limit,),) = con.execute("SELECT current_setting('memory_limit')").fetchall()
         con.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
         try:
             _update(con, folder, scan, progress, run)
@@ -153,7 +155,7 @@ def _write_index(
             # E.g. a single value of that size.
             with contextlib.suppress(duckdb.TransactionException):
                 con.execute("ROLLBACK")
-            con.execute("RESET memory_limit")
+            con.execute(f"SET memory_limit = '{usual_limit}'")
             _update(con, folder, scan, progress, run)
         write_ids(con, folder / INDEX_FOLDER / IDS_NAME)
     except _NOT_WRITTEN:
