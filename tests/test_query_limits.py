@@ -16,6 +16,7 @@ import gymnasium as gym
 import pytest
 
 import trajrec
+from trajrec.cli import experiments
 from trajrec.cli.main import main
 from trajrec.corpus.bounded_queries import has_bounded_values
 from trajrec.corpus.query_process import QueryProcess
@@ -71,6 +72,13 @@ UNBOUNDED = [
 @pytest.mark.parametrize("query", BOUNDED)
 def test_usual_queries_make_no_large_value(query: str) -> None:
     assert has_bounded_values(duckdb.connect(), query)
+
+
+def test_queries_of_commands_need_no_process_of_their_own() -> None:
+    queries = [value for value in vars(experiments).values() if "SELECT " in str(value)]
+    assert len(queries) >= 3
+    for query in queries:
+        assert has_bounded_values(duckdb.connect(), query)
 
 
 @pytest.mark.parametrize("query", UNBOUNDED)

@@ -15,9 +15,9 @@ from typing import Any, NoReturn
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
+from trajrec.envstate.pettingzoo import WRAPPER_ARGUMENTS, api_of_class, as_gymnasium
 from trajrec.errors import EnvMissingError, EnvRefusedError, mark_user_code
-from trajrec.log.schema import FACTORY_FIELD, EnvRecord
+from trajrec.log.schema import API_FIELD, FACTORY_FIELD, EnvRecord
 from trajrec.redaction.comparison import has_marks
 from trajrec.replay.execute.factories import (
     KNOWN_PACKAGES,

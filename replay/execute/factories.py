@@ -14,9 +14,9 @@ from typing import Any, TypeAlias, TypeGuard
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 
-from trajrec.envstate.pettingzoo import API_FIELD, as_gymnasium
+from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import EnvContractError, TrajrecError, is_of_user_code, mark_user_code
-from trajrec.log.schema import EnvRecord
+from trajrec.log.schema import API_FIELD, EnvRecord
 from trajrec.protocols import World
 from trajrec.replay.execute.trust import check_arguments
 from trajrec.replay.execute.user_code import is_refusal

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import traceback
 
-import gymnasium
-
 
 def is_refusal(exc: Exception, *callers: str) -> bool:
     """Return whether a constructor was not called at all, or says in Gymnasium's words that it cannot.
@@ -18,6 +16,9 @@ def is_refusal(exc: Exception, *callers: str) -> bool:
         exc: The exception.
         callers: The modules that call the constructor: arguments that do not fit are noticed there.
     """
+    # Here, so that an agent is run again without Gymnasium: it takes a twentieth of a second.
+    import gymnasium
+
     # Gymnasium raises an error of its own from the first one.
     while isinstance(exc.__cause__, Exception):
         exc = exc.__cause__

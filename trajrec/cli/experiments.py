@@ -68,15 +68,17 @@ def require_prices(corpus: Corpus, episode: Episode) -> None:
 LISTED = """
 WITH runs AS (
     SELECT episode_id, parent_id, started_at, outcome, metadata->>'$.what_if.id' AS experiment,
-        (metadata->'$.what_if.at')::INT AS "at", metadata->>'$.what_if.change.name' AS change,
+        (metadata->>'$.what_if.at')::INT AS "at", metadata->>'$.what_if.change.name' AS change,
         metadata->>'$.what_if.arm' AS arm, coalesce(metadata->>'$.what_if.success', '') AS success,
         episode_id NOT IN (SELECT episode_id FROM labels WHERE name = 'what_if_reason') AS is_whole
     FROM forks WHERE experiment IS NOT NULL AND ($episode = '' OR parent_id = $episode)
 ),
 verdicts AS (
-    SELECT episode_id, last(verdict ORDER BY checked_at) AS verdict
+    SELECT episode_id, verdict, row_number() OVER (
+        PARTITION BY episode_id ORDER BY checked_at DESC NULLS FIRST
+    ) AS nth
     FROM runs JOIN checks USING (episode_id)
-    WHERE success IN (check_id, check_id || '@' || version) GROUP BY ALL
+    WHERE success IN (check_id, check_id || '@' || version)
 )
 SELECT experiment, parent_id AS episode_id, min(started_at) AS began, "at", change,
     nullif(success, '') AS success,
@@ -87,8 +89,9 @@ SELECT experiment, parent_id AS episode_id, min(started_at) AS began, "at", chan
     count(*) FILTER (arm = 'control' AND is_whole) AS equal_controls,
     count(*) FILTER (arm = 'control') AS controls
 FROM (
-    SELECT *, is_whole AND if(success = '', outcome = 'success', verdict) AS won
-    FROM runs LEFT JOIN verdicts USING (episode_id)
+    SELECT *,
+        is_whole AND CASE WHEN success = '' THEN outcome = 'success' ELSE verdict END AS won
+    FROM runs LEFT JOIN (FROM verdicts WHERE nth = 1) USING (episode_id)
 )
 GROUP BY ALL ORDER BY began, experiment
 """

@@ -8,8 +8,8 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.step import Step
-from trajrec.envstate.pettingzoo import API_FIELD
 from trajrec.errors import CorpusError
+from trajrec.log.schema import API_FIELD
 from trajrec.types import Array, Value
 from trajrec.values.presented import presented, stacked
 

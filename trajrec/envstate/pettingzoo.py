@@ -35,9 +35,6 @@ Player: TypeAlias = Any
 
 Space: TypeAlias = gymnasium.Space[Any]
 
-API_FIELD = "pettingzoo"
-"""Key in `EnvRecord.spec_fields` with the environment's API: "aec" or "parallel"."""
-
 WRAPPER_ARGUMENTS = {
     "TerminateIllegalWrapper": {"illegal_reward": "_illegal_value"},
     "MultiEpisodeEnv": {"num_episodes": "_num_episodes"},

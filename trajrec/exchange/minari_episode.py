@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.envstate.pettingzoo import API_FIELD
 from trajrec.exchange.minari_columns import (
     Composed,
     Leaf,
@@ -21,6 +20,7 @@ from trajrec.exchange.minari_columns import (
 )
 from trajrec.exchange.minari_env import FILLED_KEY
 from trajrec.exchange.minari_spaces import NumberKind
+from trajrec.log.schema import API_FIELD
 from trajrec.log.source_facts import extra_of, facts_of
 from trajrec.types import Array, Info, JsonObject, Value
 from trajrec.values import codec

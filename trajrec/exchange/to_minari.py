@@ -15,7 +15,6 @@ from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.exports import exporting
 from trajrec.corpus.lineage import lineage
-from trajrec.envstate.pettingzoo import API_FIELD
 from trajrec.errors import CorpusError, MissingPackageError
 from trajrec.exchange.account import Account
 from trajrec.exchange.export_reports import ExportReport
@@ -29,7 +28,7 @@ from trajrec.exchange.minari_spaces import NumberKind
 from trajrec.exchange.minari_writing import write_episode
 from trajrec.exchange.reading import sha256_of
 from trajrec.exchange.space_texts import SpaceText, fits, guessed_space, widened
-from trajrec.log.schema import FACTORY_FIELD, EnvRecord
+from trajrec.log.schema import API_FIELD, FACTORY_FIELD, EnvRecord
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.diff import is_same

@@ -28,6 +28,8 @@ exception. One without an end record is "running" or, if its writer is gone, "in
 SeedOrigin = Literal["caller", "recorder", "none"]
 """Who chose the seed of a reset."""
 
+API_FIELD = "pettingzoo"
+"""Key in `EnvRecord.spec_fields` with the API of a PettingZoo environment: "aec" or "parallel"."""
 
 FACTORY_FIELD = "factory"
 """Key in `EnvRecord.spec_fields` with a function that makes the environment, as "module:name"."""

@@ -13,9 +13,9 @@ import gymnasium
 import msgspec
 
 from trajrec.envstate.attributes import STANDARD_WRAPPERS
-from trajrec.envstate.pettingzoo import API_FIELD, WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
+from trajrec.envstate.pettingzoo import WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
-from trajrec.log.schema import FACTORY_FIELD, EnvRecord
+from trajrec.log.schema import API_FIELD, FACTORY_FIELD, EnvRecord
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec

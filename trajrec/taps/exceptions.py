@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import re
 import sys
@@ -27,7 +26,7 @@ def is_cancellation(name: str) -> bool:
 
     The answer of such a request is one that hangs.
 
-    >>> is_cancellation(name_of(asyncio.CancelledError()))
+    >>> is_cancellation("asyncio.exceptions.CancelledError")
     True
     """
     return name in _CANCELLATIONS
@@ -60,6 +59,9 @@ def rebuild_error(name: str, message: str) -> BaseException:
     >>> rebuild_error("os.system", "ls")
     ConnectionError('os.system: ls')
     """
+    # Here: most commands answer from a log without it, and it takes some 20 ms.
+    import asyncio
+
     module, _, qualname = name.rpartition(".")
     kind = None
     if module.partition(".")[0] in _HOMES:
