@@ -198,13 +198,13 @@ def test_replay_reports_what_a_changed_environment_breaks(
 ) -> None:
     from xml.etree import ElementTree
 
-    where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20 AND number < 20")
+    where = ("--where", "env_id = 'CartPole-v1' AND n_steps > 20 AND number < 9")
     assert (
         command("replay", runs, *where, "--env", "CartPole-v1", "--junit", tmp_path / "same.xml")
         == 0
     )
     same = ElementTree.parse(tmp_path / "same.xml").getroot().attrib
-    assert int(same["tests"]) > 4
+    assert int(same["tests"]) > 1
     assert (same["failures"], same["errors"]) == ("0", "0")
     capsys.readouterr()
     junit = tmp_path / "changed.xml"

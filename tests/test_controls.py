@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from hidden_state import (
     after,
     truth,
 )
+from tiers import spread
 
 import trajrec
 from trajrec.corpus.episode_parts import EpisodeParts
@@ -92,10 +94,14 @@ def test_branches_are_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_pa
         assert all(child.has_control for child in corpus.episodes(kind="fork"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("restore", ["reexecute", "os_fork", "snapshot", "pickle"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "restore", "jobs"),
+    spread(
+        "environments",
+        list(product(KINDS, ["reexecute", "os_fork", "snapshot", "pickle"], [1, 2])),
+        drawn=20,
+    ),
+)
 def test_branches_are_right_or_refused(kind: Any, restore: Any, jobs: int, tmp_path: Path) -> None:
     episode = record(kind(), tmp_path)
     try:

@@ -80,8 +80,8 @@ def test_extreme_numbers_pass_through_each_part(tmp_path: Path, make: Any) -> No
         }
         assert len(fork_many(first, at=[3, 9], policy="random", n_branches=2, env=make)) == 4
         credit.estimate(first, lambda _: 0, steps=[3, 9], n_rollouts=2, env=make)
-        success = {"success": lambda env: env.t % 2 == 1}
-        credit.decisive_step(first, lambda _: 0, n_rollouts=4, env=make, **success)
+        search: Any = {"success": lambda env: env.t % 2 == 1, "n_rollouts": 4, "max_rollouts": 16}
+        credit.decisive_step(first, lambda _: 0, env=make, **search)
         assert sum(len(batch["obs"]) for batch in corpus.transitions(batch_size=9)) == 75
         export_transitions(corpus, tmp_path / "steps.parquet")
 

@@ -95,6 +95,9 @@ def test_names_that_were_given_up_are_gone() -> None:
         if name in STORED_NAMES:
             continue
         for pattern, instead in GIVEN_UP.items():
+            # Without its first sign, a pattern begins with letters, which are searched for quickly.
+            if not re.search(pattern.removeprefix(r"\b"), text):
+                continue
             for match in re.finditer(pattern, text):
                 line = text.count("\n", 0, match.start()) + 1
                 left.append(f"{name}:{line}: {match.group()} -> {instead}")

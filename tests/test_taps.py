@@ -15,6 +15,7 @@ from conftest import only
 from model_server import ModelServer, Turn
 from noted import Note, answering, noting, save
 from tapped_agents import AGENTS
+from tiers import spread
 
 import trajrec
 from trajrec.agents.exchanges import RecordedExchange
@@ -137,8 +138,7 @@ def test_another_body_is_sent_if_asked_for(name: str) -> None:
             assert attempt.headers["content-length"] == str(len(attempt.body))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", spread("agents", list(AGENTS), drawn=8))
 @pytest.mark.filterwarnings("default")
 def test_an_episode_holds_and_repeats_every_attempt(name: str, tmp_path: Path) -> None:
     agent = AGENTS[name]

@@ -106,7 +106,9 @@ def test_a_program_without_an_episode_asks_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wrong_use_and_refusals_have_their_exit_status(tmp_path: Path) -> None:
+def test_wrong_use_and_refusals_have_their_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with ModelServer(Script()) as server:
         command = program(tmp_path, server.url)
         subprocess.run(command, check=True)
@@ -118,8 +120,9 @@ def test_wrong_use_and_refusals_have_their_exit_status(tmp_path: Path) -> None:
             (["--at", 1, "--prompt", tmp_path / "agent.py", "--model", "m"], 2, "one change at a"),
             (["--at", 2, *RIGHT_AMOUNT], 4, "step 2 has no call"),
         ):
-            ended = trajrec_command("whatif", runs, own, *arguments, "--", *command)
-            assert (ended.returncode, said in ended.stderr) == (status, True), ended.stderr
+            words = ["whatif", runs, own, *arguments, "--", *command]
+            assert main([str(word) for word in words]) == status
+            assert said in capsys.readouterr().err
         other = [*command[:-1], "http://127.0.0.1:9"]
         ended = trajrec_command("whatif", runs, own, "--at", 1, "-n", 1, "--", *other)
         # Controls ask nothing; the live runs cannot reach the server, and have no verdict.
@@ -130,8 +133,8 @@ def test_wrong_use_and_refusals_have_their_exit_status(tmp_path: Path) -> None:
         assert ended.returncode == 4
         assert "began no episode" in ended.stdout
         assert "I am broken" in ended.stdout
-        dry = trajrec_command("whatif", runs, own, "--at", 1, "--dry-run", "-n", 4)
-        assert dry.stdout.startswith("8 runs and 2 controls")
+        assert main(["whatif", str(runs), own, "--at", "1", "--dry-run", "-n", "4"]) == 0
+        assert capsys.readouterr().out.startswith("8 runs and 2 controls")
 
 
 def test_all_experiments_of_a_corpus_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ def won(state: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("effect", [0.0, 0.2, 0.7])
 @pytest.mark.parametrize("n", [8, 16])
-@suite("whatif", fixed=0, drawn=12, whole=1000)
+@suite("whatif", fixed=0, drawn=8, whole=1000)
 def test_interval_covers_the_known_effect(
     share: Share, n: int, effect: float, tmp_path: Path
 ) -> None:
