@@ -1,4 +1,4 @@
-"""The interval of a difference of shares covers, whatever the shares are."""
+"""The intervals of differences of shares, of means and of contrasts cover, whatever is true."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from math import comb
 import numpy as np
 import pytest
 
-from trajrec.statistics.intervals import newcombe
+from trajrec.analysis.contrasts import contrast
+from trajrec.statistics.intervals import newcombe, welch
 from trajrec.statistics.shares import difference_of_shares
 
 
@@ -56,3 +57,27 @@ def test_interval_reaches_no_further_than_shares_can() -> None:
                 interval = difference_of_shares(a, n, b, n)
                 assert -1 <= interval.ci_low <= interval.value <= interval.ci_high <= 1
                 assert interval.ci_low < interval.ci_high
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_welch_of_two_lone_arms_covers_at_few_values(n: int) -> None:
+    rng = np.random.default_rng(7)
+    n_covered = sum(
+        interval.ci_low <= 0 <= interval.ci_high
+        for interval in (welch(rng.normal(size=n), rng.normal(size=n)) for _ in range(1_500))
+    )
+    # Three standard errors below 95 %.
+    assert n_covered / 1_500 > 0.933
+
+
+@pytest.mark.parametrize("n_tasks", [3, 5, 8])
+def test_contrast_covers_if_tasks_differ_by_more_than_chance(n_tasks: int) -> None:
+    rng = np.random.default_rng(7)
+    n = np.full(n_tasks, 200.0)
+    n_covered = 0
+    for _ in range(1_500):
+        effects = np.clip(rng.normal(0.0, 0.15, n_tasks), -0.45, 0.45)
+        arms = [rng.binomial(200, 0.5, n_tasks), rng.binomial(200, 0.5 + effects)]
+        found = contrast([arm.astype(float) for arm in arms], [n, n], [-1.0, 1.0])
+        n_covered += found.ci_low <= 0 <= found.ci_high
+    assert n_covered / 1_500 > 0.933
