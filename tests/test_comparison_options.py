@@ -105,6 +105,11 @@ def test_scores_need_a_range_if_most_tasks_do_not_differ(corpus: trajrec.Corpus)
         compare(corpus, "plain", "plain again", range=(0, 3))
 
 
+def test_a_difference_of_scores_is_not_split(corpus: trajrec.Corpus) -> None:
+    scores = compare(corpus, "plain", "plain again", check="points", score=True, range=(0, 3))
+    assert "verdicts alone are split" in scores.cross_grade().reason
+
+
 def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None:
     comparison = compare(corpus, "recipe a", "recipe b")
     assert comparison.claim == "attributable"
@@ -121,6 +126,19 @@ def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None
     )
     assert two.claim == "attributable (artefacts)"
     assert "fewer than 3 training runs a side" in two.reasons[0]
+
+
+@pytest.mark.slow
+def test_training_runs_of_unplanned_rollouts_allow_no_claim(tmp_path: Path) -> None:
+    for run, n in zip(("a1", "a2", "a3", "b1", "b2", "b3"), (1, 1, 1, 1, 1, 4), strict=True):
+        results = counts(t0=(1, 1), t1=(0, n), t2=(1, 1))
+        record_run(tmp_path, f"recipe {run[0]}", results, of=trained(run))
+    with trajrec.open(tmp_path) as opened:
+        comparison = compare(opened, "recipe a", "recipe b")
+    # The difference is that of first rollouts, and not one over training runs.
+    assert comparison.method == "hull of paired MOVER and t"
+    assert comparison.claim == "unlicensed"
+    assert "numbers were not planned" in comparison.reasons[0]
 
 
 def test_tasks_of_another_revision_are_no_shared_tasks(corpus: trajrec.Corpus) -> None:

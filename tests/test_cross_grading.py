@@ -159,3 +159,20 @@ def test_support_names_each_missing_field(
     assert record["coverage"]["verdict"].startswith("unlicensed (lineage.decontamination, split")
     assert main(["support", str(tmp_path)]) == 0
     assert "lineage.decontamination (9)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_split_is_of_the_difference_that_it_splits(tmp_path: Path) -> None:
+    record_versions(tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        list(recheck(corpus, lenient, where=of_run("a")))
+        list(recheck(corpus, reached, where=of_run("b")))
+        runs = {"a": of_run("a"), "b": of_run("b"), "check": "reached"}
+        chosen = corpus.compare(**runs, tasks=["t0", "t1", "t2"])
+        split = chosen.cross_grade()
+        by_group = corpus.compare(**runs, cluster="family").cross_grade()
+    assert chosen.difference is not None
+    assert split.headline is not None
+    assert (split.n_tasks, split.headline.value) == (3, pytest.approx(chosen.difference.value))
+    assert by_group.headline is None
+    assert "over groups by family" in by_group.reason

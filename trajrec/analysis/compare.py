@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from trajrec.analysis.arms import Arm, TaskDifference
-from trajrec.analysis.claims import decide_claim, exclusion_problems, sharing_problems
+from trajrec.analysis.claims import TRAINED, decide_claim, exclusion_problems, sharing_problems
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.cross_grading import CrossGrading, Run, Verifier, cross_grade
@@ -63,11 +63,16 @@ def compare_sides(a: Side, b: Side, options: Options) -> Comparison:
     pairs = pair_cells(*cells, by_family=options.cluster is not None)
     shared = sorted(cells[0].keys() & cells[1].keys())
     factors = compare_factors(reads, shared, by_training_run=by_run)
-    measured = _measure(reads, pairs, runs, factors, options, by_run=by_run)
+    measured = _measure(reads, pairs, runs, factors, options, by_run=by_run and not plan_notes)
     bounds = None
     if options.result_range is not None:
         bounds = bounds_of(*cells, options.result_range, by_family=options.cluster is not None)
     problems = _problems(reads, cells, measured, bounds, n_units=len(pairs))
+    if by_run and plan_notes and _is_trained(factors):
+        problems.append(
+            "training runs are compared by all of their rollouts, whose numbers were not planned: "
+            "declare eval_protocol.trials"
+        )
     fewest = min(len(set(of_side.values())) for of_side in runs) if by_run else 0
     claim, reasons = decide_claim(factors, problems, fewest_training_runs=fewest)
     n_graded = (
@@ -95,14 +100,27 @@ def compare_sides(a: Side, b: Side, options: Options) -> Comparison:
         spread=measured.spread,
         confidence=options.confidence,
         changed_measure=changed_measure(reads, shared, factors),
-        grade_both=_cross_grader((a, b), reads, reason="; ".join(plan_notes)),
+        grade_both=_cross_grader((a, b), reads, options, plan_notes),
     )
 
 
 def _cross_grader(
-    sides: tuple[Side, Side], reads: tuple[ReadSide, ReadSide], *, reason: str
+    sides: tuple[Side, Side],
+    reads: tuple[ReadSide, ReadSide],
+    options: Options,
+    plan_notes: Sequence[str],
 ) -> Callable[[], CrossGrading] | None:
-    """Return a function that splits the difference, None if a run has no single verifier."""
+    """Return a function that splits the difference, None if a run has no single verifier.
+
+    It refuses differences that are not the one that it splits: of verdicts, over tasks.
+    """
+    reasons = list(plan_notes)
+    if options.score:
+        reasons.append("the difference is one of scores, and verdicts alone are split")
+    if options.cluster is not None:
+        reasons.append(
+            f"the difference is one over groups by {options.cluster}, and not over tasks"
+        )
     verifiers: list[Verifier] = []
     for read in reads:
         used = {
@@ -117,7 +135,15 @@ def _cross_grader(
         verifiers += used
     runs = [Run(side.source, side.where) for side in sides]
     first, second = verifiers
-    return functools.partial(cross_grade, runs[0], runs[1], first, second, reason=reason)
+    return functools.partial(
+        cross_grade,
+        runs[0],
+        runs[1],
+        first,
+        second,
+        tasks=options.tasks,
+        reason="; ".join(reasons),
+    )
 
 
 def _refused(a: Side, b: Side, check: CheckName, options: Options, reason: str) -> Comparison:
@@ -206,11 +232,7 @@ def _measure(
         value_range=options.result_range,
         confidence=options.confidence,
     )
-    is_trained = any(
-        factor.status == "differs" and name in ("base", "lineage", "optimizer")
-        for name, factor in factors.items()
-    )
-    if by_run and is_trained:
+    if by_run and _is_trained(factors):
         groups = (reads[0].groups, reads[1].groups)
         over_runs = measure_training_runs(
             groups, runs, pairs, options.result_range, confidence=options.confidence
@@ -218,6 +240,11 @@ def _measure(
         if over_runs is not None:
             return over_runs
     return measured
+
+
+def _is_trained(factors: dict[str, Factor]) -> bool:
+    """Return whether a factor differs whose unit is the training run."""
+    return any(factors[name].status == "differs" for name in TRAINED)
 
 
 def _problems(

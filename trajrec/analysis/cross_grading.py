@@ -7,7 +7,7 @@ versions are joined on the episode and the state, and only rollouts that both gr
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.source import Source, fetch, quoted
+from trajrec.conditions import bracketed
 from trajrec.task_options import IS_OF_AGENT
 
 FEWEST_TASKS = 3
@@ -125,7 +126,13 @@ _WEIGHTS = {
 
 
 def cross_grade(
-    a: Run, b: Run, first: Verifier, second: Verifier, *, reason: str = ""
+    a: Run,
+    b: Run,
+    first: Verifier,
+    second: Verifier,
+    *,
+    tasks: Collection[str] | None = None,
+    reason: str = "",
 ) -> CrossGrading:
     """Grade both runs with both versions of a check, from the verdicts of the corpus.
 
@@ -134,12 +141,13 @@ def cross_grade(
         b: The second run.
         first: The version that graded a.
         second: The version that graded b.
+        tasks: Only these tasks; None for all.
         reason: Why the split is refused, whatever the verdicts are; "" if it is not.
 
     Raises:
         QueryError: DuckDB rejects a condition.
     """
-    cells = [_read_cells(run, first, second) for run in (a, b)]
+    cells = [_read_cells(run, first, second, tasks) for run in (a, b)]
     shared = sorted(unit for unit in cells[0].keys() & cells[1].keys() if unit is not None)
     shared = [unit for unit in shared if cells[0][unit]["n"] and cells[1][unit]["n"]]
     n_all = sum(cell["n_all"] for of_run in cells for cell in of_run.values())
@@ -177,7 +185,9 @@ def cross_grade(
     )
 
 
-def _read_cells(run: Run, first: Verifier, second: Verifier) -> dict[str, dict[str, Any]]:
+def _read_cells(
+    run: Run, first: Verifier, second: Verifier, tasks: Collection[str] | None
+) -> dict[str, dict[str, Any]]:
     """Return for each task the rollouts that both versions graded, and their successes."""
     # A time and a verdict in one number: its least value is the first verdict, and takes half the
     # time of arg_min over a million episodes.
@@ -186,8 +196,8 @@ def _read_cells(run: Run, first: Verifier, second: Verifier) -> dict[str, dict[s
         WITH chosen AS (
             SELECT episode_id, coalesce(task, coalesce(env_id, '?') || ' from state ' || reset_key)
                 AS unit
-            FROM (SELECT * FROM episodes WHERE ({run.where}
-            ) AND (fault IS NULL OR fault = 'verifier') AND {IS_OF_AGENT})
+            FROM (SELECT * FROM episodes WHERE {bracketed(run.where)}
+                AND (fault IS NULL OR fault = 'verifier') AND {IS_OF_AGENT})
         ), verdicts AS (
             SELECT episode_id, state_digest, {_is_of(first)} AS is_first, {packed} AS packed
             FROM checks SEMI JOIN chosen USING (episode_id)
@@ -208,7 +218,7 @@ def _read_cells(run: Run, first: Verifier, second: Verifier) -> dict[str, dict[s
         FROM chosen LEFT JOIN pairs USING (episode_id)
         GROUP BY unit"""
     rows = fetch(run.source, query, is_ours=run.where == "true")
-    return {row["unit"]: row for row in rows}
+    return {row["unit"]: row for row in rows if tasks is None or row["unit"] in tasks}
 
 
 def _is_of(verifier: Verifier) -> str:

@@ -42,7 +42,7 @@ def measure_training_runs(
     Returns:
         The difference, b - a. None if a side has fewer than three runs, or a run lacks a task.
     """
-    units = [cell.unit for pair in pairs for cell in pair.a]
+    units = {cell.unit for pair in pairs for cell in pair.a}
     means = [
         _run_means(of_side, of_runs, units) for of_side, of_runs in zip(groups, runs, strict=True)
     ]
@@ -76,7 +76,7 @@ def measure_training_runs(
     )
 
 
-def _run_means(groups: Sequence[Group], runs: Runs, units: Sequence[str]) -> list[float] | None:
+def _run_means(groups: Sequence[Group], runs: Runs, units: set[str]) -> list[float] | None:
     """Return the mean rate over tasks of each training run, None if a run lacks a task."""
     cells: dict[str | None, dict[str, tuple[int, float]]] = {}
     for group in groups:
