@@ -122,6 +122,17 @@ def test_pass_k_of_too_few_or_unplanned_rollouts_is_refused(tmp_path: Path) -> N
             corpus.pass_k(0)
 
 
+def test_rate_of_unplanned_rollouts_is_that_of_the_first(tmp_path: Path) -> None:
+    # Retried until the first success: one of three tasks succeeds at once.
+    record_run(tmp_path, "retried", {"t0": [True], "t1": [False, True], "t2": [False] * 3 + [True]})
+    with trajrec.open(tmp_path) as corpus:
+        found = corpus.pass_k(1)
+    assert found.pass_at_k is not None
+    assert found.pass_at_k.value == pytest.approx(1 / 3)
+    assert (found.n_tasks, found.n_rollouts) == (3, 3)
+    assert "only the first rollout of each task counts" in repr(found)
+
+
 @pytest.mark.slow
 def test_a_plan_asks_for_fewer_tasks_with_more_rollouts(
     corpus: trajrec.Corpus, capsys: pytest.CaptureFixture[str]

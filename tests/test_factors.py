@@ -75,6 +75,22 @@ def test_factors_refuse_unknown_and_third_values(tmp_path: Path) -> None:
     assert unknown.reason.startswith("base is unknown")
 
 
+@pytest.mark.slow
+def test_factors_refuse_runs_whose_tasks_are_not_the_same(tmp_path: Path) -> None:
+    tasks = counts(**{f"t{k}": (1, 2) for k in range(3)})
+    changed = interface(scaffold={"prompt": "B"})
+    record_run(tmp_path, "first", tasks, task_revision="1")
+    record_run(tmp_path, "revised", tasks, of=changed, task_revision="2")
+    more = tasks | counts(**{f"u{k}": (1, 2) for k in range(3)})
+    record_run(tmp_path, "more", more, of=changed, task_revision="1")
+    with trajrec.open(tmp_path) as corpus:
+        revised = corpus.factors([of_run("first"), of_run("revised")])
+        few = corpus.factors([of_run("first"), of_run("more")])
+    assert revised.reason == "3 tasks do not have the same revision in runs 0 and 1"
+    assert revised.total is None
+    assert "the 3 shared tasks are 50 % of one run's tasks" in few.reason
+
+
 def record_calls(folder: Path, run: str, outcomes: list[tuple[bool, bool]]) -> None:
     """Record episodes of a call each: (whether it fails at first, whether the goal is met)."""
     for k, (fails, wins) in enumerate(outcomes):

@@ -291,6 +291,7 @@ def _success(source: Source) -> list[dict[str, Any]]:
                 if reason or rate.pass_at_k is None
                 else dataclasses.asdict(rate.pass_at_k),
                 "reason": reason,
+                "note": rate.note,
             }
         )
     return found

@@ -261,7 +261,7 @@ def _success(card: Card) -> list[str]:
             code(row["interface_id"][:8]) if row["interface_id"] else "**unknown**",
             str(row["tasks"]),
             str(row["rollouts"]),
-            interval(row["rate"]) or f"refused: {escape(row['reason'])}",
+            _rate(row),
             counts_text(row["excluded"]) or "none",
         )
         for row in card["success"]
@@ -277,6 +277,13 @@ def _success(card: Card) -> list[str]:
         f"It is unmeasured with fewer than {bands['min_n']} graded rollouts, or if a field that it "
         "depends on is unknown. The table `bands` has each with its dates.",
     ]
+
+
+def _rate(row: Mapping[str, Any]) -> str:
+    """Return the success of an interface, or why it is refused."""
+    if row["rate"] is None:
+        return f"refused: {escape(row['reason'])}"
+    return interval(row["rate"]) + (f" ({escape(row['note'])})" if row["note"] else "")
 
 
 def _failures(card: Card) -> str:

@@ -20,10 +20,6 @@ from trajrec.analysis.intervals import (
     pair_cells,
     task_difference,
 )
-from trajrec.analysis.observed import (
-    differing,
-    facet_sets,
-)
 from trajrec.analysis.planned import apply_plan, planned_trials
 from trajrec.analysis.planning import visible_difference
 from trajrec.analysis.rollouts import (
@@ -35,7 +31,7 @@ from trajrec.analysis.rollouts import (
     read_check,
     read_first_results,
 )
-from trajrec.analysis.run_factors import changed_measure, compare_factors
+from trajrec.analysis.run_factors import changed_measure, changed_tasks, compare_factors
 from trajrec.analysis.sides import Options, ReadSide, Side, period_of, read_sides
 from trajrec.analysis.training_runs import measure_training_runs
 
@@ -267,13 +263,7 @@ def _problems(
     groups = (reads[0].groups, reads[1].groups)
     if n_divided := _divided(groups, shared):
         problems.append(f"{n_divided} tasks are in several families: a task belongs to one")
-    for facet, name in (("task_revision", "revision"), ("goal_digest", "goal")):
-        of_a = facet_sets(groups[0], facet)
-        of_b = facet_sets(groups[1], facet)
-        both = sorted(shared & of_a.keys() & of_b.keys())
-        if differing(of_a, of_b, both) is not None:
-            n = sum(of_a[unit] != of_b[unit] for unit in both)
-            problems.append(f"{n} tasks do not have the same {name} in both runs")
+    problems += changed_tasks(*groups, shared)
     if measured.difference is None:
         problems.append(measured.method.removeprefix("none: "))
     else:

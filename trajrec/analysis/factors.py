@@ -15,14 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.analysis.claims import FEWEST_TASKS, TRAINED, find_gaps
+from trajrec.analysis.claims import FEWEST_TASKS, TRAINED, find_gaps, sharing_problems
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.interface_difference import Factor
 from trajrec.analysis.planned import apply_plan, planned_trials
-from trajrec.analysis.rollouts import Cell, Reading, find_check, make_cells, read_runs
-from trajrec.analysis.run_factors import compare_factors
+from trajrec.analysis.rollouts import (
+    Cell,
+    Reading,
+    count_excluded,
+    find_check,
+    make_cells,
+    read_runs,
+)
+from trajrec.analysis.run_factors import changed_tasks, compare_factors
 from trajrec.analysis.sides import Options, ReadSide, Side, complete_side
 from trajrec.analysis.source import Source
 from trajrec.values.shown import counted
@@ -134,10 +141,18 @@ def read_factors(source: Source, wheres: Sequence[str], *, check: str | None) ->
             f"{counted(len(units), 'task')} with graded rollouts in all runs (at least "
             f"{FEWEST_TASKS} are needed)"
         )
+    most = max(map(len, cells))
+    problems = sharing_problems(len(units), most, most, n_units=len(units))
+    for number, read in enumerate(reads[1:], 1):
+        changed = changed_tasks(reads[0].groups, read.groups, units)
+        problems += [f"{reason.removesuffix('both runs')}runs 0 and {number}" for reason in changed]
+    if problems:
+        return _refused("; ".join(problems))
     changes = _changes(reads, units)
     if isinstance(changes, str):
         return _refused(changes)
-    return _effects(changes, cells, units)
+    n_homeless = sum(count_excluded(read.groups)["no task"] for read in reads)
+    return _effects(changes, cells, units, n_homeless=n_homeless)
 
 
 def _refused(reason: str) -> FactorEffects:
@@ -166,9 +181,11 @@ def _changes(reads: Sequence[ReadSide], units: Sequence[str]) -> list[Names] | s
     if len(differences[whole]) > MOST_FACTORS:
         return f"{len(differences[whole])} factors changed, of at most {MOST_FACTORS}"
     for number, read in enumerate(reads):
-        others = _changed(compare_factors((reads[whole], read), units, by_training_run=False))
+        factors = compare_factors((reads[whole], read), units, by_training_run=False)
+        if gaps := find_gaps(factors):
+            return gaps[0]
         # Each factor must be as in the first run or as in the last; a third value is no mixture.
-        third = differences[number] & others
+        third = differences[number] & _changed(factors)
         if third:
             return f"run {number} has a third value of {', '.join(sorted(third))}"
         if extra := differences[number] - differences[whole]:
@@ -183,7 +200,11 @@ def _changed(factors: Mapping[str, Factor]) -> Names:
 
 
 def _effects(
-    changes: Sequence[Names], cells: Sequence[Mapping[str, Cell]], units: Sequence[str]
+    changes: Sequence[Names],
+    cells: Sequence[Mapping[str, Cell]],
+    units: Sequence[str],
+    *,
+    n_homeless: int,
 ) -> FactorEffects:
     whole = max(changes, key=len)
     names = sorted(whole)
@@ -242,13 +263,15 @@ def _effects(
         n_tasks=len(units),
         n_excluded=sum(cell.n_excluded for of_run in cells for cell in of_run.values()),
         reason="" if whole else "no factor differs between the runs",
-        notes=tuple(_notes(names)),
+        notes=tuple(_notes(names, n_homeless)),
     )
 
 
-def _notes(changed: Sequence[str]) -> list[str]:
+def _notes(changed: Sequence[str], n_homeless: int) -> list[str]:
     """Return the limits of effects that a comparison of two runs would put into its claim."""
     notes = []
+    if n_homeless:
+        notes.append(f"{n_homeless} rollouts have no task, and count nowhere")
     if trained := [name for name in changed if name in TRAINED]:
         notes.append(
             f"{', '.join(trained)}: the effect is that of these checkpoints, and says nothing about "

@@ -16,6 +16,7 @@ from trajrec.analysis.rollouts import (
     find_check,
     ids_of,
     make_cells,
+    read_first_results,
     read_interfaces,
     read_runs,
 )
@@ -37,6 +38,7 @@ class PassK:
         excluded: Rollouts without a verdict, by reason.
         n_interfaces: Interfaces that the rollouts ran under; above 1, the numbers mix them.
         reason: Why the numbers are refused; "" if they are not.
+        note: Why only the first rollout of each task counts; "" if all do.
     """
 
     k: int
@@ -48,13 +50,15 @@ class PassK:
     excluded: Mapping[str, int]
     n_interfaces: int
     reason: str = ""
+    note: str = ""
 
     def __repr__(self) -> str:
         if self.pass_at_k is None:
             return f"<PassK k={self.k}: refused; {self.reason}>"
+        note = f"; {self.note}" if self.note else ""
         return (
             f"<PassK k={self.k}: pass^{self.k} {self.pass_hat_k}, pass@{self.k} {self.pass_at_k}, "
-            f"{self.n_tasks} tasks, {self.n_dropped} dropped>"
+            f"{self.n_tasks} tasks, {self.n_dropped} dropped{note}>"
         )
 
 
@@ -67,16 +71,22 @@ def read_pass_k(source: Source, k: int, where: str, *, check: str | None) -> Pas
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    (groups,) = read_runs(source, [where], Reading(check=find_check(check, source)))
+    reading = Reading(check=find_check(check, source))
+    (groups,) = read_runs(source, [where], reading)
     cells = make_cells(groups)
-    _, note = apply_plan(cells, planned_trials(read_interfaces(source, ids_of(groups))))
+    _, unplanned = apply_plan(cells, planned_trials(read_interfaces(source, ids_of(groups))))
+    note = ""
+    if unplanned is not None and k == 1:
+        firsts = read_first_results(source, where, reading)
+        cells = {unit: cell.with_result(firsts.get(unit)) for unit, cell in cells.items()}
+        note = f"{unplanned}, so only the first rollout of each task counts"
     used = [cell for cell in cells.values() if cell.n >= k]
     reason = ""
     if names := outcome_columns(source, where):
         reason = f"the rollouts are selected by outcomes ({', '.join(names)})"
-    elif note is not None and k > 1:
+    elif unplanned is not None and k > 1:
         # Rollouts until the first success are no k independent ones.
-        reason = note
+        reason = unplanned
     elif not used:
         reason = f"no task has {k} graded rollouts"
     values: list[Estimate | None] = [None, None]
@@ -94,4 +104,5 @@ def read_pass_k(source: Source, k: int, where: str, *, check: str | None) -> Pas
         excluded=dict(sorted(count_excluded(groups).items())),
         n_interfaces=len({group.interface_id for group in groups}),
         reason=reason,
+        note=note,
     )

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from trajrec.analysis.interface_difference import Factor
-from trajrec.analysis.observed import add_facets, add_models, add_packages, pair_interfaces
+from trajrec.analysis.observed import (
+    add_facets,
+    add_models,
+    add_packages,
+    facet_sets,
+    pair_interfaces,
+)
 from trajrec.analysis.rollouts import Group
 from trajrec.analysis.sides import ReadSide, period_of
 
@@ -33,6 +39,18 @@ def compare_factors(
     periods = (period_of(a.groups), period_of(b.groups))
     add_models(factors, a.models, b.models, units, bases=bases, periods=periods)
     return factors
+
+
+def changed_tasks(a: Sequence[Group], b: Sequence[Group], units: Iterable[str]) -> list[str]:
+    """Return why tasks of one name are not the same in two runs; [] if they are, as far as known."""
+    reasons = []
+    for facet, name in (("task_revision", "revision"), ("goal_digest", "goal")):
+        of_a = facet_sets(a, facet)
+        of_b = facet_sets(b, facet)
+        known = of_a.keys() & of_b.keys()
+        if n := sum(unit in known and of_a[unit] != of_b[unit] for unit in units):
+            reasons.append(f"{n} tasks do not have the same {name} in both runs")
+    return reasons
 
 
 def changed_measure(
