@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -138,6 +139,56 @@ def test_generated_columns_are_left_out_of_rows(connect: Callable[..., Any]) -> 
     assert changes(tracker) == [("/t/1/a", 1, 2)]
     tracker.restore(whole)
     assert tracker.update()[1] == digest
+
+
+def test_tables_with_reserved_looking_names_are_watched(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:", isolation_level=None)
+    connection.execute("CREATE TABLE sqlite3_jobs (id INTEGER PRIMARY KEY, n)")
+    tracker = Database(connection)
+    whole, digest = tracker.begin()
+    connection.execute("INSERT INTO sqlite3_jobs VALUES (1, 2)")
+    assert changes(tracker) == [("/sqlite3_jobs/1", MISSING, {"id": 1, "n": 2})]
+    tracker.restore(whole)
+    assert tracker.update()[1] == digest
+
+
+def test_column_named_as_the_rowid_hides_no_row(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:", isolation_level=None)
+    connection.execute("CREATE TABLE t (RowId TEXT, n)")
+    connection.executemany("INSERT INTO t VALUES ('x', ?)", [(1,), (2,)])
+    connection.execute("CREATE TABLE nulls (rowid TEXT PRIMARY KEY, n)")
+    connection.executemany("INSERT INTO nulls VALUES (NULL, ?)", [(1,), (2,)])
+    tracker = Database(connection)
+    whole, digest = tracker.begin()
+    assert whole["t"] == {1: {"RowId": "x", "n": 1}, 2: {"RowId": "x", "n": 2}}
+    assert [row["n"] for row in whole["nulls"].values()] == [1, 2]
+    connection.execute("DELETE FROM t WHERE n = 1")
+    assert [change[0] for change in changes(tracker)] == ["/t/1"]
+    tracker.restore(whole)
+    assert tracker.update()[1] == digest
+    connection.execute("CREATE TABLE all_names (rowid, _rowid_, oid)")
+    with pytest.raises(ValueError, match="all_names has no primary key"):
+        tracker.update()
+
+
+@pytest.mark.parametrize("way", [os.replace, shutil.copyfile])
+def test_database_put_in_place_of_a_watched_one_is_seen(
+    tmp_path: Path, connect: Callable[..., Any], way: Callable[[Path, Path], Any]
+) -> None:
+    for name, n in (("shop.db", 1), ("other.db", 2)):
+        connection = connect(tmp_path / name, isolation_level=None)
+        connection.execute("CREATE TABLE t (n)")
+        connection.execute("INSERT INTO t VALUES (?)", [n])
+        connection.close()
+    # Clocks of file systems tick every few ms.
+    os.utime(tmp_path / "shop.db", (1, 1))
+    tracker = Database(tmp_path / "shop.db")
+    tracker.begin()
+    way(tmp_path / "other.db", tmp_path / "shop.db")
+    assert changes(tracker) == [("/t/1/n", 1, 2)]
+    connect(tmp_path / "shop.db", isolation_level=None).execute("UPDATE t SET n = 3")
+    assert changes(tracker) == [("/t/1/n", 2, 3)]
+    assert changes(tracker) == []
 
 
 def test_a_connections_own_factories_do_not_count(connect: Callable[..., Any]) -> None:

@@ -66,7 +66,8 @@ class Tracker(Protocol):
 
 # Version 2 of these trackers gives the values of version 1. Only the digests of some states differ:
 # of objects, and after a large item was removed. Version 3 of databases adds the counters of tables
-# with AUTOINCREMENT to the values of version 2, so that other databases have the same ones.
+# with AUTOINCREMENT to the values of version 2, and tables such as `sqlite3_jobs`, so that other
+# databases have the same ones.
 _SAME_VALUES = frozenset((("tree", 1, 2), ("folder", 1, 2), ("sqlite", 2, 3)))
 
 

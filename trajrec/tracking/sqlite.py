@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import warnings
 import weakref
@@ -20,6 +21,9 @@ SEQUENCE = "sqlite_sequence"
 """SQLite's table of the last keys of tables with AUTOINCREMENT; its rows have the tables' names as
 keys."""
 
+_ROWIDS = ("rowid", "_rowid_", "oid")
+"""SQLite's names of the number of a row, in a table that has no column of that name."""
+
 TableRows = dict[Any, dict[str, Any]]
 """Key of a row -> column -> value. SQLite's types stay apart: a column may hold 7 and "7"."""
 
@@ -33,7 +37,8 @@ class Database:
 
     Args:
         source: The path of the database, whose committed rows are watched; or a connection, whose
-            own transaction is seen too.
+            own transaction is seen too. SQLite counts neither the writes of a connection by
+            `blobopen` nor its `deserialize`: these are seen with the next change.
     """
 
     name = "sqlite"
@@ -43,18 +48,25 @@ class Database:
         self._path: Path | None = None
         if isinstance(source, Path):
             self._path = fixed_path(source)
-            # Read-only: to watch a database must not create or lock it.
-            uri = f"{self._path.absolute().as_uri()}?mode=ro"
-            self._connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
-            weakref.finalize(self, self._connection.close)
+            self._status = _status(self._path)
+            self._connection = self._connect(self._path)
         else:
             self._connection = source
         self._tree = Tree(self._read)
-        self._version = (-1, -1)
+        self._version = (-1, -1, -1)
+        # How often the file was opened again.
+        self._n_opened = 0
         # Whether a transaction of the connection was open at the last look.
         self._is_open = False
         self._digest = ""
         self._has_warned = False
+
+    def _connect(self, path: Path) -> sqlite3.Connection:
+        # Read-only: to watch a database must not create or lock it.
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        self._close = weakref.finalize(self, connection.close)
+        return connection
 
     def begin(self) -> tuple[Any, str]:
         """Return all rows, and their digest."""
@@ -159,25 +171,47 @@ class Database:
     def _write_rows(self, connection: sqlite3.Connection, table: str, rows: TableRows) -> None:
         connection.execute(f"DELETE FROM {_quoted(table)}")
         has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(table)})"))
+        rowid = "" if has_key else self._rowid(table)
         for key, row in rows.items():
-            columns = dict(row) if has_key else {"rowid": key, **row}
+            columns = dict(row) if has_key else {rowid: key, **row}
             names = ", ".join(map(_quoted, columns))
             marks = ", ".join("?" * len(columns))
             connection.execute(
                 f"INSERT INTO {_quoted(table)} ({names}) VALUES ({marks})", list(columns.values())
             )
 
-    def _read_version(self) -> tuple[int, int]:
+    def _read_version(self) -> tuple[int, int, int]:
         """Return numbers that grow with each change, of this connection and of others."""
+        if self._path is None:
+            return self._counts()
+        # First: a commit between the two looks shows in the counts now, and in the file later.
+        status = _status(self._path)
+        counts = self._counts()
+        if status != self._status:
+            is_other_file = status[:2] != self._status[:2]
+            # A commit changes file and counts. A file that was put in the place of this one, or
+            # copied over it, may have the same counts: the connection would keep the old pages.
+            if is_other_file or counts == self._version:
+                self._close()
+                self._connection = self._connect(self._path)
+                self._n_opened += 1
+                counts = self._counts()
+            self._status = status
+        return counts
+
+    def _counts(self) -> tuple[int, int, int]:
         # `data_version` counts commits of other connections; `total_changes` the rows that this one
         # changed; neither counts a change of the schema.
         (data_version,) = self._run("PRAGMA data_version")[0]
         (schema_version,) = self._run("PRAGMA schema_version")[0]
-        return self._connection.total_changes, data_version + (schema_version << 32)
+        changes = data_version + (schema_version << 32)
+        return self._connection.total_changes, changes, self._n_opened
 
     def _read(self) -> dict[str, Any]:
         items = self._run(
-            f"SELECT name, type, sql FROM {SCHEMA} WHERE name NOT LIKE 'sqlite_%' ORDER BY name"
+            f"SELECT name, type, sql FROM {SCHEMA} "
+            # Not LIKE, whose underscore is any letter: `sqlite3_jobs` is a table of the program.
+            "WHERE lower(substr(name, 1, 7)) <> 'sqlite_' ORDER BY name"
         )
         value: dict[str, Any] = {SCHEMA: {name: sql for name, _, sql in items}}
         for name, kind, _ in items:
@@ -198,7 +232,7 @@ class Database:
         columns = self._run(f"PRAGMA table_info({quoted})")
         names = [column[1] for column in columns]
         keys = [column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5]]
-        key = ", ".join(map(_quoted, keys)) or "rowid"
+        key = ", ".join(map(_quoted, keys)) or self._rowid(table)
         # Not `*`, which gives generated columns as well.
         shown = ", ".join(map(_quoted, names))
         rows = self._run(f"SELECT {key}, {shown} FROM {quoted} ORDER BY {key}")
@@ -209,9 +243,25 @@ class Database:
             by_key = {row[:n_keys]: dict(zip(names, row[n_keys:], strict=True)) for row in rows}
         if len(by_key) < len(rows):
             # A primary key may be NULL in several rows, unless the table says otherwise.
-            rows = self._run(f"SELECT rowid, {shown} FROM {quoted} ORDER BY rowid")
+            rowid = self._rowid(table)
+            rows = self._run(f"SELECT {rowid}, {shown} FROM {quoted} ORDER BY {rowid}")
             by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
         return by_key
+
+    def _rowid(self, table: str) -> str:
+        """Return the name of a table's own row numbers: a column may have the usual one.
+
+        Raises:
+            ValueError: Columns have all three names, so that the numbers cannot be read.
+        """
+        columns = {row[1].lower() for row in self._run(f"PRAGMA table_xinfo({_quoted(table)})")}
+        for name in _ROWIDS:
+            if name not in columns:
+                return name
+        raise ValueError(
+            f"the table {table} has no primary key, and columns of the names {', '.join(_ROWIDS)}, "
+            "so its rows cannot be told apart: give it a primary key"
+        )
 
     def _run(self, query: str) -> list[Any]:
         # A cursor without the connection's row factory: rows must be tuples.
@@ -226,6 +276,12 @@ class Database:
         finally:
             connection.text_factory = factory
             cursor.close()
+
+
+def _status(path: Path) -> tuple[int, ...]:
+    """Return numbers by which a file is told from another one in its place."""
+    stats = os.stat(path)
+    return stats.st_dev, stats.st_ino, stats.st_mtime_ns, stats.st_ctime_ns, stats.st_size
 
 
 def _kind(sql: str) -> str:
