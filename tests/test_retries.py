@@ -10,6 +10,8 @@ import pytest
 from conftest import only
 
 import trajrec
+from trajrec.agents.counters import StepCounter
+from trajrec.agents.retries import AttemptLoop
 from trajrec.corpus.attempts import KEY_WORDS, MAX_OPEN_FAILURES, Attempt, is_key_like
 from trajrec.view.lanes import failed_steps
 from trajrec.view.rows import agent_row, agent_steps
@@ -148,6 +150,41 @@ def test_the_programs_attempts_are_the_scaffolds(tmp_path: Path) -> None:
 
                 ep.execute("search", {}, run=run)
     assert links(tmp_path) == [(None, "", 0, None), ((0, 0), "scaffold", None, None)]
+
+
+def test_agents_begun_in_tries_repeat_no_call(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    with trajrec.episode(tmp_path / "outer") as ep:
+        for number, attempt in enumerate(ep.attempts(2, on=ValueError)):
+            with attempt:
+                act(ep, "plan")
+                with trajrec.episode(inner) as sub:
+                    ask(sub, 0)
+                    act(sub, "look")
+                    act(sub, "look", at="lamp")
+                if not number:
+                    raise ValueError("again")
+    assert [a.key for a in attempts(tmp_path / "outer")] == [(0, 0, 0), (0, 0, 1)]
+    with trajrec.open(inner) as corpus:
+        query = "SELECT step, call, attempt, retry_by FROM attempts"
+        assert corpus.sql(query).fetchall() == [(0, 0, 0, None), (0, 1, 0, None)] * 2
+        query = "SELECT step, attempt, retry_by FROM model_calls"
+        assert corpus.sql(query).fetchall() == [(0, 0, None)] * 2
+
+
+def test_a_rewound_call_is_not_counted_in_its_try() -> None:
+    steps = StepCounter()
+    made = []
+    for number, attempt in enumerate(AttemptLoop(2, 0.0, ValueError)):
+        with attempt:
+            # As a rerun does that goes on live at this call.
+            mark = steps.mark()
+            steps.next_call()
+            steps.rewind(mark)
+            made += [steps.next_call()[:3], steps.next_call()[:3]]
+            if not number:
+                raise ValueError("again")
+    assert made == [(0, 0, 0), (1, 0, 0), (0, 0, 1), (1, 0, 1)]
 
 
 def test_overlapping_calls_are_no_retries(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
-from trajrec.agents.retries import current_retries
+from trajrec.agents.retries import TriesMark, current_retries
 from trajrec.log.events import RetryBy
 from trajrec.log.schema import EpisodeStart, Fork
 from trajrec.protocols import World
 
-CounterMark: TypeAlias = tuple[int, int, int, bool]
+CounterMark: TypeAlias = tuple[int, int, int, bool, TriesMark | None]
 
 
 class CallPosition(NamedTuple):
@@ -70,18 +70,24 @@ class StepCounter:
 
     def mark(self) -> CounterMark:
         """Return the count, for `rewind`."""
-        return self.step, self._n_calls, self._n_models, self._is_decided
+        retries = current_retries()
+        tries = None if retries is None else retries.of(self).mark()
+        return self.step, self._n_calls, self._n_models, self._is_decided, tries
 
     def rewind(self, mark: CounterMark) -> None:
-        """Set the count back to a mark."""
-        self.step, self._n_calls, self._n_models, self._is_decided = mark
+        """Set the count back to a mark of the same try."""
+        self.step, self._n_calls, self._n_models, self._is_decided, tries = mark
+        retries = current_retries()
+        if retries is not None and tries is not None:
+            retries.of(self).rewind(tries)
 
     def next_call(self) -> CallPosition:
         """Return the position of the next call."""
         with self.lock:
             retries = current_retries()
-            if retries is not None:
-                repeated = retries.repeated_call()
+            tries = None if retries is None else retries.of(self)
+            if retries is not None and tries is not None:
+                repeated = tries.repeated_call(retries.attempt)
                 if repeated is not None:
                     step, call = repeated
                     return CallPosition(
@@ -91,35 +97,30 @@ class StepCounter:
                 self._begin_step()
             position = CallPosition(self.step, self._n_calls)
             self._n_calls += 1
-            if retries is not None:
-                retries.calls.append(position[:2])
+            if tries is not None:
+                tries.add_call(*position[:2])
             return position
 
     def next_model_call(self) -> tuple[int, int, RetryBy]:
         """Begin a step for a model call; return its number, its attempt, and who retries it."""
-        retries = current_retries()
-        attempt = 0
-        by: RetryBy = ""
-        if retries is not None and retries.attempt and retries.has_model:
-            attempt = retries.attempt
-            by = retries.by
-        elif not self._n_groups:
+        attempt, by = self._model_retry()
+        if not attempt and not self._n_groups:
             self._begin_decision()
-        if retries is not None:
-            retries.has_model = True
         self._n_models += 1
         return self._n_models - 1, attempt, by
 
-    def repeat_model_call(self) -> tuple[int, int, RetryBy]:
-        """Return the same for a model call that repeats a failed one, in the step of that."""
-        retries = current_retries()
-        by: RetryBy = ""
-        attempt = 0
-        if retries is not None and retries.attempt:
-            attempt = retries.attempt
-            by = retries.by
+    def repeat_model_call(self) -> tuple[int, RetryBy]:
+        """Return number and retrier of a model call that repeats a failed one, in its step."""
+        _, by = self._model_retry()
         self._n_models += 1
-        return self._n_models - 1, attempt, by
+        return self._n_models - 1, by
+
+    def _model_retry(self) -> tuple[int, RetryBy]:
+        """Return which attempt of the program's block a model call is, and who retries it."""
+        retries = current_retries()
+        if retries is None or not retries.of(self).repeats_model(retries.attempt):
+            return 0, ""
+        return retries.attempt, retries.by
 
     def enter(self, step: int) -> None:
         """Go to a step that a recorded model call began: the next calls belong to it."""

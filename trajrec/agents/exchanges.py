@@ -127,7 +127,7 @@ class ExchangeRecorder:
             number, attempt, by = self._steps.next_model_call()
             self.memory.n_calls += 1
             return _Position(self._steps.step, number, attempt, by)
-        number, _, by = self._steps.repeat_model_call()
+        number, by = self._steps.repeat_model_call()
         # A client that counts its retries from 0 again was called again by the agent's program.
         is_first = n_repeats_of(request) == 0
         own: RetryBy = "scaffold" if is_first and not failed.is_redirected else "transport"

@@ -18,17 +18,63 @@ RetryPlan: TypeAlias = (
     int | Iterable[AbstractContextManager[Any]] | AsyncIterable[AbstractContextManager[Any]]
 )
 
+TriesMark: TypeAlias = tuple[int, int, int, int | None]
+
+
+class Tries:
+    """The calls of one episode in the tries of a block, which may call several.
+
+    Call k of a try repeats call k of the try in which the episode made its first one there.
+
+    Args:
+        attempt: Number of that try.
+    """
+
+    def __init__(self, attempt: int) -> None:
+        self._first = attempt
+        self._calls: list[tuple[int, int]] = []
+        self._try = attempt
+        self._n_calls = 0
+        self._first_model: int | None = None
+
+    def mark(self) -> TriesMark:
+        """Return the count, for `rewind`."""
+        return self._try, self._n_calls, len(self._calls), self._first_model
+
+    def rewind(self, mark: TriesMark) -> None:
+        """Set the count back to a mark."""
+        self._try, self._n_calls, n_first, self._first_model = mark
+        del self._calls[n_first:]
+
+    def repeated_call(self, attempt: int) -> tuple[int, int] | None:
+        """Return step and number of the call that the next one repeats; None if it repeats none."""
+        if self._try != attempt:
+            self._try = attempt
+            self._n_calls = 0
+        index = self._n_calls
+        self._n_calls += 1
+        is_repeated = attempt > self._first and index < len(self._calls)
+        return self._calls[index] if is_repeated else None
+
+    def add_call(self, step: int, call: int) -> None:
+        """Note a call that repeats none."""
+        self._calls.append((step, call))
+
+    def repeats_model(self, attempt: int) -> bool:
+        """Return whether a model call of a try repeats that of an earlier one; note it."""
+        if self._first_model is None:
+            self._first_model = attempt
+        return attempt > self._first_model
+
 
 class RetryState:
-    """The calls that the tries of one block share: call k of a try repeats call k of the first try.
+    """The tries of one block.
 
     Attributes:
         by: Who retries.
         attempt: Number of the current try, from 0.
         backoff_ns: Wait before it.
         ended_ns: Monotonic time at which the last try ended.
-        calls: Step and number of each call of the first try.
-        has_model: Whether the first try called a model.
         has_succeeded: Whether a try ended without an exception.
     """
 
@@ -37,22 +83,21 @@ class RetryState:
         self.attempt = 0
         self.backoff_ns = 0
         self.ended_ns = 0
-        self.calls: list[tuple[int, int]] = []
-        self.has_model = False
         self.has_succeeded = False
-        self._next = 0
+        # By the counter of the episode: an episode that begins in a try repeats nothing.
+        self._tries: dict[object, Tries] = {}
 
     def begin(self, attempt: int) -> None:
         """Begin a try."""
         self.attempt = attempt
-        self._next = 0
         self.backoff_ns = time.monotonic_ns() - self.ended_ns if attempt else 0
 
-    def repeated_call(self) -> tuple[int, int] | None:
-        """Return step and number of the call that the next one repeats; None if it repeats none."""
-        index = self._next
-        self._next += 1
-        return self.calls[index] if self.attempt and index < len(self.calls) else None
+    def of(self, counter: object) -> Tries:
+        """Return the calls that a counter has counted."""
+        tries = self._tries.get(counter)
+        if tries is None:
+            tries = self._tries[counter] = Tries(self.attempt)
+        return tries
 
 
 # A context variable, so that each task and each thread has retries of its own.
