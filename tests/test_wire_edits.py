@@ -9,6 +9,7 @@ import pytest
 from dialect_bodies import ANTHROPIC_URL, CHAT_URL, GEMINI_URL, OLLAMA_URL, REQUESTS, RESPONSES_URL
 from model_answers import Call, Turn, stream_pieces, whole_answer
 
+from trajrec.replay.whatif.rewriting import with_edit
 from trajrec.wire.dialects.choose import dialect_named, dialect_of
 from trajrec.wire.edits import AnswerBody, EditError, RequestEdit, edit_arguments
 from trajrec.wire.edits import edit_request as edit_whole
@@ -162,3 +163,54 @@ def test_tool_that_is_not_offered_is_refused() -> None:
     url, body = request("chat")
     with pytest.raises(EditError, match="offers no tool 'fly'"):
         edit_request(url, body, RequestEdit(tools={"fly": {"description": "Up."}}))
+
+
+def test_changed_message_and_schema_are_proved() -> None:
+    url, body = request("anthropic")
+    value = json.loads(body)
+    value["tools"].append({"type": "web_search_20250305", "name": "web_search"})
+    # The server runs this tool: it has no schema that could be another one.
+    edit = RequestEdit(tools={"web_search": {"schema": {"type": "object"}}})
+    with pytest.raises(EditError, match="could not be changed as wanted"):
+        edit_request(url, json.dumps(value).encode(), edit)
+    edited = json.loads(edit_request(url, body, RequestEdit(message="Again, please.")))
+    assert "Again, please." in [message["content"] for message in edited["messages"]]
+
+
+@pytest.mark.parametrize("member", ["generationConfig", "generation_config"])
+def test_parameters_of_gemini_are_set_in_its_own_spelling(member: str) -> None:
+    body = json.dumps({"contents": [{"parts": [{"text": "hi"}]}], member: {"topK": 1}}).encode()
+    edited = json.loads(edit_request(URLS["gemini"], body, RequestEdit(parameters={"topK": 2})))
+    assert edited == json.loads(body) | {member: {"topK": 2}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            {"system": "Old.", "messages": [{"role": "user", "content": "hi"}]},
+            {"system": "New.", "messages": [{"role": "user", "content": "hi"}]},
+        ),
+        ({"instructions": "Old.", "input": "hi"}, {"instructions": "New.", "input": "hi"}),
+        ({"input": "hi"}, {"instructions": "New.", "input": "hi"}),
+        (
+            {"messages": ({"role": "user", "content": "hi"},)},
+            {
+                "messages": [
+                    {"role": "system", "content": "New."},
+                    {"role": "user", "content": "hi"},
+                ]
+            },
+        ),
+    ],
+)
+def test_system_prompt_of_a_functions_arguments_is_replaced(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    assert with_edit(before, RequestEdit(system="New.")) == after
+
+
+@pytest.mark.parametrize("arguments", [{"prompt": "hi"}, {}, {"messages": ["hi"]}])
+def test_arguments_without_a_place_for_a_prompt_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(EditError):
+        with_edit(arguments, RequestEdit(system="New."))

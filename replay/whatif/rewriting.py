@@ -68,7 +68,21 @@ def with_edit(arguments: dict[str, Value], edit: RequestEdit) -> dict[str, Value
         EditError: They have no such place.
     """
     changed = copy.deepcopy(arguments)
-    edit_value(changed, edit)
+    if edit.system is not None or edit.message is not None:
+        messages = changed.get("messages", ())
+        if not isinstance(messages, (list, tuple)) or any(
+            type(one) is not dict for one in messages
+        ):
+            raise EditError(
+                "the messages of the request are no plain data, so they cannot be changed: record "
+                "the client's own requests, without ep.model"
+            )
+        if isinstance(messages, tuple) and messages:
+            changed["messages"] = [*messages]
+    # Nothing else tells the function's dialect.
+    members = {"instructions": "responses", "input": "responses", "system": "anthropic"}
+    dialect = next((name for member, name in members.items() if member in changed), "chat")
+    edit_value(changed, edit, dialect)
     return changed
 
 

@@ -111,6 +111,8 @@ def edit_value(value: JsonObject, edit: RequestEdit, dialect: str = "chat") -> N
         value["model"] = edit.model
     if edit.parameters:
         member = _PARAMETER_MEMBERS.get(dialect)
+        if dialect == "gemini" and "generation_config" in value:
+            member = "generation_config"
         holder = value if member is None else value.setdefault(member, {})
         as_dict(holder).update(edit.parameters)
     if edit.system is not None:
@@ -135,10 +137,11 @@ def _set_system(value: JsonObject, text: str, dialect: str) -> None:
             value["instructions"] = text
     elif dialect == "ollama" and "prompt" in value:
         value["system"] = text
+    elif type(value.get("messages")) is list:
+        if not _replace_system(value["messages"], text):
+            value["messages"].insert(0, {"role": "system", "content": text})
     else:
-        messages = as_list(value.get("messages"))
-        if not _replace_system(messages, text):
-            messages.insert(0, {"role": "system", "content": text})
+        raise EditError("the request has no messages, before which a system prompt could stand")
 
 
 def _replace_system(messages: list[Value], text: str) -> bool:
@@ -215,13 +218,16 @@ def _prove_request(dialect: Dialect, url: str, body: bytes, edit: RequestEdit) -
     """
     content = dialect.request(url, body)
     tools = {tool.name: tool for tool in content.tools}
+    said = [message.text for message in map(dialect.message, content.messages)]
     holds = (
         (edit.system is None or content.system == edit.system)
+        and (edit.message is None or edit.message in said)
         and (edit.model is None or content.model == edit.model)
         and all(content.parameters.get(name) == v for name, v in edit.parameters.items())
         and all(
-            tools[name].description == changes.get("description", tools[name].description)
+            getattr(tools[name], field) == wanted
             for name, changes in edit.tools.items()
+            for field, wanted in changes.items()
         )
     )
     if not holds:
