@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ from shop_agent import solve
 
 import trajrec
 from trajrec.agents import running_calls
+from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
 from trajrec.recording.event_log import close_logs, open_event_log
+from trajrec.wire.dialects.choose import dialect_of
 
 
 @pytest.mark.slow
@@ -150,3 +153,35 @@ def test_episodes_that_are_over_cost_later_calls_nothing(tmp_path: Path) -> None
         with trajrec.episode(tmp_path / "runs", watch=state) as ep:
             ep.tool(state.update, name="put")(n=number)
         assert len(running_calls._CHAIN.get()) <= 1
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], object]) -> Iterator[None]:
+    """Have a thread do some work again and again during a block, and switch often."""
+    before = sys.getswitchinterval()
+    is_over = threading.Event()
+
+    def run() -> None:
+        while not is_over.is_set():
+            work()
+
+    thread = threading.Thread(target=run)
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        sys.setswitchinterval(before)
+
+
+def test_memory_is_searched_while_requests_are_added() -> None:
+    url = "http://h/v1/chat/completions"
+    body = b'{"messages":[{"role":"user","content":"hi"}]}'
+    content = dialect_of(url, body).request(url, body)
+    memory = ExchangeMemory()
+    memory.add_request(url, body)
+    with meanwhile(lambda: memory.add_request(url, body)):
+        for _ in range(500):
+            assert memory.n_continued(content) == (0, False)

@@ -184,6 +184,57 @@ def test_equal_agents_at_once_are_each_their_own(tmp_path: Path) -> None:
         assert sorted(kinds.fetchall()) == [("nested", 8, 8), ("rollout", 8, 0)]
 
 
+def chat(history: list[Any], call: dict[str, Any] | None = None) -> None:
+    """Make a model call that repeats its conversation; the answer is added to that."""
+    body = json.dumps({"model": "m", "messages": history}).encode()
+    exchange = router.begin(HttpRequest("POST", "http://h/v1/chat/completions", JSON, body))
+    assert exchange is not None
+    message: dict[str, Any] = {"role": "assistant", "content": "Done."}
+    if call is not None:
+        message["tool_calls"] = [call]
+    exchange.responded(200, JSON)
+    exchange.received(json.dumps({"choices": [{"message": message}]}).encode())
+    exchange.ended(None)
+    history.append(message)
+
+
+def n_calls(folder: Path) -> list[tuple[Any, ...]]:
+    """Return the number of model calls of each episode, and of the prompts in them."""
+    trajrec.close_logs()
+    with trajrec.open(folder) as corpus:
+        return corpus.sql(
+            "SELECT count(*), (SELECT count(*) FROM messages m WHERE m.role = 'user' "
+            "AND m.episode_id = c.episode_id) FROM model_calls c GROUP BY episode_id"
+        ).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "places"),
+    [
+        (("Order it.", "Find it."), (0, 0)),
+        (("Order it.", "Order it."), (0, 1)),
+        # Nothing tells these apart, and each keeps a conversation of its own.
+        (("Order it.", "Order it."), (0, 0)),
+    ],
+)
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_equal_call_ids_of_two_agents_mix_nothing(
+    tmp_path: Path, prompts: tuple[str, str], places: tuple[int, int], order: tuple[int, int]
+) -> None:
+    # Some servers count the calls of each conversation: `functions.look:0`.
+    agents = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    with trajrec.capture(tmp_path):
+        for place, history in zip(places, agents, strict=True):
+            function = {"name": "look", "arguments": json.dumps({"place": place})}
+            chat(history, {"id": "functions.look:0", "type": "function", "function": function})
+        for _ in range(2):
+            for number in order:
+                result = {"role": "tool", "tool_call_id": "functions.look:0", "content": "ok"}
+                agents[number].append(result)
+                chat(agents[number])
+    assert n_calls(tmp_path) == [(3, 1), (3, 1)]
+
+
 def planned(request: dict[str, Any], _number: int) -> Turn:
     first = request["messages"][0]["content"]
     if first == "Have the lamp found." and len(request["messages"]) == 1:

@@ -167,8 +167,9 @@ class _RunningCall:
 # current episode.
 _CALLING: ContextVar[_RunningCall | None] = ContextVar("trajrec_running_call", default=None)
 
-# For requests from threads without a context.
-_OPEN: weakref.WeakSet[EpisodeSession] = weakref.WeakSet()
+# By identity, for requests from threads without a context. Not a WeakSet, which cannot be read while
+# another thread adds an episode.
+_OPEN: weakref.WeakValueDictionary[int, EpisodeSession] = weakref.WeakValueDictionary()
 
 
 def current_episode() -> EpisodeSession | None:
@@ -225,8 +226,9 @@ def open_episodes(exclude: Iterable[EpisodeSession] = ()) -> list[EpisodeSession
     excluded = set(map(id, exclude))
     return [
         episode
-        for episode in list(_OPEN)
-        if not episode.has_ended
+        for reference in _OPEN.valuerefs()
+        if (episode := reference()) is not None
+        and not episode.has_ended
         and not getattr(episode, "is_live_part", False)
         and id(episode) not in excluded
     ]
@@ -234,7 +236,7 @@ def open_episodes(exclude: Iterable[EpisodeSession] = ()) -> list[EpisodeSession
 
 def enter_episode(episode: EpisodeSession) -> EpisodeToken:
     """Make an episode the current one; return the token that `leave_episode` takes."""
-    _OPEN.add(episode)
+    _OPEN[id(episode)] = episode
     return _CURRENT.set(weakref.ref(episode))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from trajrec.types import Value
@@ -61,7 +63,8 @@ class ExchangeMemory:
         # The last answer, if no request has followed it: its tool calls may run now.
         self._last_answer: Answer | None = None
         self._parsed: dict[bytes, list[Value]] = {}
-        self._call_ids: set[str] = set()
+        # By id: a provider may give equal ones to the calls of several conversations.
+        self._calls: dict[str, set[str]] = {}
         self._response_ids: set[str] = set()
 
     def add_failure(self, request: HttpRequest, failed: FailedAttempt) -> None:
@@ -123,39 +126,57 @@ class ExchangeMemory:
     def gave_call(self, call_ids: set[str]) -> bool:
         """Return whether an answer asked for a tool call of one of these ids."""
         self._read_answers()
-        return not self._call_ids.isdisjoint(call_ids)
+        return not self._calls.keys().isdisjoint(call_ids)
+
+    def n_given(self, calls: Iterable[ToolCall]) -> int:
+        """Return how many of the calls that a request repeats an answer asked for."""
+        self._read_answers()
+        return sum(_text_of(call) in self._calls.get(call.call_id or "", ()) for call in calls)
 
     def gave_response(self, response_id: str) -> bool:
         """Return whether an answer had this id."""
         self._read_answers()
         return response_id in self._response_ids
 
-    def n_continued(self, content: RequestContent) -> int:
+    def n_continued(self, content: RequestContent) -> tuple[int, bool]:
         """Return the number of the messages of a remembered request that a longer one goes on from.
 
         Returns:
-            The largest such number, 0 if it goes on from none.
+            The largest such number, 0 if it goes on from none; and whether that was the last one.
         """
         messages = list(content.messages)
-        best = 0
-        for url, body in self._requests:
+        best = (0, False)
+        # A copy, because another thread may add one meanwhile.
+        requests = [*self._requests]
+        for url, body in requests:
             earlier = self._parsed.get(body)
             if earlier is None:
                 earlier = list(dialect_of(url, body).request(url, body).messages)
                 self._parsed[body] = earlier
             n = len(earlier)
-            if best < n < len(messages) and messages[:n] == earlier:
-                best = n
-        bodies = {body for _, body in self._requests}
+            if n < len(messages) and messages[:n] == earlier:
+                best = max(best, (n, body is requests[-1][1]))
+        bodies = {body for _, body in requests}
         self._parsed = {body: found for body, found in self._parsed.items() if body in bodies}
-        return best
+        return best if best[0] else (0, False)
 
     def _read_answers(self) -> None:
-        while self._answers:
-            content = _content_of(self._answers.popleft())
-            self._call_ids |= {call.call_id for call in content.calls if call.call_id}
+        while True:
+            try:
+                answer = self._answers.popleft()
+            except IndexError:
+                # Not asked before: another thread may take the last one.
+                return
+            content = _content_of(answer)
+            for call in content.calls:
+                if call.call_id:
+                    self._calls.setdefault(call.call_id, set()).add(_text_of(call))
             if content.response_id:
                 self._response_ids.add(content.response_id)
+
+
+def _text_of(call: ToolCall) -> str:
+    return json.dumps([call.name, call.arguments], sort_keys=True)
 
 
 def n_repeats_of(request: HttpRequest) -> int | None:

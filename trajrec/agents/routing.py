@@ -7,7 +7,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Protocol, TypeAlias
 
@@ -22,7 +22,7 @@ from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.stand_ins import stand_in_of_request
 from trajrec.agents.sub_agents import caller_of
 from trajrec.taps import hub, patching
-from trajrec.wire.contents import RequestContent
+from trajrec.wire.contents import Message, RequestContent
 from trajrec.wire.dialects.choose import dialect_of, is_model_request
 from trajrec.wire.exchange import Exchange, HttpRequest
 
@@ -176,17 +176,14 @@ class Router:
         ]
         dialect = dialect_of(request.url, request.body)
         content = dialect.request(request.url, request.body)
+        messages = [dialect.message(message) for message in content.messages]
         call_ids = {
-            result.call_id
-            for message in content.messages
-            for result in dialect.message(message).results
-            if result.call_id
+            result.call_id for message in messages for result in message.results if result.call_id
         }
         if call_ids:
-            # The latest calls tell most: a conversation that was split has the earlier ones twice.
-            for episode, memory in reversed(known):
-                if memory.gave_call(call_ids):
-                    return episode
+            gave = [one for one in known if one[1].gave_call(call_ids)]
+            if gave:
+                return _likeliest(gave, content, messages)
         if content.previous_response_id:
             for episode, memory in known:
                 if memory.gave_response(content.previous_response_id):
@@ -231,12 +228,34 @@ class Router:
             )
 
 
+def _likeliest(
+    episodes: list[tuple[EpisodeSession, ExchangeMemory]],
+    content: RequestContent,
+    messages: Sequence[Message],
+) -> EpisodeSession:
+    """Return the episode whose tool calls a request has results of, if several gave such ids.
+
+    A conversation that was split has the earlier calls twice, and a provider may give equal ids to
+    the calls of all conversations. So the calls themselves are compared, then the messages; of
+    equal ones the latest is taken.
+    """
+    if len(episodes) == 1:
+        return episodes[0][0]
+    calls = [call for message in messages for call in message.calls]
+    ranks = [(memory.n_given(calls), memory.n_continued(content)) for _, memory in episodes]
+    best = max(range(len(episodes)), key=lambda place: (ranks[place], place))
+    return episodes[best][0]
+
+
 def _longest(
     episodes: list[tuple[EpisodeSession, ExchangeMemory]], content: RequestContent
 ) -> EpisodeSession | None:
-    """Return the episode that sent the most of the first messages of a request."""
+    """Return the episode that sent the most of the first messages of a request.
+
+    Of equal ones, it is one that sent nothing else since.
+    """
     best = None
-    n_best = 0
+    n_best = (0, False)
     for episode, memory in episodes:
         n = memory.n_continued(content)
         if n > n_best:
