@@ -231,6 +231,13 @@ USAGES: list[tuple[str, str, Any, Usage]] = [
         Usage(4, 9, None, None, 9),
     ),
     ("gemini", "usageMetadata", {"promptTokenCount": 4}, Usage(4)),
+    (
+        "gemini",
+        "usageMetadata",
+        # The server has searched, and told the model what it found.
+        {"promptTokenCount": 4, "toolUsePromptTokenCount": 90, "candidatesTokenCount": 2},
+        Usage(94, 2),
+    ),
     ("ollama", "prompt_eval_count", 82, Usage(82, 17)),
     ("ollama", "eval_count", None, Usage(82)),
     ("bedrock", "usage", ANSWERS["bedrock"]["usage"], Usage(82, 17, 64, 10)),

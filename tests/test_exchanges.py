@@ -26,6 +26,8 @@ from trajrec.redaction.response_bodies import LineRedactor
 from trajrec.taps.raw_answers import head_of
 from trajrec.wire import encodings
 from trajrec.wire.deltas import REMEMBERED, BodyDeltas
+from trajrec.wire.dialects.choose import dialect_of, is_model_request
+from trajrec.wire.encodings import ContentDecoder
 from trajrec.wire.exchange import HttpRequest, is_model_call, plain_url
 
 URL = "https://user:pw@models.example/v1/chat/completions?key=AIzaSecret"
@@ -149,6 +151,20 @@ def test_a_coded_body_is_decoded_or_said_to_be_coded(tmp_path: Path, coding: str
     is_decoded = coding not in ("br", "broken gzip")
     assert exchange.response_body == (text if is_decoded else data)
     assert exchange.notes.coding == ("" if is_decoded else headers[-1][1])
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+@pytest.mark.parametrize("coding", ["gzip", "zstd"])
+def test_a_body_of_several_members_is_decoded_whole(coding: str, size: int) -> None:
+    # A server may compress each event by itself.
+    compress = {"gzip": gzip.compress, "zstd": zstandard.compress}[coding]
+    events = [b"data: %d\n\n" % number for number in range(3)]
+    data = b"".join(map(compress, events))
+    if coding == "gzip":
+        data += bytes(5)
+    decoder = ContentDecoder(coding)
+    pieces = [data[start : start + size] for start in range(0, len(data), size)]
+    assert b"".join(map(decoder.decode, pieces)) == b"".join(events)
 
 
 @pytest.mark.slow
@@ -559,6 +575,17 @@ def test_only_paths_of_models_are_model_calls() -> None:
     assert is_model_call("POST", "http://localhost:11434/api/chat")
     assert is_model_call("POST", "https://x/v1beta/models/gemini-3:streamGenerateContent?alt=sse")
     assert is_model_call("POST", "https://x/model/a.b-v1:0/converse-stream")
+    vertex = "https://eu-aiplatform.googleapis.com/v1/projects/p/locations/eu/publishers"
+    for path, body, name in (
+        ("anthropic/models/claude:rawPredict", {"anthropic_version": "vertex"}, "anthropic"),
+        ("anthropic/models/claude:streamRawPredict", {"anthropic_version": "vertex"}, "anthropic"),
+        ("mistralai/models/small:rawPredict", {"model": "small"}, "chat"),
+    ):
+        data = json.dumps({**body, "messages": []}).encode()
+        request = HttpRequest("POST", f"{vertex}/{path}", [], data)
+        assert is_model_request(request)
+        assert dialect_of(request.url, data).name == name
+    assert not is_model_call("POST", "https://x/v1/models/a:predict")
     assert not is_model_call("POST", "https://x/v1/files")
     assert not is_model_call("GET", "https://x/v1/messages")
     assert plain_url("http://localhost:8/v1/messages") == "http://localhost:8/v1/messages"

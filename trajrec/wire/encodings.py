@@ -11,7 +11,7 @@ import importlib
 import zlib
 from collections.abc import Callable
 from types import ModuleType
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import zstandard
 
@@ -91,7 +91,19 @@ class ContentDecoder:
 
 
 def _gzip() -> Decode:
-    return _zlib(zlib.decompressobj(31).decompress)
+    decode_members = _members(lambda: zlib.decompressobj(31), zlib.error)
+    has_ended = False
+
+    def decode(data: bytes) -> bytes:
+        nonlocal has_ended
+        if has_ended:
+            return b""
+        decoded, rest = decode_members(data)
+        # Bytes behind a member that begin no other one are filling, which clients leave out too.
+        has_ended = bool(rest)
+        return decoded
+
+    return decode
 
 
 def _deflate() -> Decode:
@@ -124,13 +136,57 @@ def _zlib(decompress: Decode) -> Decode:
 
 
 def _zstd() -> Decode:
-    decompress = zstandard.ZstdDecompressor().decompressobj().decompress
+    decode_members = _members(
+        lambda: zstandard.ZstdDecompressor().decompressobj(), zstandard.ZstdError
+    )
 
     def decode(data: bytes) -> bytes:
-        try:
-            return decompress(data)
-        except zstandard.ZstdError as exc:
-            raise ValueError(str(exc)) from exc
+        decoded, rest = decode_members(data)
+        if rest:
+            raise ValueError("bytes behind a frame that are no frame")
+        return decoded
+
+    return decode
+
+
+class _Member(Protocol):
+    """Decodes one member of a body."""
+
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
+
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
+def _members(
+    make: Callable[[], _Member], error: type[Exception]
+) -> Callable[[bytes], tuple[bytes, bytes]]:
+    """Return a function that decodes a body of several members, each with an end of its own.
+
+    It returns what a piece adds, and the rest of the piece that is no member. It raises a
+    ValueError if the first member is broken.
+    """
+    member = make()
+    n_done = 0
+
+    def decode(data: bytes) -> tuple[bytes, bytes]:
+        nonlocal member, n_done
+        decoded = []
+        while data:
+            if member.eof:
+                member = make()
+                n_done += 1
+            try:
+                decoded.append(member.decompress(data))
+            except error as exc:
+                if n_done:
+                    return b"".join(decoded), data
+                raise ValueError(str(exc)) from exc
+            data = member.unused_data if member.eof else b""
+        return b"".join(decoded), b""
 
     return decode
 

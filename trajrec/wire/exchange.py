@@ -76,7 +76,7 @@ class Exchange(Protocol):
 _MODEL_PATH = re.compile(
     r"(?:/(?:chat/completions|completions|responses|messages|embeddings|api/chat|api/generate"
     r"|converse|converse-stream|invoke|invoke-with-response-stream)"
-    r"|:(?:generateContent|streamGenerateContent))/?\Z"
+    r"|:(?:generateContent|streamGenerateContent|rawPredict|streamRawPredict))/?\Z"
 )
 
 

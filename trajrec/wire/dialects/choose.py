@@ -34,9 +34,11 @@ _NEUTRAL = Neutral()
 
 _ANTHROPIC = Anthropic()
 
+_CHAT = Chat()
+
 # A path alone may belong to anything, e.g. `messages` to threads and `responses` to surveys.
 _RULES = (
-    _rule(Chat(), r"/chat/completions", "messages"),
+    _rule(_CHAT, r"/chat/completions", "messages"),
     _rule(Responses(), r"/responses", "input", "prompt", "previous_response_id", "conversation"),
     _rule(_ANTHROPIC, r"/messages", "messages"),
     _rule(
@@ -44,6 +46,8 @@ _RULES = (
         r"/invoke|/invoke-with-response-stream|:rawPredict|:streamRawPredict",
         "anthropic_version",
     ),
+    # Mistral's models on Vertex.
+    _rule(_CHAT, r":rawPredict|:streamRawPredict", "messages"),
     _rule(Gemini(), r":generateContent|:streamGenerateContent", "contents"),
     _rule(Ollama(), r"/api/chat", "messages", "model"),
     _rule(Ollama(), r"/api/generate", "prompt", "model"),

@@ -185,6 +185,8 @@ def _offered(group: JsonObject) -> list[OfferedTool]:
 def gemini_usage(value: Value) -> Usage:
     """Return the tokens of an answer by Google's names, which count reasoning apart.
 
+    They count apart, too, what the results of tools that Google ran have added to the prompt.
+
     >>> gemini_usage({"promptTokenCount": 7, "candidatesTokenCount": 2, "thoughtsTokenCount": 30})
     Usage(input=7, output=32, cached=None, cache_write=None, reasoning=30)
     """
@@ -193,8 +195,10 @@ def gemini_usage(value: Value) -> Usage:
     thoughts = as_count(usage.get("thoughtsTokenCount"))
     # Google leaves counts of 0 out, so one of the two stands for both.
     output = None if said is None and thoughts is None else (said or 0) + (thoughts or 0)
+    prompt = as_count(usage.get("promptTokenCount"))
+    results = as_count(usage.get("toolUsePromptTokenCount"))
     return Usage(
-        input=as_count(usage.get("promptTokenCount")),
+        input=None if prompt is None else prompt + (results or 0),
         output=output,
         cached=as_count(usage.get("cachedContentTokenCount")),
         reasoning=thoughts,
