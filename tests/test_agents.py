@@ -612,3 +612,21 @@ def test_a_sessions_tools_have_the_access_of_their_hints(
     with trajrec.episode(tmp_path):
         asyncio.run(call(trajrec.mcp(Session())))
     assert rows(tmp_path, "SELECT access FROM attempts") == [(access,)]
+
+
+def test_ctrl_c_in_a_verifier_ends_the_episode(tmp_path: Path) -> None:
+    def slow(state: Any) -> bool:
+        raise KeyboardInterrupt
+
+    episode = trajrec.episode(tmp_path, checks=[slow])
+    with pytest.raises(KeyboardInterrupt), episode:
+        pass
+    assert trajrec.current_episode() is None
+    with trajrec.episode(tmp_path):
+        pass
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql("SELECT kind, ending FROM all_episodes ORDER BY started_at").fetchall()
+        assert rows == [("rollout", "error"), ("rollout", "terminated")]
+        rows = corpus.sql("SELECT phase, origin, error_type FROM failures").fetchall()
+        assert rows == [("check", "verifier", "builtins.KeyboardInterrupt")]

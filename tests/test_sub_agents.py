@@ -89,6 +89,23 @@ def test_an_episode_in_a_hooked_tool_call_is_nested(tmp_path: Path) -> None:
     }
 
 
+def test_a_sub_agents_call_of_the_same_tool_is_recorded(tmp_path: Path) -> None:
+    with trajrec.capture(tmp_path):
+        ask("Order it.", calls={"c-1": {}})
+
+        def inner() -> None:
+            with trajrec.episode(tmp_path, task="inner") as ep:
+                run = ep.tool(lambda: "found", name="run")
+                # A framework's own hook around the same call adds no record, nor does the wrapper.
+                call("run", {}, "c-2", lambda: call("run", {}, "", run))
+
+        call("run", {}, "c-1", lambda: call("run", {}, "c-1", inner))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT e.kind, call_id FROM attempts JOIN all_episodes e USING (episode_id)"
+        assert sorted(corpus.sql(query).fetchall()) == [("nested", "c-2"), ("rollout", "c-1")]
+
+
 def test_a_task_that_a_tool_call_hands_on_tells_a_sub_agent(tmp_path: Path) -> None:
     with trajrec.capture(tmp_path):
         ask("Order it.", calls={"c-1": {"agent": "finder", "task": TASK}})

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import only
 from imported import write_json
 from model_server import ModelServer, Turn
 from test_imports import trajectory
@@ -16,10 +17,14 @@ from test_whatif_captured import Plain
 from whatif_agents import RIGHT, Script, Support, only_episode, record_failure
 
 import trajrec
+from trajrec.agents.counters import StepCounter
 from trajrec.errors import ReplayError
 from trajrec.exchange.importing import import_trajectories
+from trajrec.redaction.redactor import Redactor
 from trajrec.replay import what_if
+from trajrec.replay.agents.agent_difference import AgentDifference
 from trajrec.replay.whatif.changes import Arguments, Change, Model, Prompt
+from trajrec.replay.whatif.control import Control
 
 
 class Fussy(Script):
@@ -235,3 +240,25 @@ def test_argument_that_the_call_did_not_have_is_named() -> None:
     change = Arguments({"cents": RIGHT, "cent": 1})
     told = change.describe({"cents": 540000})
     assert told == "cents 540000 -> 5400, cent -> 1, which the call did not have"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), RuntimeError("no"), ValueError("never")])
+def test_control_compares_the_class_of_an_error(tmp_path: Path, error: Exception) -> None:
+    def run() -> None:
+        raise ValueError("no")
+
+    with trajrec.episode(tmp_path) as ep, contextlib.suppress(ValueError):
+        ep.execute("look", {}, run=run)
+    trajrec.close_logs()
+    episode = only(tmp_path)
+    found: list[AgentDifference] = []
+
+    class Live:
+        def execute(self, *_args: Any, **_options: Any) -> None:
+            raise error
+
+    live: Any = Live()
+    control = Control(episode, live, StepCounter(), Redactor(), found.append)
+    with pytest.raises(type(error)):
+        control.execute(episode.transcript.attempts[0], "look", {}, call_id="", run=None)
+    assert bool(found) == (str(error) != "no" or type(error) is not ValueError)

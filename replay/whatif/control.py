@@ -96,11 +96,18 @@ class Control:
 
     def _compare_error(self, attempt: Attempt, error: Exception) -> None:
         end = attempt.end
-        if end is None or (end.is_raised and end.message == str(error)):
+        if end is None:
             return
         before = f"raised {end.error_type}: {end.message}" if end.is_raised else attempt.result
-        actual = f"raised {type(error).__module__}.{type(error).__qualname__}: {error}"
-        self._differ(attempt.start.step, "tool result", before, actual)
+        name = type(error).__name__
+        if end.is_raised and end.error_type.rpartition(".")[2] == name:
+            # The module of a program's own class may have another name: `__main__`, say.
+            name = end.error_type
+        else:
+            name = f"{type(error).__module__}.{type(error).__qualname__}"
+        actual = f"raised {name}: {error}"
+        if before != redacted_like(before, actual, self._redactor):
+            self._differ(attempt.start.step, "tool result", before, actual)
 
     def check(self, recorded: Verdict, verifier: Callable[..., Value], *args: Value) -> Verdict:
         """Run a verifier; its verdict must be the recorded one, if there is one."""

@@ -143,9 +143,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
 
     def __enter__(self) -> Self:
         if self._recording is not None:
-            raise ValueError(
-                "an episode is recorded once; make another one with trajrec.episode(...)"
-            )
+            raise ValueError("an episode is recorded once; make another by trajrec.episode(...)")
         log = open_event_log(*self._log_options)
         log.writer.raise_error()
         tools = self._toolbox.tools
@@ -175,9 +173,14 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
             is_of_env = any(cause is recording.calls.last_raised for cause in causes_of(exc))
             self._end("error", fault_of(exc, is_of_env=is_of_env))
             return
-        for verifier in self._spec.checks:
-            self.check(verifier)
-        self._end("truncated" if self._is_truncated else "terminated")
+        ending: AgentEnding = "error"
+        try:
+            for verifier in self._spec.checks:
+                self.check(verifier)
+            ending = "truncated" if self._is_truncated else "terminated"
+        finally:
+            # Also after Ctrl-C in a verifier: without an end, it would stay the current episode.
+            self._end(ending)
 
     @property
     def id(self) -> str:
@@ -229,10 +232,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         return self._running().calls.open_call(tool, arguments, invalid=invalid)
 
     def call(self, tool: str, /, **arguments: Value) -> Value:
-        """Call a tool, and return its result or raise its exception.
-
-        The result of an async tool is awaited as usual.
-        """
+        """Call a tool, and return its result, to be awaited if it is async, or raise its exception."""
         return self.execute(tool, arguments)
 
     def register_tool(self, tool: Tool) -> None:

@@ -89,7 +89,11 @@ def record_check(
         state_digest: Digest of the state that it judges, None if unknown.
         primary: Id of the check that decides the outcome.
     """
-    result = run_check(verifier, *args)
+    try:
+        result = run_check(verifier, *args)
+    except BaseException as exc:  # Ctrl-C, say
+        journal.fail(step, "check", "verifier", exc)
+        raise
     if result.error is not None:
         journal.fail(step, "check", "verifier", result.error)
     identity = identify(verifier)

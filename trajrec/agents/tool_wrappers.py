@@ -23,8 +23,8 @@ ToolFunction: TypeAlias = Callable[..., Any]
 
 AnyFunction = TypeVar("AnyFunction", bound=ToolFunction)
 
-# The tools whose calls a hook in a framework records around their functions.
-_HOOKED: ContextVar[tuple[str, ...]] = ContextVar("trajrec_hooked_tools", default=())
+# The calls that a hook in a framework records around their functions: name of the tool, model's id.
+_HOOKED: ContextVar[tuple[tuple[str, str], ...]] = ContextVar("trajrec_hooked_tools", default=())
 
 
 class ToolStream(Protocol):
@@ -144,9 +144,9 @@ class ToolDecorator(ABC):
 
 
 @contextlib.contextmanager
-def hooked(tool: str) -> Iterator[None]:
+def hooked(tool: str, call_id: str = "") -> Iterator[None]:
     """Mark a block as the call of a tool that is recorded already: its wrapper adds no record."""
-    token = _HOOKED.set((*_HOOKED.get(), tool))
+    token = _HOOKED.set((*_HOOKED.get(), (tool, call_id)))
     try:
         yield
     finally:
@@ -155,9 +155,15 @@ def hooked(tool: str) -> Iterator[None]:
             _HOOKED.reset(token)
 
 
-def is_hooked(tool: str) -> bool:
-    """Return whether this code runs within a call of a tool that a hook records."""
-    return tool in _HOOKED.get()
+def is_hooked(tool: str, call_id: str = "") -> bool:
+    """Return whether this code runs within a call of a tool that a hook records.
+
+    With another id of the model, it is another call: that of a sub-agent in it.
+    """
+    return any(
+        name == tool and (not call_id or not outer_id or call_id == outer_id)
+        for name, outer_id in _HOOKED.get()
+    )
 
 
 def wrap_tool(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:

@@ -31,12 +31,12 @@ def call(name: str, arguments: JsonObject, call_id: str, run: Callable[[], Value
     Returns:
         The result; the recorded one in a rerun.
     """
-    episode = None if is_hooked(name) else router.of_tool_call(call_id)
+    episode = None if is_hooked(name, call_id) else router.of_tool_call(call_id)
     if episode is None:
         return run()
 
     def marked() -> Value:
-        with hooked(name), in_tool_call(episode):
+        with hooked(name, call_id), in_tool_call(episode):
             return run()
 
     return episode.execute(name, arguments, call_id=call_id, run=marked)
@@ -46,12 +46,12 @@ async def call_async(
     name: str, arguments: JsonObject, call_id: str, run: Callable[[], Awaitable[Value]]
 ) -> Value:
     """Run a tool call as `call` does, of an async framework."""
-    episode = None if is_hooked(name) else router.of_tool_call(call_id)
+    episode = None if is_hooked(name, call_id) else router.of_tool_call(call_id)
     if episode is None:
         return await run()
 
     async def marked() -> Value:
-        with hooked(name), in_tool_call(episode):
+        with hooked(name, call_id), in_tool_call(episode):
             return await run()
 
     result = episode.execute(name, arguments, call_id=call_id, run=marked)
