@@ -8,6 +8,8 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from trajrec.analysis.release import TABLES
 from trajrec.cli.main import main
 from trajrec.corpus.index.tables import TABLES as ALL_TABLES
 from trajrec.corpus.index.views import VIEWS
+from trajrec.errors import CorpusError
 from trajrec.recording.event_log import close_logs
 from trajrec.run_interface import missing
 
@@ -337,6 +340,47 @@ def test_texts_of_a_card_are_visible_and_short() -> None:
             assert "\u202e" not in shown
             assert len(shown) < 2_200
     assert "more characters in card.json" in code("x" * 1_000_000)
+
+
+@pytest.mark.parametrize("text", ["a`b", "``", "a``b`c", "`"])
+def test_no_backtick_ends_the_code_that_it_is_in(text: str) -> None:
+    shown = code(text)
+    fence = shown[: len(shown) - len(shown.lstrip("`"))]
+    inner = shown[len(fence) : -len(fence)]
+    assert inner.strip(" ") == text
+    # A run of backticks of its own length ends a piece of code, and no other one.
+    assert fence not in re.findall("`+", inner)
+
+
+@pytest.mark.slow
+def test_release_has_the_episodes_that_a_killed_writer_left(tmp_path: Path) -> None:
+    program = (
+        "import os, trajrec\n"
+        "with trajrec.episode('runs', task='t') as ep:\n"
+        "    ep.tool(lambda: 1, name='look', access='read')\n"
+        "    ep.call('look')\n"
+        "    os._exit(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False)
+    with trajrec.open(tmp_path / "runs") as corpus:
+        card = corpus.card(tmp_path / "out").card
+        attempts = corpus.sql("SELECT * EXCLUDE (started_at) FROM attempts").fetchall()
+    assert card["counts"]["episodes"] == 1
+    with trajrec.open(tmp_path / "out" / "logs") as released:
+        query = "SELECT * EXCLUDE (started_at) FROM attempts"
+        assert released.sql(query).fetchall() == attempts
+    assert len(attempts) == 1
+
+
+@pytest.mark.slow
+def test_log_that_is_being_written_is_not_released(tmp_path: Path) -> None:
+    record_one(tmp_path / "runs", True, task="t")
+    with trajrec.open(tmp_path / "runs") as corpus:
+        with pytest.raises(CorpusError, match=r"is being written: close its recorder first"):
+            corpus.card(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        close_logs()
+        corpus.card(tmp_path / "out")
 
 
 def test_refused_replays_are_no_failed_ones(tmp_path: Path) -> None:

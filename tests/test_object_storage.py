@@ -426,6 +426,20 @@ def test_a_hostile_manifest_is_refused(
     assert not list(tmp_path.rglob("*.trj"))
 
 
+@pytest.mark.slow
+def test_release_of_a_corpus_in_a_storage_has_its_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fsspec", reason="fsspec is not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    record(gym.make("CartPole-v1"), tmp_path / "runs")
+    push(tmp_path / "runs", f"file://{tmp_path}/storage")
+    with trajrec.open(f"file://{tmp_path}/storage") as corpus:
+        corpus.card(tmp_path / "out")
+    for log in (tmp_path / "runs").glob("*.trj"):
+        assert (tmp_path / "out" / "logs" / log.name).read_bytes() == log.read_bytes()
+
+
 def test_a_placeholder_elsewhere_opens_no_address(tmp_path: Path) -> None:
     (tmp_path / "x.trj").write_bytes(PLACEHOLDER + b"\0" * 1000)
     with pytest.raises(LogError, match="stands for a log in an object storage"):

@@ -51,6 +51,10 @@ class Analyses:
         """Return the goal of an agent's episode as text; None if tables alone are known."""
         return None
 
+    def copy_log(self, log: str, target: Path) -> None:
+        """Copy a log whole, by its path relative to the folder."""
+        raise NotImplementedError
+
     def compare(
         self,
         other: Source | None = None,

@@ -17,7 +17,7 @@ from trajrec.analysis.card_text import TableFile, readme
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.croissant import croissant, lacking
 from trajrec.analysis.source import Source, fetch, quoted
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, LogError
 from trajrec.values.parquet_columns import plain_column
 
 TABLES = (
@@ -105,7 +105,7 @@ def write_release(
     Raises:
         ValueError: The folder exists and is not empty, a table is unknown, an episode is marked as
             private, or the declared lineage has a cycle.
-        CorpusError: The folder cannot be written; it is empty then.
+        CorpusError: A log is being written, or the folder cannot be written; it is empty then.
     """
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder}: not empty; a release is written into a new folder")
@@ -117,6 +117,9 @@ def write_release(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _write_files(source, folder, card, splits, tables)
+    except (CorpusError, LogError):
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     except (OSError, duckdb.IOException) as exc:
         # A release without its digests is none, and none is written into a folder with files.
         shutil.rmtree(folder, ignore_errors=True)
@@ -245,7 +248,7 @@ def _copy_logs(source: Source, folder: Path) -> None:
     for (log,) in rows.fetchall():
         target = folder / "logs" / log
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source.path / log, target)
+        source.copy_log(log, target)
 
 
 def _write(path: Path, text: str) -> None:

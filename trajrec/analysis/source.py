@@ -42,6 +42,10 @@ class Source(Protocol):
         """Return the goal of an agent's episode as text; None if it is not known."""
         ...
 
+    def copy_log(self, log: str, target: Path) -> None:
+        """Copy a log whole, by its path relative to the folder."""
+        ...
+
 
 def fetch(source: Source, query: str, *, is_ours: bool = True) -> list[dict[str, Any]]:
     """Return the rows of a query as dicts.

@@ -20,6 +20,7 @@ from trajrec.corpus.index.live import EpisodeRow, LiveIndex, Place, Revision
 from trajrec.corpus.index.scan import ScanMode
 from trajrec.corpus.labels import Labelling
 from trajrec.corpus.location import locate
+from trajrec.corpus.log_copies import LogCopies
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
 from trajrec.corpus.refs import pickle_by_reference
@@ -93,7 +94,7 @@ class Problem(NamedTuple):
     is_tail: bool
 
 
-class Corpus(GoalReads, Analyses, TrainingReads, Labelling, CorpusCard):
+class Corpus(GoalReads, LogCopies, Analyses, TrainingReads, Labelling, CorpusCard):
     """A folder of logs. A context manager; an open corpus holds the index file for reading.
 
     Attributes:
