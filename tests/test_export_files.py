@@ -188,6 +188,21 @@ def test_an_export_killed_at_any_rename_is_run_again(
         assert len(file.read_text().splitlines()) == 2
 
 
+def test_numbers_that_json_lacks_are_null_in_conversations(tmp_path: Path) -> None:
+    @trajrec.verifier(id="odd", version="1")
+    def odd(state: Any) -> trajrec.Verdict:
+        return trajrec.Verdict(None, score=float("inf"))
+
+    with trajrec.episode(tmp_path / "runs", task="a", watch={"n": 1}, checks=[odd]) as ep:
+        send(ep, {"messages": [user("a1")]}, chat("one"))
+    trajrec.close_logs()
+    file = tmp_path / "talks.jsonl"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        assert export_messages(corpus, file) == 1
+    (check,) = json.loads(file.read_text())["checks"]
+    assert (check["check_id"], check["score"]) == ("odd", None)
+
+
 def test_a_file_written_meanwhile_is_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

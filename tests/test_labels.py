@@ -128,7 +128,7 @@ def test_verdicts_of_a_rubric_are_checks(cartpole: trajrec.Corpus) -> None:
         ("answers/0", "2", "post-hoc", "ok", True, 3.0, "gpt-5", ""),
         ("answers/1", "2", "post-hoc", "ok", False, 0.0, "gpt-5", "900 words"),
         ("answers/2", "2", "post-hoc", "ok", True, -2.0, "gpt-5", ""),
-        ("answers/3", "2", "post-hoc", "not_evaluated", None, 0.0, "gpt-5", ""),
+        ("answers/3", "2", "post-hoc", "not_evaluated", None, None, "gpt-5", ""),
     ]
     # The verdicts do not decide the recorded outcome.
     assert next(cartpole.episodes()).outcome is None

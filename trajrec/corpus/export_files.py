@@ -16,6 +16,7 @@ from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.exports import exporting
 from trajrec.corpus.lineage import LINEAGE_KEY, lineage, lineage_beside, write_lineage
 from trajrec.errors import CorpusError, MissingPackageError
+from trajrec.types import Value
 
 # Rows of a record batch, and of a group in a Parquet file.
 _ROWS = 1 << 16
@@ -48,6 +49,8 @@ def export_transitions(
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
+
+        from trajrec.datasets.arrow import to_reader
     except ImportError as exc:
         raise MissingPackageError("pyarrow", "arrow") from exc
     n_rows = 0
@@ -57,7 +60,7 @@ def export_transitions(
         contextlib.ExitStack() as stack,
     ):
         transitions = corpus.transitions(where, batch_size=_ROWS, shuffle=False)
-        reader = corpus.to_arrow(where, batch_size=_ROWS)
+        reader = to_reader(transitions)
         origin = lineage(where, transitions.digest, len(transitions.episode_ids))
         schema = reader.schema.with_metadata({LINEAGE_KEY: json.dumps(origin)})
         if path.suffix == ".parquet":
@@ -106,11 +109,7 @@ def export_messages(
         temporary.open("w", encoding="utf-8") as opened,
     ):
         for talk in corpus.messages(where):
-            row = talk.as_dict()
-            if math.isnan(talk.total_reward):
-                # JSON has no NaN.
-                row["total_reward"] = None
-            line = json.dumps(row, ensure_ascii=True, allow_nan=False)
+            line = json.dumps(_finite(talk.as_dict()), ensure_ascii=True, allow_nan=False)
             opened.write(line + "\n")
             digest.update(line.encode())
             episodes.add(talk.episode_id)
@@ -121,3 +120,12 @@ def export_messages(
             )
     write_lineage(lineage_beside(path), lineage(where, digest.hexdigest(), len(episodes)))
     return n_rows
+
+
+def _finite(value: Value) -> Value:
+    """Return plain data with None for each NaN and infinity, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value

@@ -258,7 +258,7 @@ class Labelling:
                     family="rubric",
                     status="not_evaluated" if item.met is None else "ok",
                     verdict=item.met,
-                    score=item.points if item.met else 0.0,
+                    score=None if item.met is None else item.points * item.met,
                     evidence_data=redactor.encode(evidence)[0],
                     code_digest=None,
                     state_digest=None,
