@@ -206,6 +206,11 @@ SELECTED = [
     ("EXISTS (SELECT task AS outcome FROM logs) AND outcome = 'failure'", "outcome"),
     ("COLUMNS('out.*') = 'failure'", "*"),
     ("episodes::VARCHAR LIKE '%failure%'", "episodes"),
+    # By its place, by a name that a subquery gives to a place, and by a join.
+    ("#14 = 'failure'", "#14"),
+    ("task IN (SELECT kind FROM episodes AS e(kind))", "kind"),
+    ("task IN (SELECT a.task FROM episodes a JOIN episodes b USING (outcome))", "outcome"),
+    ("task IN (SELECT a.task FROM episodes a NATURAL JOIN episodes b)", "NATURAL JOIN"),
 ]
 
 

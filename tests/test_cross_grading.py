@@ -130,6 +130,16 @@ def test_disagreement_is_counted_by_state_and_direction(tmp_path: Path) -> None:
     assert mcnemar(400_000, 401_000) == pytest.approx(0.264, abs=1e-3)
 
 
+def test_gold_check_that_nobody_gave_is_refused(tmp_path: Path) -> None:
+    record_one(tmp_path, True, task="t", checks=[reached])
+    close_logs()
+    with (
+        trajrec.open(tmp_path) as corpus,
+        pytest.raises(ValueError, match="no episode has the check 'human@1'; checks: reached@1"),
+    ):
+        corpus.disagreement(gold="human@1")
+
+
 @pytest.mark.slow
 def test_support_names_each_missing_field(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -145,6 +145,7 @@ def test_the_health_of_a_check_counts_its_probes(tmp_path: Path) -> None:
         assert health.last_at is not None
         assert health.first_at < health.last_at
         list(recheck(corpus, lenient))
+        close_logs()
         newer = corpus.verifier_health()[1]
         assert (newer.version, newer.n_gold, newer.n_noop) == ("2", 3, 2)
         assert newer.noop is not None
@@ -155,6 +156,26 @@ def test_the_health_of_a_check_counts_its_probes(tmp_path: Path) -> None:
     assert "5 probes of the checks, which no number of this page counts as rollouts" in text
     missing = [line for line in card["missing"] if line.startswith("probes of reached@")]
     assert [line[-8:] for line in missing] == [": attack", ": attack"]
+
+
+def test_probe_that_a_check_once_failed_to_judge_did_not_pass(tmp_path: Path) -> None:
+    turns = iter([True, False, False, True])
+
+    @trajrec.verifier(id="moody", version="1")
+    def moody(state: dict[str, Any]) -> bool:
+        if next(turns):
+            raise TimeoutError("no answer")
+        return True
+
+    for _ in range(2):
+        record_one(tmp_path, True, task="t", checks=[moody], metadata={"probe": "gold"})
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        list(recheck(corpus, moody))
+        (health,) = corpus.verifier_health()
+    # Each was judged once, and once not, in either order.
+    assert health.gold is not None
+    assert (health.n_gold, health.gold.value) == (2, 0.0)
 
 
 @pytest.mark.slow

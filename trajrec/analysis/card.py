@@ -150,6 +150,8 @@ def _counts(source: Source) -> dict[str, Any]:
             (SELECT count(*) FROM logs WHERE problem IS NOT NULL OR len(damage::JSON[]) > 0)
                 AS damaged_logs,
             (SELECT count(*) FROM removals) AS removed,
+            (SELECT count(*) FROM {_ROLLOUTS} WHERE episode_id NOT IN (
+                SELECT episode_id FROM latest_replay WHERE grade <> 'refused')) AS never_replayed,
             (SELECT min(started_at)::DATE::VARCHAR FROM episodes) AS first_day,
             (SELECT max(started_at)::DATE::VARCHAR FROM episodes) AS last_day""",
     )
@@ -368,11 +370,7 @@ def _missing(card: Card) -> list[str]:
         missing.append(
             f"held-out split: no episode is in {', '.join(held_out)}; name yours (--held-out)"
         )
-    # An environment has a row for each one that it was replayed in.
-    left = {item["env_id"]: item["n_episodes"] for item in card["fidelity"]}
-    for item in card["fidelity"]:
-        left[item["env_id"]] = min(left[item["env_id"]], item["n_episodes"] - item["n_replayed"])
-    if never := sum(left.values()):
+    if never := card["counts"]["never_replayed"]:
         missing.append(f"replay, of {episodes(never)}")
     if n := card["counts"]["removed"]:
         missing.append(f"{episodes(n)} that were removed from the logs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -32,7 +33,8 @@ def escape(text: Value) -> str:
 def code(value: Value) -> str:
     """Return a value as code that no backtick inside of it ends."""
     text = _cut(visible(" ".join(str(value).split()))).replace("|", "\\|")
-    fence = "``" if "`" in text else "`"
+    runs = {len(run) for run in re.findall("`+", text)}
+    fence = "`" * next(n for n in itertools.count(1) if n not in runs)
     pad = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{pad}{text}{pad}{fence}" if text else ""
 

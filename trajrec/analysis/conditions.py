@@ -119,6 +119,15 @@ def _suspects(node: Value) -> Iterator[str]:
                 yield name
         if node.get("class") == "STAR":
             yield "*"
+        if node.get("class") == "POSITIONAL_REFERENCE":
+            yield f"#{node['index']}"
+        # Names that a subquery gives to columns by their place, and those that a join compares.
+        yield from node.get("column_name_alias") or ()
+        yield from (
+            name for name in node.get("using_columns") or () if name.lower() not in FIXED_COLUMNS
+        )
+        if node.get("ref_type") == "NATURAL":
+            yield "NATURAL JOIN"
         if node.get("type") == "BASE_TABLE" and str(node["table_name"]).lower() not in FIXED_TABLES:
             yield str(node["table_name"])
         if node.get("type") == "TABLE_FUNCTION":

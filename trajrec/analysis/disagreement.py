@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.analysis.estimate import Estimate, as_estimate
-from trajrec.analysis.rollouts import read_check
+from trajrec.analysis.estimate import Estimate, as_estimate, share
+from trajrec.analysis.rollouts import find_check, read_check
 from trajrec.analysis.source import Source, fetch
-from trajrec.statistics.intervals import wilson
 from trajrec.statistics.pass_k import mean_over_tasks
 
 
@@ -119,7 +118,12 @@ def read_disagreement(source: Source, *, gold: str | None = None) -> Disagreemen
     Args:
         source: The corpus.
         gold: A check that is taken as the truth, e.g. "human@1".
+
+    Raises:
+        ValueError: No episode has the gold check.
     """
+    if gold is not None:
+        find_check(gold, source)
     query = f"""
         WITH states AS MATERIALIZED ({_STATES}), counts AS (
             SELECT a.name AS a, b.name AS b,
@@ -174,10 +178,7 @@ def _is_gold(name: str, gold: str) -> bool:
 
 def _share(k: int, n: int) -> Estimate:
     """Return a share with Wilson's interval; [0, 1] without states."""
-    if not n:
-        return Estimate(value=math.nan, ci_low=0.0, ci_high=1.0)
-    interval = wilson(np.array([1.0] * k + [0.0] * (n - k)))
-    return Estimate(value=interval.value, ci_low=interval.ci_low, ci_high=interval.ci_high)
+    return share(k, n) if n else Estimate(value=math.nan, ci_low=0.0, ci_high=1.0)
 
 
 def _kappa(row: dict[str, Any], differ: Estimate) -> Estimate | None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
+from trajrec.statistics.intervals import wilson
 from trajrec.statistics.paired_rates import Limits
 from trajrec.values.html_cards import Picture, interval_picture
 
@@ -63,6 +66,16 @@ class Estimate:
     def picture(self, limit: float) -> Picture:
         """Return the number and its interval on an axis from -limit to +limit."""
         return interval_picture(self.value, self.ci_low, self.ci_high, limit=limit)
+
+
+def share(k: int, n: int) -> Estimate:
+    """Return the share k of n, n >= 1, with Wilson's interval.
+
+    >>> str(share(8, 16))
+    '0.500 [0.280, 0.720]'
+    """
+    value, low, high, _ = wilson(np.array([1.0] * k + [0.0] * (n - k)))
+    return Estimate(value=value, ci_low=low, ci_high=high)
 
 
 def as_estimate(limits: Limits, scale: float = 1.0, offset: float = 0.0) -> Estimate:

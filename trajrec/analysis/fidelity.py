@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
-from trajrec.analysis.estimate import Estimate
+from trajrec.analysis.estimate import Estimate, share
 from trajrec.analysis.source import Source, fetch
-from trajrec.statistics.intervals import wilson
 from trajrec.task_options import IS_OF_AGENT
 
 
@@ -78,7 +75,4 @@ def read_fidelity(source: Source) -> list[Fidelity]:
 def _reproduced(grades: dict[str, int]) -> Estimate | None:
     k = grades.get("exact", 0) + grades.get("state", 0)
     n = k + grades.get("diverged", 0)
-    if not n:
-        return None
-    interval = wilson(np.array([1.0] * k + [0.0] * (n - k)))
-    return Estimate(value=interval.value, ci_low=interval.ci_low, ci_high=interval.ci_high)
+    return share(k, n) if n else None

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.analysis.estimate import Estimate, as_estimate
+from trajrec.analysis.estimate import Estimate, as_estimate, share
 from trajrec.analysis.rollouts import Reading, read_check
 from trajrec.analysis.source import Source, fetch
 from trajrec.conditions import bracketed
-from trajrec.statistics.intervals import wilson
 from trajrec.statistics.pass_k import mean_over_tasks
 from trajrec.task_options import IS_OF_AGENT
 
@@ -124,7 +123,7 @@ def read_recovery(source: Source, where: str) -> Recovery:
     kinds = fetch(
         source,
         f"""
-        SELECT coalesce(f.action->>'tool', NULL) AS tool, f.origin, f.failure_kind, count(*) AS n,
+        SELECT f.action->>'tool' AS tool, f.origin, f.failure_kind, count(*) AS n,
             count(DISTINCT f.episode_id) AS n_episodes, count(f.recovered_at) AS n_recovered,
             median(f.recovered_at - f.step) AS steps,
             list(f.recovered_by) FILTER (f.recovered_by IS NOT NULL) AS retried_by
@@ -169,15 +168,10 @@ def read_recovery(source: Source, where: str) -> Recovery:
     )
 
 
-def _share(k: int, n: int) -> Estimate:
-    interval = wilson(np.array([1.0] * k + [0.0] * (n - k)))
-    return Estimate(value=interval.value, ci_low=interval.ci_low, ci_high=interval.ci_high)
-
-
 def _kind(row: dict[str, Any]) -> FailureKind:
     names = row.pop("retried_by") or []
     return FailureKind(
-        recovered=_share(row["n_recovered"], row["n"]),
+        recovered=share(row["n_recovered"], row["n"]),
         retried_by={name: names.count(name) for name in sorted(set(names))},
         **row,
     )
@@ -203,7 +197,7 @@ def _success(rows: Sequence[dict[str, Any]]) -> list[SuccessGroup]:
 def _run(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> RunFailures:
     n_attempts = sum(other["n_attempts"] for other in others)
     n_failed = sum(other["n_failed"] for other in others)
-    reference = _share(n_failed, n_attempts) if n_attempts else None
+    reference = share(n_failed, n_attempts) if n_attempts else None
     reasons = []
     if reference is not None and row["n_attempts"] and not row["n_failed"]:
         # The lower end: a reference from few attempts must not accuse a run.
@@ -216,7 +210,7 @@ def _run(row: dict[str, Any], others: Sequence[dict[str, Any]]) -> RunFailures:
     n_graded = sum(other["n_graded"] for other in others)
     n_passed = sum(other["n_passed"] for other in others)
     if n_graded and row["n_graded"] and row["n_passed"] == row["n_graded"]:
-        chance = _share(n_passed, n_graded).ci_high ** row["n_graded"]
+        chance = share(n_passed, n_graded).ci_high ** row["n_graded"]
         if chance < LEAST_CHANCE:
             reasons.append(
                 f"all {row['n_graded']} graded rollouts passed, which the other runs give a chance"

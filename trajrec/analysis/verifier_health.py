@@ -11,11 +11,8 @@ import dataclasses
 import datetime
 from typing import Any
 
-import numpy as np
-
-from trajrec.analysis.estimate import Estimate
+from trajrec.analysis.estimate import Estimate, share
 from trajrec.analysis.source import Source, fetch
-from trajrec.statistics.intervals import wilson
 from trajrec.task_options import PROBES
 
 COLUMNS = (
@@ -42,8 +39,8 @@ HEALTH_QUERY = f"""
         SELECT episode_id, json_extract_string(metadata, '$.probe') AS probe
         FROM episodes WHERE probe IS NOT NULL
     ), judged AS (
-        SELECT {_KEY}, episode_id, probe, coalesce(bool_and(verdict), false) AS passes,
-            NOT coalesce(bool_or(coalesce(verdict, true)), true) AS fails,
+        SELECT {_KEY}, episode_id, probe, bool_and(coalesce(verdict, false)) AS passes,
+            bool_and(NOT coalesce(verdict, true)) AS fails,
             min(checked_at) AS first_at, max(checked_at) AS last_at
         FROM checks JOIN probes USING (episode_id)
         WHERE kind = 'rollout' AND phase <> 'step' GROUP BY ALL
@@ -140,7 +137,4 @@ def _health(row: dict[str, Any]) -> VerifierHealth:
 
 
 def _share(k: int, n: int) -> Estimate | None:
-    if not n:
-        return None
-    interval = wilson(np.array([1.0] * k + [0.0] * (n - k)))
-    return Estimate(value=interval.value, ci_low=interval.ci_low, ci_high=interval.ci_high)
+    return share(k, n) if n else None
