@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import api_of
-from trajrec.log.schema import EnvRecord
+from trajrec.log.schema import EnvRecord, StateRecord
 from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.factories import EnvOrFactory, env_from_factory
 from trajrec.replay.execute.grading import ExecutedEpisode, execute_on, grade_execution
 from trajrec.replay.execute.handle import EnvHandle, env_handle
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.options import ReplayConfig
-from trajrec.types import Value
+from trajrec.types import AnyEnv, Value
 
 
 def is_env_object(env: Value) -> bool:
     """Return whether a value is an environment, and not a function that makes one."""
     return isinstance(env, gymnasium.Env) or api_of(env) is not None
+
+
+class _Made(NamedTuple):
+    """The environment that was made last, and the records of the log that its handle is for."""
+
+    record: EnvRecord
+    state: StateRecord
+    handle: EnvHandle
 
 
 class EpisodeExecutor:
@@ -41,12 +49,12 @@ class EpisodeExecutor:
         self.factory: Any = env if self.has_own_envs else None
         self._given: Any = None if self.has_own_envs else env
         self._config = config
-        self._made: tuple[EnvRecord, EnvHandle] | None = None
+        self._made: _Made | None = None
         self._previous: Episode | None = None
 
     def execute(self, episode: Episode) -> ExecutedEpisode:
         """Execute an episode."""
-        is_fresh = self._made is None or self._made[0] != episode.header.env
+        is_fresh = self._made is None or self._made.record != episode.header.env
         previous = None if is_fresh else self._previous
         self._previous = episode
         return execute_on(
@@ -68,21 +76,27 @@ class EpisodeExecutor:
         if not self.has_own_envs:
             return env_handle(self._given, episode, self._config.state, self._config.allow)
         record = episode.header.env
-        if self._made is None or self._made[0] != record:
+        if self._made is None or self._made.record != record:
             self.close()
             if self.factory is None:
                 env = make_env(record, episode_id=episode.id, allow=self._config.allow)
             else:
                 env = env_from_factory(self.factory, record)
-            handle = env_handle(env, episode, self._config.state, self._config.allow)
-            self._made = (record, handle)
-        return self._made[1]
+            self._made = self._as_made(env, episode)
+        elif self._made.state != episode.header.state:
+            # The same environment, of which another log has no states, or those of a function.
+            self._made = self._as_made(self._made.handle.env, episode)
+        return self._made.handle
+
+    def _as_made(self, env: AnyEnv, episode: Episode) -> _Made:
+        handle = env_handle(env, episode, self._config.state, self._config.allow)
+        return _Made(episode.header.env, episode.header.state, handle)
 
     def close(self) -> EnvHandle | None:
         """Close the environment that was made, and return its handle; a given one stays open."""
         if self._made is None:
             return None
-        _, handle = self._made
+        handle = self._made.handle
         self._made = None
         handle.env.close()
         return handle

@@ -59,6 +59,28 @@ def test_reports_are_the_same_for_any_number_of_processes(runs: Path) -> None:
     assert reports(runs, jobs=2) == alone
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_states_are_compared_as_each_log_recorded_them(first: bool, tmp_path: Path) -> None:
+    # The two logs name one environment, and it is made once.
+    for has_states in (first, not first):
+        with trajrec.record(gym.make("FrozenLake-v1"), tmp_path, state=has_states) as env:
+            env.reset(seed=0)
+            env.step(1)
+    with trajrec.open(tmp_path) as corpus:
+        for episode in corpus.episodes():
+            has_states = episode.header.state.keep != "none"
+            (alone,) = replay_episodes([episode])
+            assert ("state" in alone.compared) == has_states
+        found = list(replay_episodes(corpus.episodes()))
+        assert sorted("state" in report.compared for report in found) == [False, True]
+        assert [report.notes for report in found if "state" in report.compared] == [()]
+        assert all(
+            report.notes == ("state not compared: none was recorded",)
+            for report in found
+            if "state" not in report.compared
+        )
+
+
 def test_reports_before_an_error_are_yielded_first(runs: Path) -> None:
     with trajrec.open(runs) as corpus:
         episodes = list(corpus.episodes("env_id = 'CartPole-v1'"))[:11]
