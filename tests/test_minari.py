@@ -33,7 +33,7 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.errors import CorpusError, ImportFileError, MissingPackageError
 from trajrec.exchange.importing import import_trajectories
-from trajrec.replay import Replayer, fork_many
+from trajrec.replay import Replayer, fork_many, replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
 
@@ -271,6 +271,8 @@ def test_a_cut_off_episode_of_a_dataset_is_replayed_and_forked(tmp_path: Path) -
         report = replayer.replay(episode)
         assert report.grade == "state"
         assert "also have of an episode that was cut off" in report.notes[-1]
+        again = replay_episode(episode, resync=True, explain=False)
+        assert (again.grade, again.differing_steps) == ("state", ()), again
         branches = fork_many(episode, at=2, policy="random", n_branches=2, max_steps=3)
         assert [branch.n_steps for branch in branches] == [3, 3]
 

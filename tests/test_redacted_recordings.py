@@ -279,6 +279,33 @@ def test_a_redacted_action_ends_the_replay_and_says_so(tmp_path: Path) -> None:
         assert trajrec.replay.replay_episode(episode, env=Desk, first=3).grade == "refused"
 
 
+def test_a_redacted_action_is_not_executed_with_resync(tmp_path: Path) -> None:
+    record(tmp_path, ["look", f"login forget {KEY}", "go", "stop"], keep_states="all")
+    report = replay(only(tmp_path), resync=True)
+    assert (report.grade, report.n_steps, report.divergence) == ("observed-only", 1, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep_states", ["all", "digests"])
+def test_resync_compares_secrets_by_kind_and_restores_none(tmp_path: Path, keep_states: Any) -> None:
+    note = f"ask {KEY}"
+    record(tmp_path, ["look", "go"], keep_states=keep_states, kwargs={"note": note})
+    episode = only(tmp_path)
+    report = replay(episode, note=note, resync=True)
+    assert (report.grade, report.n_steps) == ("observed-only", 2), report
+
+    class Deaf(Desk):
+        def step(self, action: str) -> Any:
+            return ("what?", *super().step(action)[1:])
+
+    report = trajrec.replay.replay_episode(
+        episode, env=lambda: Deaf(note=f"{note} {KEY}"), resync=True, explain=False
+    )
+    assert report.grade == "diverged"
+    assert "had a secret, which the log does not have" in report.notes[-1]
+    assert KEY not in str(report)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("keep_states", ["all", "digests"])
 def test_a_redacted_state_is_compared_by_its_kind(tmp_path: Path, keep_states: Any) -> None:

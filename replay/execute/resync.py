@@ -13,11 +13,18 @@ from typing import NamedTuple, TypeAlias
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import to_env_action
 from trajrec.corpus.step import Step
-from trajrec.replay.execute.compare import DIGESTS_ONLY, describe, first_counting_change
+from trajrec.log.source_facts import CUT_OFF, unknown_of
+from trajrec.redaction.comparison import has_marks
+from trajrec.replay.execute.compare import (
+    CUT_OFF_LABEL,
+    DIGESTS_ONLY,
+    describe,
+    first_counting_change,
+)
 from trajrec.replay.execute.execution import Execution, LiveEnd
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.report import Divergence, divergence_of
-from trajrec.replay.execute.run import begin, is_recorded
+from trajrec.replay.execute.run import begin, first_gap, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.replay.execute.verify import as_recorded
 from trajrec.types import Observation, Value
@@ -75,9 +82,11 @@ class _ResyncRun:
     def __init__(
         self, episode: Episode, handle: EnvHandle, tolerance: Tolerance, execution: Execution
     ) -> None:
+        unknown = unknown_of(episode.header.env.extra_data)
         self._episode = episode
         self._handle = handle
-        self._tolerance = tolerance
+        self._tolerance = tolerance.for_source(unknown)
+        self._is_cut_off_known = CUT_OFF not in unknown
         self._execution = execution
         self._divergence: Divergence | None = None
         self._differing: list[int] = []
@@ -87,7 +96,7 @@ class _ResyncRun:
         episode = self._episode
         why_stopped = ""
         rows = {step: row for row, step in enumerate(episode.step_numbers.tolist(), 1)}
-        gap = episode.missing_steps[0][0] if episode.missing_steps else None
+        gap = first_gap(episode)
         if self._note(episode.first_step - 1, start_changes):
             why_stopped = self._restore(0, episode.first_step - 1)
         for step in episode.steps():
@@ -148,7 +157,11 @@ class _ResyncRun:
         is_last = end is not None and step.step == end.n_steps - 1
         for name, live in (("terminated", terminated), ("truncated", truncated)):
             recorded = bool(getattr(end, name)) if is_last else False
-            if recorded != bool(live):
+            if recorded == bool(live):
+                continue
+            if recorded and name == "truncated" and not self._is_cut_off_known:
+                execution.ignored.add(CUT_OFF_LABEL)
+            else:
                 yield name, Change((), recorded, bool(live))
         yield from self._compare("info", step.info, info)
         if row is not None:
@@ -162,12 +175,13 @@ class _ResyncRun:
         live = adapter.capture()
         recorded = self._episode.states.get(row)
         if row in self._episode.states:
-            if self._tolerance.ignores_digests:
-                yield from self._compare("state", recorded, live)
+            change = first_change(recorded, as_recorded(live))
+            if change is None:
                 return
-            # Without `_compare`: ignored paths are of values that an agent sees.
-            change = first_change(recorded, live)
-            if change is not None:
+            if self._tolerance.ignores_digests or has_marks(recorded):
+                yield from self._compare("state", recorded, live)
+            else:
+                # Without `_compare`: ignored paths are of values that an agent sees.
                 yield "state", change
             return
         digest = self._episode.digest_state(live)
@@ -204,6 +218,8 @@ class _ResyncRun:
                 "every state)"
             )
         state = self._episode.states[row]
+        if has_marks(state):
+            return f"{stopped}: the state there had a secret, which the log does not have"
         key = state_key(state)
         if state_key(adapter.capture()) == key:
             # Another field differed. Values that derive from the state stay as the step left them.

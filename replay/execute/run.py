@@ -63,12 +63,8 @@ def execute(episode: Episode, handle: EnvHandle, first: int = 0) -> tuple[Episod
     _keep_start(execution, handle, obs, part, is_verified=part is not episode)
     actions = part.actions
     failures = {failure.step: failure for failure in part.failures if failure.phase == "step"}
-    gaps = [first for first, _ in part.missing_steps[:1]]
-    if part.redacted_action_step is not None:
-        gaps.append(part.redacted_action_step)
-    if gaps:
-        # Nothing behind a step that is missing, or has an unknown action, can be reached.
-        gap = min(gaps)
+    gap = first_gap(part)
+    if gap is not None:
         actions = actions[: int(np.searchsorted(part.step_numbers, gap))]
         failures = {step: failure for step, failure in failures.items() if step < gap}
     if failures:
@@ -76,6 +72,17 @@ def execute(episode: Episode, handle: EnvHandle, first: int = 0) -> tuple[Episod
     else:
         _apply(execution, handle, part, actions, part.first_step)
     return part, execution
+
+
+def first_gap(episode: Episode) -> int | None:
+    """Return the first step that cannot be taken: it is missing, or its action had a secret.
+
+    Nothing behind it can be reached.
+    """
+    gaps = [first for first, _ in episode.missing_steps[:1]]
+    if episode.redacted_action_step is not None:
+        gaps.append(episode.redacted_action_step)
+    return min(gaps, default=None)
 
 
 def decode_ahead(episode: Episode) -> None:
