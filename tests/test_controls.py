@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from hidden_state import (
     LENGTH,
@@ -210,6 +212,50 @@ def test_a_tenth_of_the_branches_is_controls_and_repeats(tmp_path: Path) -> None
     # Controls are longer than these branches, so there are as few as possible.
     short = fork_many(episode, at=range(50), actions=[1], n_branches=6, env=InLibrary, folder=None)
     assert (short.controls.n, short.controls.n_repeats) == (2, 15)
+
+
+class Flaky(gym.Env[Any, Any]):
+    """Counts its steps; the third one is refused, and then not counted, as long as it is busy."""
+
+    observation_space = gym.spaces.Discrete(100)
+    action_space = gym.spaces.Discrete(2)
+    error: type[Exception] | None = None
+
+    def __init__(self, error: type[Exception] | None = None) -> None:
+        self.error = error
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n = self.n_tried = 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.n_tried += 1
+        if self.n_tried == 3 and self.error is not None:
+            raise self.error("busy")
+        self.n += 1
+        return self.n, 0.0, False, False, {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_a_step_that_does_not_raise_again_is_no_fork_point(
+    error: type[Exception] | None, tmp_path: Path
+) -> None:
+    with trajrec.record(Flaky(TimeoutError), tmp_path) as env:
+        env.reset(seed=SEED)
+        for _ in range(3):
+            with contextlib.suppress(TimeoutError):
+                env.step(0)
+    episode = next(trajrec.open(tmp_path).episodes())
+    with fork(episode, at=3, env=lambda: Flaky(TimeoutError), folder=None) as same:
+        assert same.step(0)[0] == 3
+    for at in (1, 3):
+        expected = ControlError if at == 1 else DivergenceError
+        with pytest.raises(expected, match=r"after step 2, failure: recorded 'builtins.Timeout"):
+            fork(episode, at=at, env=lambda: Flaky(error), folder=None)
+        with pytest.raises(expected, match="after step 2, failure"):
+            fork_many(episode, at=at, actions=[0], env=lambda: Flaky(error), folder=None)
 
 
 def test_a_control_ends_at_lost_and_redacted_steps(tmp_path: Path) -> None:

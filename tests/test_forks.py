@@ -143,7 +143,7 @@ def test_a_fork_is_live_and_recorded_as_a_child(tmp_path: Path) -> None:
         episode.observations[7].tolist(),
         observation.tolist(),
     ]
-    assert path_between(child, 0, 8) == [*((a, False) for a in episode.actions[:7]), (other, False)]
+    assert path_between(child, 0, 8) == [*((a, None) for a in episode.actions[:7]), (other, None)]
     assert replay_episode(child).grade == "exact"
     query = (
         "SELECT count(*), count(*) FILTER (kind = 'rollout'), sum(missing_steps) FROM all_episodes"

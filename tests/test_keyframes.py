@@ -161,3 +161,30 @@ def test_keyframe_of_checking_wrappers_fits_an_environment_without_them() -> Non
     bare.reset(seed=1)
     Keyframes(bare).put(codec.encode(state))
     assert is_same(bare.step(0), env.step(0))
+
+
+def test_keyframe_of_a_generator_that_is_made_later_is_refused() -> None:
+    class Late(gym.Env[Any, Any]):
+        """Makes its generator in its first step."""
+
+        observation_space = action_space = gym.spaces.Discrete(5)
+        noise: Any = None
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.noise = None
+            return 0, {}
+
+        def step(self, action: Any) -> Any:
+            if self.noise is None:
+                self.noise = np.random.default_rng(7)
+            return int(self.noise.integers(5)), 0.0, False, False, {}
+
+    env = Late()
+    env.reset(seed=0)
+    env.step(0)
+    data = Keyframes(env).take()
+    env.reset(seed=0)
+    # A replay and a fork take all steps then.
+    with pytest.raises(SnapshotError, match="attribute noise is None, and the keyframe has"):
+        Keyframes(env).put(data)

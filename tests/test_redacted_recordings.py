@@ -287,7 +287,9 @@ def test_a_redacted_action_is_not_executed_with_resync(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep_states", ["all", "digests"])
-def test_resync_compares_secrets_by_kind_and_restores_none(tmp_path: Path, keep_states: Any) -> None:
+def test_resync_compares_secrets_by_kind_and_restores_none(
+    tmp_path: Path, keep_states: Any
+) -> None:
     note = f"ask {KEY}"
     record(tmp_path, ["look", "go"], keep_states=keep_states, kwargs={"note": note})
     episode = only(tmp_path)

@@ -14,9 +14,8 @@ from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.trust import check_options
-from trajrec.replay.execute.verify import diverged, verify_reward, verify_step
+from trajrec.replay.execute.verify import verify_failure, verify_reward, verify_step
 from trajrec.types import Info, Observation
-from trajrec.values import codec
 
 
 def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def apply_steps(
 ) -> tuple[Observation, Info]:
     """Apply the recorded actions of the steps [first, last), those of the parent episode included.
 
-    A step that raised when it was recorded may raise again.
+    A step that raised when it was recorded must raise again.
 
     Args:
         episode: The episode.
@@ -79,24 +78,20 @@ def apply_steps(
         The last observation and info.
 
     Raises:
-        DivergenceError: A step raises that did not raise before, or a reward differs.
+        DivergenceError: A step raises that did not raise before, or the other way round, or a
+            reward differs.
     """
     step = handle.env.step
     path = path_between(episode, first, last)
     rewards = rewards_between(episode, first, last) if compare_rewards else {}
-    for number, (action, has_raised) in enumerate(path, first):
+    for number, (action, failure) in enumerate(path, first):
         try:
             obs, reward, _, _, info = step(action)
         except (Exception, SystemExit) as exc:
-            if not has_raised:
-                raise diverged(
-                    episode,
-                    step=number,
-                    field="failure",
-                    expected="no exception",
-                    actual=f"{codec.type_name(exc)}: {exc}",
-                ) from exc
+            verify_failure(episode, number, recorded=failure, raised=exc)
             continue
+        if failure is not None:
+            verify_failure(episode, number, recorded=failure, raised=None)
         if number in rewards:
             verify_reward(episode, handle, number, expected=rewards[number], reward=reward)
     return obs, info

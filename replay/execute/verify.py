@@ -6,7 +6,9 @@ import numpy as np
 
 from trajrec.corpus.episode import Episode
 from trajrec.errors import DivergenceError, StateUnknownError
+from trajrec.log.schema import Failure
 from trajrec.redaction.comparison import first_change_of_marked, has_marks
+from trajrec.replay.execute.compare import describe
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.types import Observation, Value
@@ -33,6 +35,36 @@ def verify_reward(
     change = _counting_change("reward", expected, as_recorded(reward), handle.tolerance)
     if change is not None:
         raise diverged(episode, step=step, field="reward", expected=expected, actual=reward)
+
+
+def verify_failure(
+    episode: Episode, step: int, *, recorded: Failure | None, raised: BaseException | None
+) -> None:
+    """Verify that a step raised what it raised when it was recorded, or nothing.
+
+    The message does not count: it may name a time or an address.
+
+    Args:
+        episode: The episode.
+        step: The step.
+        recorded: The recorded exception. One of the scaffold is the recorder's own: the
+            environment has returned.
+        raised: The exception that was raised now.
+
+    Raises:
+        DivergenceError: It is of another type.
+    """
+    expected = None if recorded is None or recorded.origin == "scaffold" else recorded
+    expected_type = None if expected is None else expected.error_type
+    raised_type = None if raised is None else codec.type_name(raised)
+    if expected_type != raised_type:
+        raise diverged(
+            episode,
+            step=step,
+            field="failure",
+            expected=describe(expected),
+            actual=describe(raised),
+        ) from raised
 
 
 def verify_step(episode: Episode, handle: EnvHandle, step: int, obs: Observation) -> None:

@@ -13,12 +13,16 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between, rewards_between
 from trajrec.errors import ControlError, DivergenceError
 from trajrec.log.source_facts import CUT_OFF, unknown_of
-from trajrec.replay.execute.verify import diverged, verify_reward, verify_step
+from trajrec.replay.execute.verify import (
+    diverged,
+    verify_failure,
+    verify_reward,
+    verify_step,
+)
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, BranchTask
 from trajrec.replay.forks.options import RestoreMethod
 from trajrec.types import Observation, Value
-from trajrec.values import codec
 from trajrec.values.copies import copy_for_env
 from trajrec.values.shown import short_pair
 
@@ -135,20 +139,18 @@ def run_control(point: BranchPoint, n_steps: int = CONTROL_STEPS) -> Control:
     last = last_step_of(episode, first, n_steps)
     rewards = rewards_between(episode, first, last) if point.compares_rewards else {}
     control = Control(first, point.index, point.restore, last - first, leak=point.leak)
-    for number, (action, has_raised) in enumerate(path_between(episode, first, last), first):
+    for number, (action, failure) in enumerate(path_between(episode, first, last), first):
+        raised: BaseException | None = None
         try:
             result = point.handle.env.step(copy_for_env(action))
-            if not has_raised:
+        except (Exception, SystemExit) as exc:
+            raised = exc
+        try:
+            verify_failure(episode, number, recorded=failure, raised=raised)
+            if raised is None and failure is None:
                 _verify(point, number, result, rewards)
         except DivergenceError as exc:
             return replace(control, n_steps=number - first, error=exc)
-        except (Exception, SystemExit) as exc:
-            if not has_raised:
-                actual = f"{codec.type_name(exc)}: {exc}"
-                error = diverged(
-                    episode, step=number, field="failure", expected="no exception", actual=actual
-                )
-                return replace(control, n_steps=number - first, error=error)
     return control
 
 

@@ -93,7 +93,7 @@ def probe_snapshots(
         step: The step.
     """
     path = path_between(episode, step, min(episode.end_step, step + PROBE_STEPS))
-    actions = [action for action, has_raised in path if not has_raised]
+    actions = [action for action, failure in path if failure is None]
     is_outside = snapshots.sandbox is not None
     snapshot = None
     failure = ""

@@ -15,6 +15,7 @@ from trajrec.corpus.transcript import Attempt, ModelCall, Transcript
 from trajrec.log.chunk import Span
 from trajrec.log.events import SideEffect
 from trajrec.log.fields import field_values
+from trajrec.log.schema import Failure
 from trajrec.types import Action, Value
 from trajrec.values import codec
 from trajrec.values.foreign_arrays import ARRAY, as_given
@@ -51,23 +52,23 @@ def to_env_action(action: Value) -> Action:
     return tuple(map(to_env_action, action)) if type(action) is tuple else action
 
 
-def path_between(episode: Episode, first: int, last: int) -> list[tuple[Action, bool]]:
-    """Return the actions of the steps [first, last), each with whether it raised.
+def path_between(episode: Episode, first: int, last: int) -> list[tuple[Action, Failure | None]]:
+    """Return the actions of the steps [first, last), each with the exception that it raised.
 
     Only the chunks that hold these steps are read. Steps before a fork are its parent's.
     """
     parent = episode.parent if first < episode.first_step else None
     before = [] if parent is None else path_between(parent, first, min(last, episode.first_step))
-    own: list[tuple[int, Value, bool]] = [
-        (step, action, False) for step, action in _values_between(episode, "action", first, last)
+    own: list[tuple[int, Value, Failure | None]] = [
+        (step, action, None) for step, action in _values_between(episode, "action", first, last)
     ]
     own += [
-        (failure.step, failed_action(failure), True)
+        (failure.step, failed_action(failure), failure)
         for failure in episode.failures
         if failure.phase == "step" and first <= failure.step < last
     ]
     own.sort(key=lambda row: row[0])
-    return before + [(to_env_action(action), has_raised) for _, action, has_raised in own]
+    return before + [(to_env_action(action), failure) for _, action, failure in own]
 
 
 def rewards_between(episode: Episode, first: int, last: int) -> dict[int, Value]:

@@ -31,6 +31,10 @@ _OLD_NAMES = {"turns": "acting_agents", "keeps": "holds_returned"}
 """Name in keyframes of log format 1 -> attribute of `trajrec.envstate.pettingzoo`."""
 
 
+_CLASSES = {"generator": "Generator", "mujoco": "MjData", "ale": "ALEInterface"}
+"""Kind of an entry that is no value -> the class of the object that takes it."""
+
+
 class Keyframes:
     """Takes keyframes of one environment object and restores them.
 
@@ -72,7 +76,8 @@ class Keyframes:
         """Put the environment into a state that `take` of an environment like it returned.
 
         Raises:
-            SnapshotError: The environment has other wrappers.
+            SnapshotError: The environment has other wrappers, or not yet an object whose state the
+                keyframe has.
         """
         state = codec.decode(data)
         layers = [layer for layer, _ in self._layers()]
@@ -133,7 +138,14 @@ class Keyframes:
         kind, value = entry[:2]
         if kind == "value":
             attributes[name] = value
-        elif kind == "generator":
+            return
+        held = attributes.get(name)
+        if not _has_class(held, _CLASSES[kind]):
+            raise SnapshotError(
+                f"attribute {name} is {held!r:.50}, and the keyframe has the state of a "
+                f"{_CLASSES[kind]}"
+            )
+        if kind == "generator":
             attributes[name].bit_generator.state = value
         elif kind == "mujoco":
             data = attributes[name]
@@ -152,6 +164,10 @@ class Keyframes:
             emulator = attributes[name]
             sticky = self._sticky.setdefault(id(emulator), StickyAction(emulator))
             sticky.put((clone, None if entry[2] is None else Action(entry[2])))
+
+
+def _has_class(value: Value, name: str) -> bool:
+    return any(cls.__name__ == name for cls in type(value).__mro__)
 
 
 def _mujoco_state(data: Value) -> Value:

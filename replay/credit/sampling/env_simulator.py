@@ -18,6 +18,7 @@ from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.reach import check_step
+from trajrec.replay.execute.verify import verify_failure
 from trajrec.replay.forks.branch import BranchPoint
 from trajrec.replay.forks.control import CLOSING, Control, run_control
 from trajrec.replay.forks.noise_watch import NoiseSeen, NoiseWatch, watch_noise
@@ -291,14 +292,15 @@ def recorded_noise(episode: Episode, make_handle: Callable[[], EnvHandle]) -> Re
         walker.reset_to(first)
         env = walker.handle.env
         noise = EnvNoise(env, 0)
-        for step, (action, has_raised) in enumerate(path, first):
+        for step, (action, failure) in enumerate(path, first):
             states[step] = noise.get_states()
             # A step that raised in the recording raises again, and the episode continues.
+            raised: BaseException | None = None
             try:
                 env.step(action)
-            except Exception:
-                if not has_raised:
-                    raise
+            except (Exception, SystemExit) as exc:
+                raised = exc
+            verify_failure(episode, step, recorded=failure, raised=raised)
     finally:
         walker.close()
     return states
