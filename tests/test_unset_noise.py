@@ -258,6 +258,45 @@ def test_objects_whose_class_has_no_module_are_looked_into(tmp_path: Path) -> No
     assert held_key(env) == ""
 
 
+class Weather(trajrec.envs.Shop):
+    """A world of a user's own, which may draw from anything."""
+
+
+def doubled(reward: Any) -> Any:
+    return 2 * reward
+
+
+@pytest.mark.parametrize(
+    ("make", "is_known"),
+    [
+        (lambda: gym.make("CartPole-v1"), True),
+        (lambda: gym.wrappers.RecordEpisodeStatistics(gym.make("FrozenLake-v1")), True),
+        (lambda: gym.wrappers.NormalizeReward(gym.make("Pendulum-v1")), True),
+        (lambda: gym.wrappers.TransformReward(gym.make("Pendulum-v1"), doubled), False),
+        (lambda: gym.wrappers.TransformReward(gym.make("Pendulum-v1"), functools.partial(doubled)), False),
+        (lambda: trajrec.envs.ToolTextEnv(trajrec.envs.Shop(), lambda _: True), True),
+        (lambda: trajrec.envs.ToolTextEnv(Weather(), lambda _: True), False),
+        (lambda: trajrec.envs.ToolTextEnv(trajrec.envs.GymWorld(Coins()), lambda _: True), False),
+    ],
+)  # fmt: skip
+def test_noise_of_a_users_own_parts_is_unknown(make: Callable[[], Any], is_known: bool) -> None:
+    assert has_known_noise(make()) == is_known
+
+
+@pytest.mark.slow
+def test_gymnasiums_own_environments_of_jax_are_watched() -> None:
+    pytest.importorskip("jax")
+    from gymnasium.envs.functional_jax_env import FunctionalJaxEnv
+    from gymnasium.experimental.functional import FuncEnv
+
+    class Coin(FuncEnv[Any, Any, Any, Any, Any, Any, Any]):
+        observation_space = action_space = gym.spaces.Discrete(2)
+
+    env = FunctionalJaxEnv(Coin())
+    assert not has_known_noise(env)
+    assert held_key(env) == "attribute rng of FunctionalJaxEnv"
+
+
 class Key(SimpleNamespace):
     """What is seen of a key of JAX."""
 
