@@ -20,6 +20,7 @@ from trajrec.envstate.hidden_generators import hidden_generators
 from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.unset_noise import has_known_noise, held_key
 from trajrec.replay import credit
+from trajrec.replay.forks.noise_watch import NoiseWatch, UnsetNoise
 
 
 def record(env: Any, folder: Path) -> Any:
@@ -244,6 +245,43 @@ def test_a_generator_that_each_step_seeds_is_named(more: Any, tmp_path: Path) ->
 
 class OnLander(gym.Wrapper[Any, Any, Any, Any]):
     """An environment of one's own around objects of SWIG, whose classes have no module."""
+
+
+class TwoNoises(Coins):
+    """Draws from its generator in each step, and in late ones from one that these steps seed."""
+
+    def begin(self, seed: int | None) -> None:
+        self.late = np.random.default_rng(seed)
+
+    def pay(self, action: int) -> float:
+        reward = int(self.np_random.integers(2))
+        if self.n > 2:
+            self.late.bit_generator.state = np.random.PCG64(self.n).state
+            reward += int(self.late.integers(3))
+        return float(reward)
+
+
+def test_a_generator_that_late_steps_seed_is_named(tmp_path: Path) -> None:
+    episode = record(TwoNoises(), tmp_path)
+    table = credit.estimate(episode, any_action, env=TwoNoises, n_rollouts=4, steps=[1], folder=None)
+    assert any("generators that its own steps seed" in note for note in table.notes)
+
+
+def test_what_a_run_shows_is_told_of_that_run_alone() -> None:
+    env = gym.make("CartPole-v1")
+    env.reset(seed=0)
+    generator = env.unwrapped.np_random
+    watch = NoiseWatch(lambda: [generator.bit_generator.state])
+    unset = UnsetNoise()
+    # A simulator seeds scenario 0 without a step, to look whether the state depends on it.
+    for runs in ((0, 1), (1,)):
+        for run in runs:
+            generator.bit_generator.state = np.random.PCG64(run).state
+            watch.before(env, run, 3)
+        generator.random()
+        watch.after()
+        unset.add(watch.end_run())
+    assert unset.found is None
 
 
 def test_objects_whose_class_has_no_module_are_looked_into(tmp_path: Path) -> None:

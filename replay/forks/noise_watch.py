@@ -59,8 +59,7 @@ class NoiseWatch:
         get_states: Returns the state of each generator that is seeded.
 
     Attributes:
-        is_on: Whether steps are watched still: not after `WATCHED_STEPS`, nor when two runs have
-            left other states after the same step.
+        is_on: Whether steps are watched still: not after `WATCHED_STEPS`.
         seen: What the run has shown so far; None if no step of it was watched.
     """
 
@@ -71,11 +70,11 @@ class NoiseWatch:
         self._states: list[bytes] = []
         self._step = 0
         self._n_steps = 0
-        self._earlier: dict[tuple[int, int], tuple[Hashable, bytes]] = {}
 
     def before(self, env: AnyEnv, run: Hashable, step: int) -> None:
         """Look at the generators before a step; they have just been seeded for a run."""
-        if self.seen is None:
+        # Generators are seeded for other runs too, from which no step is taken.
+        if self.seen is None or self.seen.run != run:
             self.seen = NoiseSeen(run, held_key(env))
         elif len(self.seen.after) >= KEPT_STATES:
             return
@@ -88,18 +87,15 @@ class NoiseWatch:
         if seen is None or not self.is_on or len(seen.after) >= KEPT_STATES:
             return
         before, self._states = self._states, self._read()
-        is_settled = False
         for number, state in enumerate(self._states):
             if state == before[number]:
                 continue
             seen.has_drawn = True
-            place = self._step, number
-            seen.after[place] = hashlib.blake2b(state, digest_size=16).digest()
-            run, earlier = self._earlier.setdefault(place, (seen.run, state))
-            is_settled |= run != seen.run and earlier != state
+            digest = hashlib.blake2b(state, digest_size=16).digest()
+            seen.after[self._step, number] = digest
         self._step += 1
         self._n_steps += 1
-        self.is_on = not is_settled and self._n_steps < WATCHED_STEPS
+        self.is_on = self._n_steps < WATCHED_STEPS
 
     @property
     def unset(self) -> str | None:
