@@ -261,9 +261,12 @@ class TwoNoises(Coins):
         return float(reward)
 
 
+@pytest.mark.slow
 def test_a_generator_that_late_steps_seed_is_named(tmp_path: Path) -> None:
     episode = record(TwoNoises(), tmp_path)
-    table = credit.estimate(episode, any_action, env=TwoNoises, n_rollouts=4, steps=[1], folder=None)
+    table = credit.estimate(
+        episode, any_action, env=TwoNoises, n_rollouts=4, steps=[1], folder=None
+    )
     assert any("generators that its own steps seed" in note for note in table.notes)
 
 

@@ -295,8 +295,12 @@ class _Run:
 
     @property
     def _has_shares(self) -> bool:
-        """Whether every result is 0 or 1."""
-        return self._sampler.has_shares([arm.valid for arm in self._arms if arm.rollouts])
+        """Whether every result is 0 or 1, and what is compared with results too."""
+        arms = [arm for arm in self._arms if arm.rollouts]
+        if self._estimator != "value":
+            # A recorded reward of 1 and a return of 1 behind it are no share.
+            arms += [arm for arm in map(self._after, self._steps) if arm is not None]
+        return self._sampler.has_shares([arm.valid for arm in arms])
 
     @cached_property
     def _scale(self) -> float | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final, Literal, Unpack
 
 import numpy as np
 
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.estimators.recorded import recorded_actions
+from trajrec.replay.credit.estimators.recorded import recorded_actions, recorded_rewards
 from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
 from trajrec.replay.credit.results.estimates import (
     Arm,
@@ -67,7 +68,7 @@ def counterfactual(
         rest: After the step, "policy" lets the policy act, and "recorded" takes the recorded
             actions as long as there are any. The difference is then the leave-one-out effect, or
             difference reward, of the step.
-        n_rollouts: Number of rollouts of each arm.
+        n_rollouts: Number of rollouts of each arm, at least 2.
         budget: Limits of the run.
         options: See `RolloutOptions`.
 
@@ -78,10 +79,15 @@ def counterfactual(
     Raises:
         DivergenceError: The environment is not in the recorded state at the step.
         IndexError: The episode has no such step.
-        ValueError: More than one substitute is given.
+        ValueError: More than one substitute is given, or an argument has none of its allowed
+            values.
     """
     substitutes = {"action": action, "observation": observation, "by": by}
     given = [name for name, value in substitutes.items() if value is not UNSET]
+    if rest not in ("policy", "recorded"):
+        raise ValueError(f"rest must be 'policy' or 'recorded', got {rest!r}")
+    if n_rollouts < 2:
+        raise ValueError(f"n_rollouts must be at least 2, got {n_rollouts!r}")
     if len(given) > 1:
         raise ValueError(f"give one of action, observation and by, got {' and '.join(given)}")
     if not episode.first_step <= step < episode.end_step:
@@ -178,7 +184,7 @@ def _rows(
         action: The substituted action, if it is an action.
     """
     results = [kept.valid, other.valid]
-    is_share = sampler.by_score or sampler.has_shares(results)
+    is_share = sampler.has_shares(results)
     scale = None if is_share else intervals.spread_within(results)
     spread = NO_PAIRS if is_share else PairSpread.of([other.values - kept.values])
 
@@ -209,13 +215,21 @@ def _rows(
             action=action,
         ),
     ]
-    if is_share:
-        outcome = sampler.episode.total_reward
-        if sampler.by_score:
-            outcome = sampler.score_at(sampler.episode.end_step)
+    outcome = _recorded_outcome(sampler, step) if is_share else math.nan
+    if outcome in (0.0, 1.0):
         flipped = Arm(np.abs(other.values - outcome), other.rollouts)
         rows.append(row("flip", flipped, f"P(another outcome), with {change}"))
     return rows
+
+
+def _recorded_outcome(sampler: Sampler, step: int) -> float:
+    """Return the recorded score, or the return from a step on, as that of a rollout."""
+    episode = sampler.episode
+    if sampler.by_score:
+        return sampler.score_at(episode.end_step)
+    gamma = sampler.config.gamma
+    rewards = recorded_rewards(episode).items()
+    return math.fsum(gamma ** (k - step) * reward for k, reward in rewards if k >= step)
 
 
 class _ShownPolicy:

@@ -71,14 +71,19 @@ class Decision:
         lines += [
             f"  with its action kept    {format_interval(self.kept, 2)}",
             f"  with its action redrawn {format_interval(self.redrawn, 2)}",
-            f"  difference              {format_interval(effect, 2)}, "
-            f"{effect.n_discordant} of {effect.n} scenarios differ",
+            f"  difference              {format_interval(effect, 2)}{_discordant(effect)}",
             f"  {self.method}, policy {self.table.policy_id}: {self.n_rollouts} rollouts, "
             f"{self.env_steps} env steps",
         ]
         if self.table.controls.n:
             lines.append(f"  {self.table.controls}")
         return "\n".join(lines)
+
+
+def _discordant(effect: Estimate) -> str:
+    if effect.n_discordant is None:
+        return ""
+    return f", {effect.n_discordant} of {effect.n} scenarios differ"
 
 
 def format_steps(steps: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.decisive import CONFIRMING_SCENARIO
 from trajrec.replay.credit.estimators.recorded import is_over, recorded_actions, recorded_rewards
-from trajrec.replay.credit.results.estimates import Arm, Estimate, estimate_arm
+from trajrec.replay.credit.results.estimates import BOUNDS, Arm, Estimate, estimate_arm
 from trajrec.replay.credit.results.store import make_table, with_estimand_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -62,7 +62,7 @@ class PointOfNoReturn:
 
     def _doubt(self) -> str:
         """Return a sentence on rollouts without a result, "" if all have one."""
-        n_unknown = sum(row.ci_method.endswith("bounds") and row.n_invalid for row in self.table)
+        n_unknown = sum(row.ci_method.endswith(BOUNDS) and row.n_invalid for row in self.table)
         if not n_unknown:
             return ""
         return f" {n_unknown} rollouts have no result and may have succeeded."
@@ -221,7 +221,7 @@ class _Bisection:
         if len(arm.valid):
             return row
         # Without any result, every probability is possible.
-        return replace(row, value=0.0, ci_low=0.0, ci_high=1.0, ci_method="wilson bounds")
+        return replace(row, value=0.0, ci_low=0.0, ci_high=1.0, ci_method=f"wilson{BOUNDS}")
 
     def _end_row(self, step: int) -> Estimate:
         """Return the row of the recorded end, which needs no rollouts."""
@@ -242,7 +242,7 @@ class _Bisection:
 def _times(estimate: Estimate) -> str:
     if estimate.ci_method == "recorded":
         return "never"
-    if estimate.ci_method.endswith("bounds"):
+    if estimate.ci_method.endswith(BOUNDS):
         unknown = f"{estimate.n_invalid} of {estimate.n + estimate.n_invalid} without a result"
         return f"{estimate.ci_low:.0%} to {estimate.ci_high:.0%} of the times ({unknown})"
     n_successes = round(estimate.value * estimate.n)

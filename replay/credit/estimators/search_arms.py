@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -93,7 +94,9 @@ class SearchArms:
     @property
     def is_share(self) -> bool:
         """Whether results are 0 or 1, so that their mean is a probability."""
-        return self.sampler.by_score or (self._is_binary and self.outcome in (0.0, 1.0))
+        # A recorded end without a verdict says nothing against it.
+        has_no_verdict = self.sampler.by_score and math.isnan(self.outcome)
+        return self._is_binary and (has_no_verdict or self.outcome in (0.0, 1.0))
 
     def sample_value(self, step: int, n: int) -> FloatArray:
         """Run n more rollouts of the policy from a step; return their results, (m,) float64."""
@@ -154,9 +157,8 @@ class SearchArms:
         for size, rollouts in zip(sizes, samples, strict=True):
             self.samples[size.step, size.arm] += rollouts
             self.n_run += len(rollouts)
-            self._is_binary = self._is_binary and all(
-                rollout.episode_return in (0.0, 1.0) for rollout in rollouts
-            )
+            results = Arm.of(rollouts, self.sampler).valid
+            self._is_binary = self._is_binary and intervals.is_binary(results)
         return True
 
     def arm(self, step: int, arm: str) -> Arm:

@@ -15,7 +15,7 @@ import numpy as np
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.recorded import recorded_actions
 from trajrec.replay.credit.results.budget import Budget, BudgetSpent, Meter
-from trajrec.replay.credit.results.estimates import LOST, Arm, Estimate
+from trajrec.replay.credit.results.estimates import BOUNDS, LOST, Arm, Estimate
 from trajrec.replay.credit.results.store import make_table
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable
 from trajrec.replay.credit.sampling.options import RolloutConfig, RolloutOptions
@@ -63,7 +63,7 @@ def shapley_values(
 
     Raises:
         IndexError: A segment has steps outside of the episode.
-        ValueError: n_permutations is less than 2.
+        ValueError: n_permutations is less than 2, or there are no segments.
 
     Source:
         Castro, Gomez & Tejada, Comput. Oper. Res. 36 (2009); antithetic orders: Mitchell et al.,
@@ -75,6 +75,8 @@ def shapley_values(
     groups: list[Segment] = [(step,) for step in steps]
     if segments is not None:
         groups = [tuple(segment) for segment in segments]
+    if not groups:
+        raise ValueError(f"episode {episode.id} needs a segment of steps, got none")
     for group in groups:
         if not group or any(step not in steps for step in group):
             raise IndexError(
@@ -201,12 +203,14 @@ class _Game:
             scale = intervals.spread_within([known])
             if is_unknown.any():
                 return intervals.Interval(float(known.mean()), -np.inf, np.inf, LOST)
-            return intervals.pooled_t(known, scale, 0.0)._replace(method=METHOD)
+            interval = intervals.pooled_t(known, scale, 0.0)
+            is_none = interval.method == intervals.NO_SPREAD
+            return interval if is_none else interval._replace(method=METHOD)
         # A contribution to a score in [0, 1] lies in [-1, 1].
         low, high = (
             intervals.augmented_t(np.where(is_unknown, extreme, contributions), _SCORE_DEVIATION)
             for extreme in (-1.0, 1.0)
         )
         value = float(contributions[~is_unknown].mean())
-        method = f"{METHOD}, bounds" if is_unknown.any() else METHOD
+        method = f"{METHOD},{BOUNDS}" if is_unknown.any() else METHOD
         return intervals.Interval(value, low.ci_low, high.ci_high, method)

@@ -21,6 +21,10 @@ LOST = "none: rollouts without a result"
 """The method of a number whose rollouts have lost results of which no bounds are known."""
 
 
+BOUNDS = " bounds"
+"""The end of the method of an interval that holds the number whatever the lost results were."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A number about one step of one episode, with its 95 % confidence interval.
@@ -32,7 +36,8 @@ class Estimate:
         ci_high: Upper end of the interval; infinity if there is no interval.
         ci_method: How the interval was computed, or "none" with the reason.
         n: Number of rollouts, pairs of rollouts or episodes in the estimate.
-        n_discordant: Number of pairs whose results differ; None if there are no pairs.
+        n_discordant: Number of pairs whose results differ; None if there are no pairs, as in fresh
+            noise.
         estimator: Name of the estimator: "value", "advantage", "luck", "delta", ...
         estimand: The estimated quantity, in words.
         noise: "shared", "fresh" or "recorded"; "none" if no rollouts were run.
@@ -128,8 +133,10 @@ class Arm(NamedTuple):
     @property
     def n_invalid(self) -> int:
         """Number of rollouts that raised or could not be replayed, or that have no verdict."""
-        n_lost = sum(rollout.is_invalid for rollout in self.rollouts)
-        return max(n_lost, self.n_unknown)
+        pairs = zip(self.rollouts, self.values, strict=False)
+        # With `on_error="lost"` those that raised have a value.
+        n_lost = sum(rollout.is_invalid and not np.isnan(value) for rollout, value in pairs)
+        return n_lost + self.n_unknown
 
 
 def _result(rollout: Rollout, *, by_score: bool, on_error: OnError) -> float:
@@ -261,7 +268,7 @@ def _arm_bounds(arm: Arm, scale: float | None, value: float) -> Interval:
 
 def _join(lowest: Interval, highest: Interval, value: float) -> Interval:
     """Return a value with the interval from the lower end of one to the upper end of the other."""
-    return Interval(value, lowest.ci_low, highest.ci_high, f"{lowest.method} bounds")
+    return Interval(value, lowest.ci_low, highest.ci_high, lowest.method + BOUNDS)
 
 
 def difference(
@@ -271,8 +278,10 @@ def difference(
     is_paired: bool,
     scale: float | None,
     spread: PairSpread = NO_PAIRS,
-) -> tuple[Interval, int, int]:
+) -> tuple[Interval, int, int | None]:
     """Return the mean of a - b with its interval, the number of pairs, and how many pairs differ.
+
+    Without pairs the smaller number of results comes in their place, and None.
 
     Args:
         a: Result of each rollout of the first arm, (n,) float64; NaN for a rollout without one.
@@ -285,7 +294,7 @@ def difference(
         a = a[~np.isnan(a)]
         b = b[~np.isnan(b)]
         n = min(len(a), len(b))
-        return (intervals.independent(a, b, scale) if n else intervals.UNKNOWN), n, n
+        return (intervals.independent(a, b, scale) if n else intervals.UNKNOWN), n, None
     # A pair counts only if both of its rollouts have a result.
     is_valid = ~(np.isnan(a) | np.isnan(b))
     a = a[is_valid]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from trajrec.replay.credit.results.estimates import LOST, Arm, Estimate
+from trajrec.replay.credit.results.estimates import BOUNDS, LOST, Arm, Estimate
 from trajrec.replay.credit.sampling.options import OnError
 from trajrec.statistics.intervals import NO_SPREAD
 from trajrec.types import FloatArray
@@ -34,30 +35,42 @@ class HeavyTails(NamedTuple):
 
 def invalid_note(arms: Sequence[Arm], on_error: OnError) -> list[str]:
     """Return a note on the rollouts without a result, or no note if all have one."""
-    lost = [rollout for arm in arms for rollout in arm.rollouts if rollout.is_invalid]
-    n_lost = sum(arm.n_invalid for arm in arms)
-    if not n_lost:
-        return []
-    reasons = (rollout.error or "no verdict" for rollout in lost)
-    reason = next(reasons, "the check gave no verdict")
-    if on_error == "lost":
-        return [
-            f"{n_lost} rollouts raised or could not be replayed, and count as failures: {reason}"
-        ]
-    return [
-        f"{n_lost} rollouts have no result: {reason}. The intervals hold whatever their results "
-        "were; on_error='lost' counts them as failures"
-    ]
+    rollouts = [rollout for arm in arms for rollout in arm.rollouts]
+    errors = [rollout.error for rollout in rollouts if rollout.is_invalid]
+    n_unknown = sum(arm.n_unknown for arm in arms)
+    notes = []
+    if on_error == "lost" and errors:
+        notes.append(
+            f"{len(errors)} rollouts raised or could not be replayed, and count as failures: "
+            f"{errors[0]}"
+        )
+        errors = []
+    if n_unknown:
+        reason = errors[0] if errors else "the check gave no verdict"
+        if not errors and any(math.isnan(rollout.episode_return) for rollout in rollouts):
+            reason = "their rewards have no sum (NaN)"
+        remedy = "; on_error='lost' counts them as failures" if errors else ""
+        notes.append(
+            f"{n_unknown} rollouts have no result: {reason}. The intervals hold whatever their "
+            f"results were{remedy}"
+        )
+    return notes
 
 
 def lost_estimand(row: Estimate, on_error: OnError) -> str:
     """Return an estimand's addition that says how rollouts without a result count, or ""."""
     if not row.n_invalid:
         return ""
-    if on_error == "lost":
+    has_bounds = row.ci_method.endswith(BOUNDS)
+    if on_error == "lost" and not has_bounds and row.ci_method != LOST and row.n:
         return f"; {row.n_invalid} rollouts that raised or could not be replayed count as failures"
-    known = f"; of the {row.n} rollouts that have a result, {row.n_invalid} have none"
-    return known if row.ci_method == LOST else f"{known} and may be 0 or 1: the interval holds both"
+    text = f"; beside the {row.n} rollouts that have a result, {row.n_invalid} have none"
+    if on_error == "lost":
+        text = (
+            f"; of {row.n_invalid} rollouts without a result those that raised or could not be "
+            "replayed count as failures; the others have none"
+        )
+    return f"{text} and may be 0 or 1: the interval holds both" if has_bounds else text
 
 
 def spread_note(rows: Sequence[Estimate]) -> list[str]:

@@ -178,6 +178,9 @@ class RolloutConfig:
         on_error = options.get("on_error", "bounds")
         if on_error not in ("bounds", "lost"):
             raise ValueError(f"on_error must be 'bounds' or 'lost', got {on_error!r}")
+        gamma = options.get("gamma", 1.0)
+        if not 0 <= gamma <= 1:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
         restore = options.get("restore", "auto")
         check_restore(restore)
         jobs = options.get("jobs", 1)
@@ -186,7 +189,7 @@ class RolloutConfig:
         return cls(
             policy=policy,
             noise=noise,
-            gamma=options.get("gamma", 1.0),
+            gamma=gamma,
             max_steps=options.get("max_steps"),
             success=success,
             source=EnvSource(

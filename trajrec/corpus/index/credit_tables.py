@@ -23,7 +23,11 @@ CREDIT = Table(
         ("ci_high", "DOUBLE", "upper end of its 95 % confidence interval"),
         ("ci_method", "VARCHAR", "method of the interval"),
         ("n", "BIGINT", "rollouts, or pairs of rollouts, that it rests on"),
-        ("n_discordant", "BIGINT", "pairs that differ; NULL for a single arm"),
+        (
+            "n_discordant",
+            "BIGINT",
+            "pairs that differ; NULL without pairs: for a single arm, and in fresh noise",
+        ),
         ("n_invalid", "BIGINT", "rollouts without a result, which widen the interval"),
         ("env_steps", "BIGINT", "steps of the environment taken for it"),
         ("policy_calls", "BIGINT", "calls of the policy made for it"),

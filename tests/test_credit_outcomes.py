@@ -1,0 +1,144 @@
+"""Outcomes of rollouts: shares, partial scores, missing verdicts, and what is recorded of them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import trajrec
+from trajrec.corpus.episode import Episode
+from trajrec.replay import credit
+from trajrec.statistics import intervals
+
+
+class Paying(gym.Env[Any, Any]):
+    """Two steps: action 1 pays in the first; the second pays with a chance of one half."""
+
+    observation_space = gym.spaces.Discrete(3)
+    action_space = gym.spaces.Discrete(2)
+    luck = 1.0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        self.taken = 0
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        self.taken += int(action)
+        reward = float(action)
+        if self.t == 2:
+            reward = self.luck * float(self.np_random.random() < 0.5)
+        return self.t, reward, self.t == 2, False, {}
+
+
+class Unlucky(Paying):
+    luck = math.nan
+
+
+def recorded(folder: Path, env: Any, total: float = 1.0) -> Episode:
+    """Return a recorded episode of action 1 that paid a sum in all."""
+    with trajrec.record(env, folder) as recorder:
+        for seed in range(20):
+            recorder.reset(seed=seed)
+            recorder.step(1)
+            recorder.step(1)
+    return next(e for e in trajrec.open(folder).episodes() if e.total_reward == total)
+
+
+def never(observation: Any) -> int:
+    return 0
+
+
+def options_of(env: Any, **more: Any) -> Any:
+    return {"env": env, "n_rollouts": 8, "folder": None, **more}
+
+
+@pytest.mark.parametrize("noise", [pytest.param("shared", marks=pytest.mark.slow), "fresh"])
+def test_a_reward_before_a_return_of_one_makes_no_share(noise: str, tmp_path: Path) -> None:
+    episode = recorded(tmp_path, Paying())
+    options = options_of(Paying, noise=noise, estimator="delta")
+    delta = credit.estimate(episode, never, **options).of("delta")[0]
+    assert delta.ci_method in ("augmented-t", "welch")
+    assert delta.ci_low < 1.0 < delta.ci_high
+
+
+def test_fresh_noise_has_no_pairs_that_differ(tmp_path: Path) -> None:
+    episode = recorded(tmp_path, Paying())
+    for noise, n_pairs in (("fresh", None), ("shared", 8)):
+        table = credit.estimate(episode, never, **options_of(Paying, noise=noise, steps=[0]))
+        assert table.of("advantage")[0].n_discordant == n_pairs
+
+
+def test_a_missing_verdict_is_no_failure(tmp_path: Path) -> None:
+    def verdict(env: Any) -> bool | None:
+        state = env.unwrapped
+        return None if state.np_random.random() < 0.5 else state.taken < 5
+
+    episode = recorded(tmp_path, Paying())
+    options = options_of(Paying, success=verdict, on_error="lost", steps=[0])
+    table = credit.estimate(episode, never, **options)
+    value = table.of("value")[0]
+    assert 0 < value.n_invalid < 8
+    assert value.n + value.n_invalid == 8
+    assert "the others have none and may be 0 or 1" in value.estimand
+    assert not any("count as failures" in note for note in table.notes)
+    assert any("no result: the check gave no verdict" in note for note in table.notes)
+
+
+def test_rewards_without_a_sum_are_named_and_keep_their_noise(tmp_path: Path) -> None:
+    episode = recorded(tmp_path, Paying())
+    table = credit.estimate(
+        episode, never, **options_of(Unlucky, control=False, steps=[0], estimator="value")
+    )
+    assert table.noise == "shared"
+    assert any("their rewards have no sum (NaN)" in note for note in table.notes)
+    assert table[0].ci_method != "wilson"
+
+
+def test_partial_scores_are_no_shares(tmp_path: Path) -> None:
+    def part(env: Any) -> float:
+        return 0.25 + 0.25 * env.unwrapped.taken
+
+    episode = recorded(tmp_path, Paying())
+    table = credit.counterfactual(episode, never, step=1, **options_of(Paying, success=part))
+    (effect,) = table.of("effect")
+    assert effect.value == -0.25
+    # The policy and the environment draw nothing that counts, and the table says so.
+    assert effect.ci_method == intervals.NO_SPREAD
+    assert table.of("flip") == []
+    decision = credit.decisive_step(episode, never, success=part, **options_of(Paying))
+    assert decision.effect.ci_method == intervals.NO_SPREAD
+
+
+def test_a_flip_is_against_the_rewards_from_the_step_on(tmp_path: Path) -> None:
+    # The second step paid nothing: the episode's 1 came before it.
+    episode = recorded(tmp_path, Paying())
+    assert episode.reward_values == [1.0, 0.0]
+    table = credit.counterfactual(episode, never, step=1, **options_of(Paying, n_rollouts=9))
+    (flip,) = table.of("flip")
+    (other,) = table.of("substituted")
+    assert flip.value == other.value
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, math.nan])
+def test_a_discount_out_of_bounds_is_refused(gamma: float, tmp_path: Path) -> None:
+    episode = recorded(tmp_path, Paying())
+    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\]"):
+        credit.estimate(episode, never, **options_of(Paying, gamma=gamma))
+
+
+def test_arguments_of_estimators_are_checked(tmp_path: Path) -> None:
+    episode = recorded(tmp_path, Paying())
+    wrong: Any = {"rest": "record"}
+    with pytest.raises(ValueError, match="rest must be 'policy' or 'recorded'"):
+        credit.counterfactual(episode, never, step=1, **wrong)
+    with pytest.raises(ValueError, match="n_rollouts must be at least 2"):
+        credit.counterfactual(episode, never, step=1, n_rollouts=1)
+    with pytest.raises(ValueError, match="needs a segment of steps"):
+        credit.shapley_values(episode, never, segments=[])
