@@ -22,7 +22,7 @@ from trajrec.wire.dialects.choose import dialect_named
 from trajrec.wire.dialects.reading import JsonDialect
 from trajrec.wire.dialects.responses import responses_usage
 from trajrec.wire.dialects.streams import StreamEvent
-from trajrec.wire.json_bodies import as_dict, as_list, as_text, dicts_in, first_of
+from trajrec.wire.json_bodies import as_count, as_dict, as_list, as_text, dicts_in, first_of
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -164,8 +164,12 @@ def offered_tools(call: ModelCall) -> Sequence[OfferedTool]:
     return tools
 
 
+_INSPECT = ("input_tokens_cache_read", "input_tokens_cache_write", "reasoning_tokens")
+_INSPECT_COUNTS = ("total_tokens", *_INSPECT)
+
+
 def usage_of(value: Value) -> Usage:
-    """Return the tokens that an answer counts, by the names of OpenAI or Anthropic.
+    """Return the tokens that an answer counts, by the names of OpenAI, Anthropic or Inspect.
 
     >>> usage_of({"input_tokens": 3, "cache_read_input_tokens": 90}).input
     93
@@ -175,7 +179,28 @@ def usage_of(value: Value) -> Usage:
         return chat_usage(usage)
     if "cache_read_input_tokens" in usage or "cache_creation_input_tokens" in usage:
         return anthropic_usage(usage)
+    if any(name in usage for name in _INSPECT):
+        return _inspect_usage(usage)
     return responses_usage(usage)
+
+
+def _inspect_usage(usage: JsonObject) -> Usage:
+    """Return the tokens of Inspect, which holds those of each provider in the provider's way.
+
+    With a cache, the input is that beside it or all of it, and only the sum may tell which. Google's
+    output is without reasoning.
+    """
+    fresh, output, total, cached, written, reasoning = (
+        as_count(usage.get(name)) for name in ("input_tokens", "output_tokens", *_INSPECT_COUNTS)
+    )
+    if fresh is None or output is None:
+        return Usage(fresh, output, cached, written, reasoning)
+    of_cache = (cached or 0) + (written or 0)
+    is_apart = of_cache > fresh or total == fresh + of_cache + output
+    if reasoning and total == fresh + output + reasoning:
+        return Usage(fresh, output + reasoning, cached, written, reasoning)
+    is_known = is_apart or not of_cache
+    return Usage(fresh + of_cache if is_known else None, output, cached, written, reasoning)
 
 
 def _recorded(call: ModelCall) -> CallContent:

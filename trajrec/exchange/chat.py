@@ -83,6 +83,7 @@ def usage_of_counts(
     input_tokens: Value = None,
     output_tokens: Value = None,
     cached: Value = None,
+    cache_write: Value = None,
     reasoning: Value = None,
     cost: Value = None,
 ) -> JsonObject | None:
@@ -92,8 +93,9 @@ def usage_of_counts(
         usage["prompt_tokens"] = input_tokens
     if output_tokens is not None:
         usage["completion_tokens"] = output_tokens
-    if cached is not None:
-        usage["prompt_tokens_details"] = {"cached_tokens": cached}
+    details = {"cached_tokens": cached, "cache_write_tokens": cache_write}
+    if cached is not None or cache_write is not None:
+        usage["prompt_tokens_details"] = {k: v for k, v in details.items() if v is not None}
     if reasoning is not None:
         usage["completion_tokens_details"] = {"reasoning_tokens": reasoning}
     if cost is not None:

@@ -110,7 +110,11 @@ class _SessionReader:
         kind = event.get("type")
         if kind == "token_count":
             info = texts_by_key(event.get("info"))
-            self._total = info.get("total_token_usage") or self._total
+            total = info.get("total_token_usage")
+            if total is not None and total == self._total:
+                # The limits of the account have changed: the counts are those of an earlier answer.
+                return
+            self._total = total or self._total
             usage = texts_by_key(info.get("last_token_usage"))
             turn = self._last_turn
             if usage and turn is not None and turn.answer.get("usage") is None:

@@ -12,7 +12,7 @@ from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat import assistant, tool_call, tool_result, usage_of_counts
 from trajrec.exchange.reading import Place, dicts_of, object_parts, texts_by_key
 from trajrec.exchange.records import Call, ImportedEpisode, Item, Message, Outcome, Turn
-from trajrec.types import JsonObject
+from trajrec.types import JsonObject, Value
 
 HEAD = frozenset(("startTime", "lastUpdated", "messages"))
 MESSAGE = frozenset(("timestamp", "type", "content"))
@@ -76,8 +76,9 @@ def _items_of(message: JsonObject, place: Place, account: Account) -> list[Item]
         message=assistant(content, [tool_call(c.call_id, c.tool, c.arguments) for c in calls]),
         model=place.optional(str, message.get("model"), "model", ""),
         usage=usage_of_counts(
-            input_tokens=tokens.get("input"),
-            output_tokens=tokens.get("output"),
+            # Google counts apart what its own tools have added to the prompt, and reasoning.
+            input_tokens=_sum(tokens.get("input"), tokens.get("tool")),
+            output_tokens=_sum(tokens.get("output"), tokens.get("thoughts")),
             cached=tokens.get("cached"),
             reasoning=tokens.get("thoughts"),
         ),
@@ -90,6 +91,11 @@ def _items_of(message: JsonObject, place: Place, account: Account) -> list[Item]
         if call.has_result
     ]
     return [turn, *calls, *results]
+
+
+def _sum(count: Value, more: Value) -> Value:
+    """Return two counts as one; the first alone if the second is none."""
+    return count + more if type(count) is int and type(more) is int else count
 
 
 def _call(record: JsonObject, place: Place, account: Account) -> Call:

@@ -57,6 +57,8 @@ def turn_of(span: Span, place: Place) -> Turn:
         input_tokens=span.take("gen_ai.usage.input_tokens"),
         output_tokens=span.take("gen_ai.usage.output_tokens"),
         cached=span.take("gen_ai.usage.cache_read.input_tokens"),
+        cache_write=span.take("gen_ai.usage.cache_creation.input_tokens"),
+        reasoning=span.take("gen_ai.usage.reasoning.output_tokens"),
     )
     answer: JsonObject = {"choices": choices}
     for name, value in (

@@ -42,6 +42,7 @@ def turn_of(span: Span, place: Place) -> Turn:
         input_tokens=span.take(_COUNTS + "prompt"),
         output_tokens=span.take(_COUNTS + "completion"),
         cached=span.take(_COUNTS + "prompt_details.cache_read"),
+        cache_write=span.take(_COUNTS + "prompt_details.cache_write"),
         reasoning=span.take(_COUNTS + "completion_details.reasoning"),
     )
     answer: JsonObject = {"choices": [{"index": 0, "message": _merged(outputs)}]}

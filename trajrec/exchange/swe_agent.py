@@ -60,7 +60,8 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
         items=items,
         ending=_ending(status),
         stop_reason=status,
-        claimed_done=status.startswith("submitted") if status else None,
+        # "submitted (exit_cost)" and its like: the scaffold has submitted what was there.
+        claimed_done=status == "submitted" if status else None,
         # A demonstration counts no calls and no cost: these zeros are unknown.
         reported=stats if stats.get("api_calls") or stats.get("instance_cost") else None,
         extra=extra or None,

@@ -213,6 +213,7 @@ class _Writer:
                 "gen_ai.usage.input_tokens": answer.usage.input,
                 "gen_ai.usage.output_tokens": answer.usage.output,
                 "gen_ai.usage.cache_read.input_tokens": answer.usage.cached,
+                "gen_ai.usage.cache_creation.input_tokens": answer.usage.cache_write,
                 "gen_ai.usage.reasoning.output_tokens": answer.usage.reasoning,
             }
             if answer.finish_reason is not None:

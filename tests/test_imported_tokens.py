@@ -1,0 +1,138 @@
+"""Tokens of imported model calls: all of the input, and all of the output, in each tool's words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imported import imported, one, write_json, write_lines
+
+from trajrec.corpus.call_contents import usage_of
+from trajrec.wire.contents import Usage
+
+COUNTS = "input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens"
+
+
+def test_gemini_cli_counts_reasoning_and_results_of_tools(tmp_path: Path) -> None:
+    tokens = {"input": 100, "output": 50, "cached": 4, "thoughts": 15, "tool": 20, "total": 185}
+    messages = [
+        {"id": "1", "type": "user", "content": "Hi."},
+        {"id": "2", "type": "gemini", "content": "Hello.", "model": "g", "tokens": tokens},
+    ]
+    path = write_json(tmp_path / "s.json", {"projectHash": "x", "messages": messages})
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, f"SELECT {COUNTS} FROM model_calls") == (120, 65, 4, None, 15)
+
+
+def test_counts_that_codex_repeats_belong_to_no_other_turn(tmp_path: Path) -> None:
+    def item(kind: str, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"timestamp": "2026-01-01T00:00:00Z", "type": kind, "payload": payload}
+
+    def said(role: str) -> dict[str, Any]:
+        return item("response_item", {"type": "message", "role": role, "content": "Hi."})
+
+    usage = {"input_tokens": 9, "output_tokens": 3}
+    info = {"total_token_usage": usage, "last_token_usage": usage}
+    count = item("event_msg", {"type": "token_count", "info": info})
+    lines = [
+        item("session_meta", {"id": "s"}),
+        said("user"),
+        said("assistant"),
+        count,
+        said("user"),
+        # Broken off: the count that follows is that of the answer before.
+        said("assistant"),
+        count,
+    ]
+    with imported(write_lines(tmp_path / "s.jsonl", lines), tmp_path / "out") as corpus:
+        query = "SELECT input_tokens FROM model_calls ORDER BY number"
+        assert corpus.sql(query).fetchall() == [(9,), (None,)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        # OpenAI's without a cache, Anthropic's with one, Google's with reasoning.
+        ((60, 2, 62, None, None, 1), Usage(60, 2, reasoning=1)),
+        ((60, 2, 62, 0, None, None), Usage(60, 2, 0)),
+        ((3, 20, 123, 90, 10, None), Usage(103, 20, 90, 10)),
+        ((7, 2, 39, None, None, 30), Usage(7, 32, reasoning=30)),
+        # The sum has no cache, which is larger than the input, so it stands beside it.
+        ((95, 37, 132, 560, None, None), Usage(655, 37, 560)),
+        # All of the input or that beside the cache: nothing tells.
+        ((95, 37, 132, 56, None, None), Usage(None, 37, 56)),
+    ],
+)
+def test_tokens_of_inspect_are_told_by_their_sum(counts: tuple[Any, ...], expected: Usage) -> None:
+    names = (
+        "input_tokens",
+        "output_tokens",
+        "total_tokens",
+        "input_tokens_cache_read",
+        "input_tokens_cache_write",
+        "reasoning_tokens",
+    )
+    assert usage_of(dict(zip(names, counts, strict=True))) == expected
+
+
+@pytest.mark.parametrize(
+    ("operation", "names"),
+    [
+        (
+            "gen_ai.operation.name",
+            (
+                "gen_ai.usage.input_tokens",
+                "gen_ai.usage.output_tokens",
+                "gen_ai.usage.cache_read.input_tokens",
+                "gen_ai.usage.cache_creation.input_tokens",
+                "gen_ai.usage.reasoning.output_tokens",
+            ),
+        ),
+        (
+            "openinference.span.kind",
+            (
+                "llm.token_count.prompt",
+                "llm.token_count.completion",
+                "llm.token_count.prompt_details.cache_read",
+                "llm.token_count.prompt_details.cache_write",
+                "llm.token_count.completion_details.reasoning",
+            ),
+        ),
+    ],
+)
+def test_traces_count_writes_to_caches_and_reasoning(
+    tmp_path: Path, operation: str, names: tuple[str, ...]
+) -> None:
+    kind = "chat" if operation.startswith("gen_ai") else "LLM"
+    attributes = [{"key": operation, "value": {"stringValue": kind}}]
+    for number, name in enumerate(names, 10):
+        attributes.append({"key": name, "value": {"intValue": str(number)}})
+    span = {
+        "traceId": "1" * 32,
+        "spanId": "2" * 16,
+        "name": "ask",
+        "startTimeUnixNano": "1",
+        "endTimeUnixNano": "2",
+        "attributes": attributes,
+    }
+    export = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    with imported(write_json(tmp_path / "t.json", export), tmp_path / "out") as corpus:
+        assert one(corpus, f"SELECT {COUNTS} FROM model_calls") == (10, 11, 12, 13, 14)
+
+
+@pytest.mark.parametrize(
+    ("status", "claims"), [("submitted", True), ("submitted (exit_cost)", False)]
+)
+def test_swe_agents_own_submission_is_no_claim(tmp_path: Path, status: str, claims: bool) -> None:
+    step = {"action": "ls", "observation": "a", "response": "Look.", "thought": ""}
+    run = {
+        "trajectory": [step],
+        "history": [{"role": "assistant", "content": "Look."}],
+        "info": {"exit_status": status},
+    }
+    path = tmp_path / "t.traj"
+    path.write_text(json.dumps(run))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT claimed_done FROM episodes") is claims
