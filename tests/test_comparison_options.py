@@ -437,6 +437,42 @@ def test_a_planned_number_of_tasks_shows_the_effect(low: float, high: float, eff
     assert n_shown / n_runs > 0.8 - 3 * np.sqrt(0.8 * 0.2 / n_runs)
 
 
+@pytest.mark.parametrize(("result", "word"), [(False, "failed"), (True, "passed")])
+def test_plan_from_a_flat_pilot_shows_the_effect(tmp_path: Path, result: bool, word: str) -> None:
+    effect, n_runs = 0.1, 300
+    record_run(tmp_path, "pilot", {f"t{k}": [result] * 2 for k in range(4)})
+    with trajrec.open(tmp_path) as opened:
+        plan = opened.plan(effect)
+    assert f"all rollouts of the pilot {word}" in plan.note
+    rng = np.random.default_rng(5)
+    for row in plan.rows:
+        size = row.n_rollouts * row.n_tasks
+        # Some tasks change by twice the effect, and the others not at all.
+        rates = rng.choice([0.0, 2 * effect], (n_runs, row.n_tasks))
+        changed = rng.binomial(row.n_rollouts, rates) / row.n_rollouts
+        limits = hull_difference(np.zeros((n_runs, row.n_tasks)), changed, size, size)
+        assert (limits.ci_low > 0).mean() > 0.8 - 3 * np.sqrt(0.8 * 0.2 / n_runs), row
+
+
+@pytest.mark.slow
+def test_visible_difference_is_one_that_there_can_be(tmp_path: Path) -> None:
+    # Tasks that change by as much, up and down: the mean is sure of these tasks alone.
+    for run, is_up in (("a", False), ("b", True)):
+        record_run(tmp_path, run, {f"t{k}": [is_up == k % 2] * 4 for k in range(4)})
+    for run in ("few", "few again"):
+        record_run(tmp_path, run, {f"t{k}": [True] for k in range(3)})
+    with trajrec.open(tmp_path) as opened:
+        few = compare(opened, "few", "few again")
+        these = compare(opened, "a", "b", over="these")
+        likes = compare(opened, "a", "b")
+    assert few.smallest_visible == np.inf
+    assert few.as_dict()["smallest_visible"] is None
+    assert "not even the largest difference would be shown" in few.statement()
+    width = these.difference.ci_high - these.difference.ci_low
+    assert width / 2 < these.smallest_visible < width
+    assert these.smallest_visible < likes.smallest_visible
+
+
 def test_a_drawn_interval_ends_where_it_ends() -> None:
     figure = pytest.importorskip("matplotlib.figure")
     axes = figure.Figure().subplots()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 from trajrec.analysis.arms import Arm, TaskDifference
@@ -90,7 +91,7 @@ def compare_sides(a: Side, b: Side, options: Options) -> Comparison:
         notes=(*plan_notes, *_notes(reads, cells, options)),
         factors=factors,
         bounds=bounds,
-        smallest_visible=_visible(measured, options.confidence),
+        smallest_visible=_visible(measured, options),
         dropped=_dropped(cells, pairs),
         tasks=_task_differences(pairs, options),
         spread=measured.spread,
@@ -351,10 +352,14 @@ def _notes(
     return notes
 
 
-def _visible(measured: Measured, confidence: float) -> float | None:
+def _visible(measured: Measured, options: Options) -> float | None:
     if measured.standard_error is None or measured.n_independent < 2:
         return None
-    return visible_difference(measured.standard_error, measured.n_independent, confidence)
+    visible = visible_difference(
+        measured.standard_error, measured.n_independent, options.confidence
+    )
+    low, high = options.result_range or (-math.inf, math.inf)
+    return visible if visible <= high - low else math.inf
 
 
 def _dropped(

@@ -52,7 +52,8 @@ class Comparison:
         factors: The nine factors of the two interfaces, compared.
         bounds: The difference if all excluded rollouts of b had failed and all of a had passed,
             and the reverse; None if results have no range.
-        smallest_visible: Difference that these tasks and rollouts show with a chance of 80 %.
+        smallest_visible: Difference that these tasks and rollouts show with a chance of 80 %;
+            infinite if even the largest possible one is shown less often.
         dropped: Tasks that one of the arms has no graded rollouts of.
         tasks: The shared tasks, the largest loss first.
         spread: Standard deviation of the differences over tasks; None if it is not known.
@@ -203,12 +204,14 @@ class Comparison:
         if self.is_loss_shown:
             return "a loss is shown"
         text = "the interval holds 0: neither a gain nor a loss is shown"
-        if self.smallest_visible is not None and math.isfinite(self.smallest_visible):
-            text += (
-                f". With these tasks and rollouts, a difference of {self.smallest_visible:.2f} "
-                "would be shown with a chance of 80 %"
-            )
-        return text
+        if self.smallest_visible is None:
+            return text
+        amount = f"a difference of {spell(self.smallest_visible)[0]}"
+        if self.smallest_visible == math.inf:
+            amount = "not even the largest difference"
+        return (
+            f"{text}. With these tasks and rollouts, {amount} would be shown with a chance of 80 %"
+        )
 
     def __repr__(self) -> str:
         if self.difference is None:
@@ -271,7 +274,7 @@ class Comparison:
             "unit": self.unit,
             "n_units": self.n_units,
             "bounds": None if self.bounds is None else list(self.bounds),
-            "smallest_visible": self.smallest_visible,
+            "smallest_visible": _finite(self.smallest_visible),
             "a": _plain_arm(self.a),
             "b": _plain_arm(self.b),
             "factors": {name: as_plain(factor) for name, factor in self.factors.items()},
@@ -287,8 +290,11 @@ class Comparison:
 def _plain(estimate: Estimate | None) -> dict[str, float | None] | None:
     if estimate is None:
         return None
-    values = dataclasses.asdict(estimate)
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {name: _finite(value) for name, value in dataclasses.asdict(estimate).items()}
+
+
+def _finite(number: float | None) -> float | None:
+    return None if number is None or not math.isfinite(number) else number
 
 
 def _plain_arm(arm: Arm) -> dict[str, Any]:

@@ -116,9 +116,11 @@ def measure(
     n_b = float(sum(cell.n for pair in pairs for cell in pair.b))
     unit_a = (rates_a - low) / scale
     unit_b = (rates_b - low) / scale
+    n_independent = len(pairs)
     if over == "these":
         limits = _on_these(pairs, value_range, confidence)
         method = "sum of the cells' binomial variances, t"
+        n_independent = 1 + sum(cell.n - 1 for pair in pairs for cell in (*pair.a, *pair.b))
         if limits is None:
             return Measured(
                 difference=None,
@@ -129,17 +131,19 @@ def measure(
     else:
         limits = hull_difference(unit_a, unit_b, n_a, n_b, confidence)
         method = "hull of paired MOVER and t"
-    quantile = t_quantile(confidence, len(pairs) - 1)
     half = (float(limits.ci_high) - float(limits.ci_low)) / 2 * scale
+    error = half / t_quantile(confidence, n_independent - 1)
     spread = float(np.sqrt(spread_over_tasks(rates_b - rates_a).variance))
+    if over == "population":
+        error = max(error, spread / math.sqrt(len(pairs)))
     return Measured(
         difference=as_estimate(limits, scale),
         rate_a=as_estimate(rate_over_tasks(unit_a, n_a), scale, low),
         rate_b=as_estimate(rate_over_tasks(unit_b, n_b), scale, low),
         method=method,
-        standard_error=max(half / quantile, spread / math.sqrt(len(pairs))),
-        n_independent=len(pairs),
-        spread=max(spread, half / quantile * math.sqrt(len(pairs))),
+        standard_error=error,
+        n_independent=n_independent,
+        spread=max(spread, error * math.sqrt(len(pairs))),
     )
 
 

@@ -12,7 +12,7 @@ from trajrec.analysis.conditions import SELECT_BY_FIXED, outcome_columns
 from trajrec.analysis.estimate import Estimate, as_estimate
 from trajrec.analysis.rollouts import Reading, find_check, make_cells, read_runs
 from trajrec.analysis.source import Source
-from trajrec.statistics.paired_rates import rate_over_tasks
+from trajrec.statistics.paired_rates import hull_difference, rate_over_tasks
 from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
 from trajrec.types import FloatArray
 
@@ -64,6 +64,49 @@ def tasks_needed(spread: float, difference: float, confidence: float = CONFIDENC
         else:
             low = middle + 1
     return low
+
+
+def tasks_needed_from_nothing(spread: float, difference: float, n_rollouts: int) -> int:
+    """Return the fewest tasks that show a gain over a run whose rollouts all failed.
+
+    The interval of equal rates rests on the number of tasks, however many rollouts they have: the
+    spread alone asks for too few. By symmetry, this is so for a loss after a run without failures.
+
+    Args:
+        spread: Standard deviation of the differences over tasks, >= 0.
+        difference: The gain, in (0, 1].
+        n_rollouts: Rollouts of each task in each run.
+
+    >>> tasks_needed(0.07, 0.05), tasks_needed_from_nothing(0.07, 0.05, 16)
+    (18, 91)
+    """
+    low = tasks_needed(spread, difference)
+    high = low
+    while high < MAX_TASKS and not _is_gain_shown(high, spread, difference, n_rollouts):
+        low = high + 1
+        high = min(2 * high, MAX_TASKS)
+    while low < high:
+        middle = (low + high) // 2
+        if _is_gain_shown(middle, spread, difference, n_rollouts):
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _is_gain_shown(n_tasks: int, spread: float, difference: float, n_rollouts: int) -> bool:
+    """Return whether a gain over nothing is shown, if it is as small as 80 % of samples have it."""
+    error = spread / math.sqrt(n_tasks)
+    mean = difference - t_quantile(2 * POWER - 1, n_tasks - 1) * error
+    if mean <= 0:
+        return False
+    # Some tasks gain alike and the others nothing: rates cannot fall below 0.
+    gain = min(1.0, mean + spread**2 / mean)
+    n_gaining = max(1, round(n_tasks * mean / gain))
+    rates = np.zeros(n_tasks)
+    rates[:n_gaining] = min(1.0, mean * n_tasks / n_gaining)
+    most = float(n_rollouts * n_tasks)
+    return bool(hull_difference(np.zeros(n_tasks), rates, most, most).ci_low > 0)
 
 
 ROLLOUTS = (1, 2, 4, 8, 16)
@@ -163,12 +206,19 @@ def make_plan(
         )
     of_both = variance_of_both(within.value, rate.value, effect)
     of_both_high = variance_of_both(within.ci_high, rate.value, effect)
+    is_flat = rate.value in (0.0, 1.0)
+    if is_flat:
+        note += f"; all rollouts of the pilot {'passed' if rate.value else 'failed'}, so that more "
+        note += "rollouts of a task save few tasks"
+
+    def needed(variance: float, n: int) -> int:
+        of_task = math.sqrt(variance / n + spread**2)
+        if is_flat:
+            return tasks_needed_from_nothing(of_task, effect, n)
+        return tasks_needed(of_task, effect)
+
     rows = [
-        PlanRow(
-            n_rollouts=n,
-            n_tasks=tasks_needed(math.sqrt(of_both / n + spread**2), effect),
-            n_tasks_high=tasks_needed(math.sqrt(of_both_high / n + spread**2), effect),
-        )
+        PlanRow(n_rollouts=n, n_tasks=needed(of_both, n), n_tasks_high=needed(of_both_high, n))
         for n in ROLLOUTS
     ]
     return Plan(
