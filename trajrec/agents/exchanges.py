@@ -8,6 +8,7 @@ import time
 from typing import NamedTuple
 from urllib.parse import urljoin
 
+from trajrec.agents.answer_redaction import answer_redactor
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.exchange_memory import (
     Answer,
@@ -21,7 +22,6 @@ from trajrec.agents.state_recorder import StateRecorder
 from trajrec.log.events import ExchangeEnd, ExchangePart, ExchangeStart, RetryBy
 from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.request_bodies import BodyRedactor
-from trajrec.redaction.response_bodies import response_redactor
 from trajrec.values import codec
 from trajrec.wire.deltas import BodyDeltas
 from trajrec.wire.dialects.choose import is_model_request
@@ -198,7 +198,7 @@ class RecordedExchange:
         self._status: int | None = None
         self._headers: Headers = []
         self._decoder = ContentDecoder("")
-        self._redactor = response_redactor(recorder.journal.redactor, "")
+        self._redactor = answer_redactor(recorder.journal.redactor, "")
         self._pieces: list[bytes] = []
         self._sizes: list[int] = []
         self._first_ns = 0
@@ -219,7 +219,7 @@ class RecordedExchange:
         self._decoder = ContentDecoder(coding)
         self._coding = "" if self._decoder.is_known else coding
         kind = header(headers, "content-type")
-        self._redactor = response_redactor(self._recorder.journal.redactor, kind)
+        self._redactor = answer_redactor(self._recorder.journal.redactor, kind)
         if status >= 400:
             # Before the client has it: its retry may come before the end of this exchange does.
             self._add_failure()

@@ -10,7 +10,9 @@ Source:
 from __future__ import annotations
 
 import base64
+import json
 import struct
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -51,7 +53,35 @@ def split_frames(body: bytes) -> list[Frame]:
     >>> split_frames(b"")
     []
     """
-    frames = []
+    return [_frame(*_parts(body, place)) for place in _places(body)]
+
+
+def with_payloads(body: bytes, change: Callable[[list[bytes]], list[bytes]]) -> tuple[bytes, bytes]:
+    """Return the frames of a stream with other payloads, and what follows the last sound one.
+
+    Args:
+        body: The stream.
+        change: Returns the payloads in place of those of all frames, as `split_frames` gives them.
+    """
+    places = list(_places(body))
+    before = [_frame(*_parts(body, place)).payload for place in places]
+    frames = [
+        body[place.start : place.end] if new == old else _with_payload(body, place, new)
+        for place, old, new in zip(places, before, change(before), strict=True)
+    ]
+    return b"".join(frames), body[places[-1].end if places else 0 :]
+
+
+class _Place(NamedTuple):
+    """The place of a frame in a stream: its first byte, that of its payload, and its end."""
+
+    start: int
+    payload_start: int
+    end: int
+
+
+def _places(body: bytes) -> Iterator[_Place]:
+    """Yield the places of the frames, up to the first one that is cut off or damaged."""
     start = 0
     while len(body) - start >= _MIN_FRAME:
         size, headers_size, checksum = _PRELUDE.unpack_from(body, start)
@@ -63,12 +93,33 @@ def split_frames(body: bytes) -> list[Frame]:
             and _CHECKSUM.unpack_from(body, end - 4)[0] == crc32(body[start : end - 4])
         )
         if not is_sound:
-            break
-        payload_start = start + _PRELUDE.size + headers_size
-        headers = _headers(body[start + _PRELUDE.size : payload_start])
-        frames.append(_frame(headers, body[payload_start : end - 4]))
+            return
+        yield _Place(start, start + _PRELUDE.size + headers_size, end)
         start = end
-    return frames
+
+
+def _parts(body: bytes, place: _Place) -> tuple[dict[str, str], bytes]:
+    """Return the headers of a frame, and its payload as it stands."""
+    headers = _headers(body[place.start + _PRELUDE.size : place.payload_start])
+    return headers, body[place.payload_start : place.end - _CHECKSUM.size]
+
+
+def _with_payload(body: bytes, place: _Place, payload: bytes) -> bytes:
+    """Return a frame with another payload."""
+    headers, before = _parts(body, place)
+    if _is_chunk(headers):
+        fields = as_dict(read_json(before)) | {"bytes": base64.b64encode(payload).decode()}
+        payload = json.dumps(fields, separators=(",", ":")).encode()
+    coded = body[place.start + _PRELUDE.size : place.payload_start]
+    size = _MIN_FRAME + len(coded) + len(payload)
+    prelude = _PRELUDE.pack(size, len(coded), 0)[:8]
+    frame = prelude + _CHECKSUM.pack(crc32(prelude)) + coded + payload
+    return frame + _CHECKSUM.pack(crc32(frame))
+
+
+def _is_chunk(headers: dict[str, str]) -> bool:
+    is_event = headers.get(":message-type", "event") == "event"
+    return is_event and headers.get(":event-type") == "chunk"
 
 
 def _frame(headers: dict[str, str], payload: bytes) -> Frame:
@@ -76,14 +127,13 @@ def _frame(headers: dict[str, str], payload: bytes) -> Frame:
     if kind != "event":
         name = headers.get(":exception-type") or headers.get(":error-code", "")
         return Frame(name, payload, True)
-    name = headers.get(":event-type", "")
-    if name == "chunk":
+    if _is_chunk(headers):
         encoded = as_text(as_dict(read_json(payload)).get("bytes"))
         try:
             payload = base64.b64decode(encoded or "", validate=True)
         except ValueError:
             payload = b""
-    return Frame(name, payload, False)
+    return Frame(headers.get(":event-type", ""), payload, False)
 
 
 def _headers(data: bytes) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 # The bytes that decide where an object ends, and those that decide what is text.
 _MARKS = re.compile(rb'[\[\]{}"\\]')
@@ -84,3 +85,23 @@ def split_objects(body: bytes) -> list[bytes]:
     """
     splitter = JsonSplitter()
     return splitter.feed(body) + splitter.finish()
+
+
+def with_objects(body: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
+    """Return a whole stream with other objects.
+
+    Args:
+        body: The stream.
+        change: Returns the objects in place of all.
+
+    >>> with_objects(b'[{"a": 1},\\n{"b": 2}]', lambda objects: objects[::-1])
+    b'[{"b": 2},\\n{"a": 1}]'
+    """
+    before = split_objects(body)
+    parts = []
+    at = 0
+    for old, new in zip(before, change(before), strict=True):
+        start = body.index(old, at)
+        parts += [body[at:start], new]
+        at = start + len(old)
+    return b"".join([*parts, body[at:]])

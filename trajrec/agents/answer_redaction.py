@@ -1,0 +1,86 @@
+"""Redaction of the answers of models, in whichever form they are streamed.
+
+Lines are searched while they come; see `trajrec.redaction.response_bodies`. Amazon's frames, the
+array of Gemini's objects, and lines that no content type announces are searched at the end, each
+object as a line, so that a secret that is cut over several is found.
+"""
+
+from __future__ import annotations
+
+import re
+
+from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.response_bodies import LineRedactor, WholeRedactor, response_redactor
+from trajrec.wire import aws_stream
+from trajrec.wire.json_stream import with_objects
+
+_BREAKS = bytes.maketrans(b"\r\n", b"  ")
+
+# Events, or objects of which each begins a line.
+_LINES = re.compile(rb"\s*(?:(?:data|event|id|retry)?:|\{[^\r\n]*\}\s*\n\s*\{)")
+
+
+def answer_redactor(redactor: Redactor, content_type: str) -> LineRedactor | AnswerRedactor:
+    """Return the redactor of an answer of a content type."""
+    found = response_redactor(redactor, content_type)
+    return found if isinstance(found, LineRedactor) else AnswerRedactor(redactor, content_type)
+
+
+class AnswerRedactor:
+    """Holds an answer back until its end, and takes the secrets out of its objects.
+
+    Args:
+        redactor: Finds the secrets.
+        content_type: The content type of the answer.
+
+    Attributes:
+        n_secrets: Number of secrets that were replaced.
+    """
+
+    def __init__(self, redactor: Redactor, content_type: str) -> None:
+        self.n_secrets = 0
+        self._redactor = redactor
+        self._is_framed = aws_stream.CONTENT_TYPE in content_type.lower()
+        self._parts: list[bytes] = []
+
+    def add(self, data: bytes) -> bytes:
+        """Add the next bytes; nothing is returned before the end."""
+        self._parts.append(data)
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the answer."""
+        body = b"".join(self._parts)
+        self._parts = []
+        if not self._redactor.is_on:
+            return body
+        if self._is_framed:
+            frames, rest = aws_stream.with_payloads(body, self._as_lines)
+            return frames + self._whole(rest)
+        if body.lstrip()[:1] == b"[":
+            # Other items of an array have no place in a line.
+            return self._whole(with_objects(body, self._as_lines))
+        return self._lines(body) if _LINES.match(body) else self._whole(body)
+
+    def _as_lines(self, objects: list[bytes]) -> list[bytes]:
+        """Return objects without secrets."""
+        # A line break in JSON stands between two tokens.
+        lines = [data.translate(_BREAKS) for data in objects]
+        cleaned = self._lines(b"".join(line + b"\n" for line in lines)).split(b"\n")[:-1]
+        return [
+            old if line == new else new
+            for old, line, new in zip(objects, lines, cleaned, strict=True)
+        ]
+
+    def _lines(self, body: bytes) -> bytes:
+        lines = LineRedactor(self._redactor)
+        cleaned = lines.add(body) + lines.finish()
+        self.n_secrets += lines.n_secrets
+        return cleaned
+
+    def _whole(self, body: bytes) -> bytes:
+        whole = WholeRedactor(self._redactor)
+        whole.add(body)
+        cleaned = whole.finish()
+        self.n_secrets += whole.n_secrets
+        return cleaned
