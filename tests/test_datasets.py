@@ -652,6 +652,20 @@ def test_named_values_of_steps_are_columns(tmp_path: Path) -> None:
                 corpus.transitions(columns=(f"values/{name}",))
 
 
+def test_named_integers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    for exact, large in ((2**53, 2**53 + 1), (0.5, 0.5)):
+        env.step(0)
+        env.annotate(exact=exact, large=large)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (batch,) = corpus.transitions(columns=("values/exact",), shuffle=False)
+        assert batch["values/exact"].tolist() == [2**53, 0.5]
+        with pytest.raises(CorpusError, match="integers that float64 cannot hold exactly"):
+            corpus.transitions(columns=("values/large",))
+
+
 @pytest.mark.slow
 def test_named_values_survive_compaction_and_forks(cartpole: trajrec.Corpus) -> None:
     (parent,) = cartpole.episodes(order_by="n_steps DESC LIMIT 1")

@@ -167,6 +167,18 @@ def test_data_that_descends_from_a_held_out_episode_is_found(tmp_path: Path) -> 
             corpus.overlap(edges=[("model-7", ids["second"]), (ids["test"], ids["third"])])
 
 
+def test_held_out_splits_are_names_and_not_letters(tmp_path: Path) -> None:
+    held = record_one(tmp_path, True, task="a", metadata={"split": 1})
+    record_one(tmp_path, True, task="b", metadata={"split": 2, "parents": [held]})
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        # A split may be a whole number.
+        assert len(corpus.overlap(held_out=[1]).leaks) == 1  # type: ignore[list-item]
+        for ask in (corpus.overlap, lambda **options: corpus.card(tmp_path / "out", **options)):
+            with pytest.raises(TypeError, match=r"must be names of splits, such as \('test',\)"):
+                ask(held_out="test")
+
+
 @pytest.mark.slow
 def test_lineage_edges_are_declared_at_once_or_later(tmp_path: Path) -> None:
     distilled = {"child": "model-7", "parent": "set-3", "kind": "distilled", "note": "by hand"}

@@ -279,6 +279,7 @@ class Analyses:
             edges: More derivations, as (child, parent) or (child, parent, kind).
 
         Raises:
+            TypeError: The splits are one text.
             ValueError: The derivations have a cycle.
         """
         from trajrec.analysis.overlap import read_overlap
@@ -329,10 +330,13 @@ class Analyses:
                 another `privacy` than "public".
 
         Raises:
+            CorpusError: A log is being written, or the folder cannot be.
+            TypeError: The splits are one text.
             ValueError: The folder is not empty, a table is unknown, an episode is marked as
                 private, or the declared lineage has a cycle.
         """
         from trajrec.analysis.card import About
+        from trajrec.analysis.overlap import split_names
         from trajrec.analysis.release import write_release
 
         about = About(
@@ -342,7 +346,7 @@ class Analyses:
             url=url,
             creator=creator,
             published=published or datetime.datetime.now(datetime.UTC).date(),
-            held_out=tuple(held_out),
+            held_out=split_names(held_out),
         )
         return write_release(
             self,

@@ -73,6 +73,17 @@ class Overlap:
         )
 
 
+def split_names(held_out: Collection[str]) -> tuple[str, ...]:
+    """Return names of splits as SQL has those of the metadata, which may be whole numbers.
+
+    Raises:
+        TypeError: A single text is given: its letters would be taken for names.
+    """
+    if isinstance(held_out, str):
+        raise TypeError(f"held_out must be names of splits, such as ({held_out!r},)")
+    return tuple(map(str, held_out))
+
+
 _SPLIT = "json_extract_string(metadata, '$.split')"
 
 
@@ -89,6 +100,7 @@ def read_overlap(
     Raises:
         ValueError: The derivations have a cycle.
     """
+    held_out = split_names(held_out)
     columns = {"task": "task", "goal": "goal_digest", "first state": "reset_key::VARCHAR"}
     shared = [
         Shared(by=by, value=row["value"], splits=tuple(row["splits"]), n=row["n"])
