@@ -294,6 +294,13 @@ WRONG = {
         2,
         "give no EPISODE, or no --group",
     ),
+    "a plot of --group": (
+        None,
+        ["credit", "{}", "--group", "--plot", "credit.png"],
+        2,
+        "--group runs no rollouts and draws nothing: leave out --plot",
+    ),
+    "an empty condition": (None, ["ls", "{}", "--where", " "], 2, "got an empty text"),
     "a condition without --group": (
         None,
         ["credit", "{}", "3f2a", "--policy", "random", "--where", "n_steps > 3"],

@@ -91,3 +91,38 @@ def test_a_removed_episode_does_not_come_back(tmp_path: Path) -> None:
     trajrec.close_logs()
     with pytest.raises(CorpusError, match=r"has 3 episodes that were removed"):
         merge([a], out)
+
+
+def test_merge_that_is_interrupted_leaves_no_part_of_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(gym.make("CartPole-v1"), tmp_path / "runs")
+
+    def interrupted(source: Path, target: Path) -> None:
+        target.write_bytes(source.read_bytes()[:10])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trajrec.corpus.merging.shutil.copyfile", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            merge([tmp_path / "runs"], tmp_path / "all")
+    assert list((tmp_path / "all").iterdir()) == []
+    assert len(merge([tmp_path / "runs"], tmp_path / "all").copied) == 1
+
+
+@pytest.mark.slow
+def test_release_that_is_interrupted_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(gym.make("CartPole-v1"), tmp_path / "runs")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with trajrec.open(tmp_path / "runs") as corpus:
+        with monkeypatch.context() as patch:
+            patch.setattr("trajrec.analysis.release._write_digests", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                corpus.card(tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        corpus.card(tmp_path / "out")

@@ -17,7 +17,7 @@ from trajrec.analysis.card_text import TableFile, readme
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.croissant import croissant, lacking
 from trajrec.analysis.source import Source, fetch, quoted
-from trajrec.errors import CorpusError, LogError
+from trajrec.errors import CorpusError
 from trajrec.values.parquet_columns import plain_column
 
 TABLES = (
@@ -117,12 +117,11 @@ def write_release(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return _write_files(source, folder, card, splits, tables)
-    except (CorpusError, LogError):
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    except (OSError, duckdb.IOException) as exc:
+    except BaseException as exc:
         # A release without its digests is none, and none is written into a folder with files.
         shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(exc, (OSError, duckdb.IOException)):
+            raise
         reason = getattr(exc, "strerror", None) or str(exc).partition("\n")[0]
         raise CorpusError(f"{folder}: the release cannot be written: {reason}") from exc
 

@@ -28,6 +28,7 @@ from trajrec.cli.folder import (
 )
 from trajrec.cli.output import print_json, print_table
 from trajrec.cli.row_files import write_rows
+from trajrec.conditions import bracketed
 from trajrec.errors import QueryError
 from trajrec.values.shown import counted
 
@@ -139,7 +140,7 @@ def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     columns = (*LISTED[:1], "kind", *LISTED[1:]) if arguments.forks else LISTED
     selected = (
         f"(SELECT * FROM all_episodes WHERE {kind_condition(arguments.forks)} "
-        f"AND ({arguments.where}\n))"
+        f"AND {bracketed(arguments.where)})"
     )
     source = selected
     has_size = arguments.size or arguments.sort == SIZE

@@ -51,6 +51,9 @@ GROUP_COLUMNS = ("episode_id", "step", "value", "n", "action")
 DEFAULT_LIMIT = 20
 """Steps of --group that are printed."""
 
+_OF_ROLLOUTS = ("policy", "plot", "steps", "budget")
+"""Options that --group would otherwise seem to take: it compares what was recorded."""
+
 
 def add_parser(commands: Commands) -> None:
     """Add the command."""
@@ -111,6 +114,9 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
             raise ValueError(
                 "--group compares all episodes of the folder: give no EPISODE, or no --group"
             )
+        for name in _OF_ROLLOUTS:
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--group runs no rollouts and draws nothing: leave out --{name}")
         return _run_groups(corpus, arguments)
     if arguments.where is not None:
         raise ValueError("--where chooses the episodes of --group; an EPISODE is chosen by its id")

@@ -148,6 +148,8 @@ def _copy(source: Path, target: Path) -> None:
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as exc:
+        raise CorpusError(f"{target}: cannot be written: {exc.strerror or exc}") from exc
+    finally:
+        # Also of a call that Ctrl-C ended.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise CorpusError(f"{target}: cannot be written: {exc.strerror or exc}") from exc

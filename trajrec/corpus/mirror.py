@@ -215,12 +215,16 @@ def _place(path: Path, log: RemoteLog) -> None:
 
 def _fetch_index(folder: Path, url: str, name: str) -> None:
     temporary = folder / INDEX_FOLDER / f"{name}.tmp"
-    with asking(url):
-        system, root = file_system(url)
-        system.get_file(f"{root}/{INDEX_FOLDER}/{name}", os.fspath(temporary))
-    for old in ("index.duckdb.wal", "ids.bin"):
-        (folder / INDEX_FOLDER / old).unlink(missing_ok=True)
-    os.replace(temporary, folder / INDEX_FOLDER / "index.duckdb")
+    try:
+        with asking(url):
+            system, root = file_system(url)
+            system.get_file(f"{root}/{INDEX_FOLDER}/{name}", os.fspath(temporary))
+        for old in ("index.duckdb.wal", "ids.bin"):
+            (folder / INDEX_FOLDER / old).unlink(missing_ok=True)
+        os.replace(temporary, folder / INDEX_FOLDER / "index.duckdb")
+    finally:
+        # A later index has another name, and would leave the part of this one for ever.
+        temporary.unlink(missing_ok=True)
 
 
 def _write(path: Path, data: bytes) -> None:
