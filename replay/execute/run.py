@@ -35,6 +35,7 @@ from trajrec.replay.execute.reach import (
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.types import Action, Observation, Value
 from trajrec.values import codec
+from trajrec.values.arrays import PADDED
 from trajrec.values.copies import copy_for_env, copy_for_record
 from trajrec.values.digest import KEY_BYTES, state_key
 from trajrec.values.plain import IMMUTABLE_TYPES
@@ -307,7 +308,7 @@ def _keep_start(
     execution.has_states = True
     execution.whole_rows = _whole_rows(episode)
     state = handle.adapter.capture()
-    if type(state) is np.ndarray and state.dtype.kind in "biuf":
+    if type(state) is np.ndarray and state.dtype.kind in "biuf" and state.dtype.char not in PADDED:
         execution.state_dtype = state.dtype
     if is_verified:
         digests = episode.state_digests

@@ -18,6 +18,7 @@ from trajrec.recording.item_journal import ItemJournal
 from trajrec.recording.step_fields import MisfitError
 from trajrec.recording.step_takes import StepTakes
 from trajrec.types import Observation, Value
+from trajrec.values.arrays import PADDED
 
 AddStep: TypeAlias = Callable[[Any, Observation, Value, int], None]
 """Adds a step: (part of the action, observation, reward, number of the item)."""
@@ -67,7 +68,7 @@ def make_add_step(
     if obs_layout is None or reward_layout is None or not obs_layout.is_single:
         return target.add_values
     leaf = obs_layout.leaves[0]
-    if leaf.kind != "array":
+    if leaf.kind != "array" or np.dtype(leaf.dtype).char in PADDED:
         return target.add_values
     takes = target.takes
     ndarray = np.ndarray

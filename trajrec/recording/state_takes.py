@@ -9,6 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from trajrec.types import Value
+from trajrec.values.arrays import PADDED
 from trajrec.values.digest import state_check, state_key
 
 Capture: TypeAlias = Callable[[], Value]
@@ -32,7 +33,11 @@ def make_digest_taker(
 
     def take_first() -> int:
         value = capture()
-        is_array = type(value) is np.ndarray and value.dtype.kind in "iuf"
+        is_array = (
+            type(value) is np.ndarray
+            and value.dtype.kind in "iuf"
+            and value.dtype.char not in PADDED
+        )
         is_fast = is_array and not has_keys
         replace(_array_check_taker(capture, value) if is_fast else take_digest)
         return digest(value)

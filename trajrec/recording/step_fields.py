@@ -23,6 +23,7 @@ from trajrec.log.items import ODD, FieldLayout, Leaf
 from trajrec.log.pixel_changes import PixelDiff
 from trajrec.types import Array, Value
 from trajrec.values import codec
+from trajrec.values.arrays import PADDED, array_bytes
 from trajrec.values.foreign_arrays import has_own_dtype
 from trajrec.values.plain import NUMBER_TYPES, PLAIN_NUMBERS, PLAIN_TYPES, SCALAR_TYPES
 
@@ -118,6 +119,7 @@ class Field:
         if is_array and not has_own_dtype(value):
             # Only observations: rows of other fields may be taken back, and changes cannot be.
             is_large = self._name == "obs" and value.nbytes > LARGE_ROW_BYTES
+            is_large = is_large and value.dtype.char not in PADDED
             return self._array_of_pixels(path, value) if is_large else self._array(path, value)
         if cls is dict and depth < MAX_DEPTH and all(map(_is_plain_key, value)):
             return self._dict(path, value, depth)
@@ -161,6 +163,7 @@ class Field:
         dtype = first.dtype
         shape = first.shape
         ndarray = np.ndarray
+        to_bytes = array_bytes if dtype.char in PADDED else ndarray.tobytes
 
         def take(value: Value) -> bytes:
             # `is` before `!=`: NumPy's comparison of dtypes is slow, and most are one object.
@@ -171,7 +174,7 @@ class Field:
             ):
                 raise MisfitError
             # Bytes, not the array: environments write their next observation into the same array.
-            return value.tobytes()
+            return to_bytes(value)
 
         return take, self._add_leaf(Leaf(path, "array", dtype.str, shape))
 

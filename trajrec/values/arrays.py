@@ -6,6 +6,9 @@ import numpy as np
 
 from trajrec.types import Array
 
+PADDED = frozenset("gG")
+"""The characters of the dtypes of long doubles: some of their bytes are no part of a value."""
+
 _EXTENDED_BYTES = 10
 """Bytes of an extended float, as which x86 processors have long doubles."""
 
@@ -23,7 +26,7 @@ def array_bytes(values: Array | np.generic) -> bytes:
     >>> array_bytes(np.frombuffer(b"garbage!!", wide))
     b'\\x00a\\x00\\x00a\\x00\\x00!\\x00'
     """
-    if values.dtype.char in "gG":
+    if values.dtype.char in PADDED:
         return _long_double_bytes(values)
     if values.dtype.names is None:
         return values.tobytes()

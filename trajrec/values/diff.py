@@ -207,4 +207,4 @@ def _arrays(path: Path, a: Array, b: Array) -> Iterator[Change]:
 
 def _item_bytes(array: Array) -> Array:
     """Return the bytes of an array's elements, uint8 (size, itemsize)."""
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, array.itemsize)
+    return np.frombuffer(array_bytes(array), np.uint8).reshape(-1, array.itemsize)

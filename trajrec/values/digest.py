@@ -24,6 +24,7 @@ import numpy as np
 
 from trajrec.types import Array, Value
 from trajrec.values import codec
+from trajrec.values.arrays import PADDED, array_bytes
 
 Bytes: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Digests: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.uint32 | np.uint64]]
@@ -35,8 +36,8 @@ DigestBytes: TypeAlias = Literal[3, 8]
 
 MASK = 0xFFFFFF
 
-# Kinds of dtypes whose bytes are their value: numbers and times.
-_NUMBERS = frozenset("biufcmM")
+# Characters of the dtypes whose bytes are their value: numbers and times, without long doubles.
+_PLAIN = frozenset("?bBhHiIlLqQpPnNefdFDmM")
 
 # The hash of all that comes before an array's own bytes in its encoding, by dtype and shape.
 # States of one environment have one or two forms; others are not kept.
@@ -53,12 +54,14 @@ def state_check(state: Value) -> int:
     >>> hex(state_check(np.zeros(4)))
     '0xa55ad'
     """
-    if type(state) is np.ndarray and state.dtype.kind in _NUMBERS:
+    if type(state) is np.ndarray and state.dtype.char in _PLAIN:
         try:
             return crc32(state) & MASK  # type: ignore[arg-type]
         except (ValueError, TypeError):
             # The array is not contiguous, or its times have no buffer.
             return crc32(state.tobytes()) & MASK
+    if type(state) is np.ndarray and state.dtype.char in PADDED:
+        return crc32(array_bytes(state)) & MASK
     return crc32(codec.encode(state, where="state", canonical=True)) & MASK
 
 
@@ -69,7 +72,7 @@ def state_key(state: Value) -> int:
     >>> f"{state_key(state):016x}" == codec.digest(state)[:16]
     True
     """
-    if type(state) is np.ndarray and state.dtype.kind in _NUMBERS:
+    if type(state) is np.ndarray and state.dtype.char in _PLAIN:
         form = (state.dtype, state.shape)
         beginning = _beginnings.get(form)
         if beginning is None:
@@ -91,7 +94,7 @@ def array_keys(states: Array) -> Array:
     >>> int(array_keys(np.zeros((2, 4)))[1]) == state_key(np.zeros(4))
     True
     """
-    if not states.size or states.dtype.kind not in _NUMBERS:
+    if not states.size or states.dtype.char not in _PLAIN:
         return np.array([state_key(state) for state in states], np.uint64)
     first = np.asarray(states[0])
     beginning = _beginnings.get((first.dtype, first.shape)) or _begin(first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trajrec.types import Value
+from trajrec.values.arrays import array_bytes
 
 # The longest text of a value in a message.
 SHORT_CHARACTERS = 120
@@ -66,7 +67,7 @@ def _array_pair(a: np.ndarray, b: np.ndarray) -> tuple[str, str]:
     if a.dtype != b.dtype or a.shape != b.shape:
         return f"an array {a.shape} of {a.dtype}", f"an array {b.shape} of {b.dtype}"
     for index in np.ndindex(a.shape):
-        if a[index].tobytes() != b[index].tobytes():
+        if array_bytes(a[index]) != array_bytes(b[index]):
             item_a, item_b = short_pair(a[index], b[index])
             return f"{item_a} at {index}", f"{item_b} at {index}"
     return text_a, text_b

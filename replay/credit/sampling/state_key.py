@@ -15,6 +15,7 @@ from trajrec.replay.credit.sampling.unchanged import Witness
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.types import Value
 from trajrec.values import codec
+from trajrec.values.arrays import PADDED
 from trajrec.values.plain import PLAIN_TYPES
 
 _COMPLETE_ADAPTERS = frozenset(("toy_text", "blackjack", "classic_control", "minigrid"))
@@ -177,8 +178,9 @@ def _hashable(value: Value) -> Hashable:
     if kind is list and len(value) <= _SHORT_LENGTH and _ARE_PLAIN(map(type, value)):
         # The type tells it from a tuple of the same items.
         return list, *map(_distinct, value)
-    # Not of records, whose padding is anything, nor of texts of any length, which are addresses.
-    if kind is np.ndarray and value.dtype.kind in "biufcmMSU":
+    # Not of records and long doubles, whose padding is anything, nor of texts of any length, which
+    # are addresses.
+    if kind is np.ndarray and value.dtype.kind in "biufcmMSU" and value.dtype.char not in PADDED:
         return value.dtype.str, value.shape, value.tobytes()
     try:
         return codec.encode(value, canonical=True)
