@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -256,6 +257,50 @@ def test_a_step_that_does_not_raise_again_is_no_fork_point(
             fork(episode, at=at, env=lambda: Flaky(error), folder=None)
         with pytest.raises(expected, match="after step 2, failure"):
             fork_many(episode, at=at, actions=[0], env=lambda: Flaky(error), folder=None)
+
+
+class Late(gym.Env[Any, Any]):
+    """Adds its actions up in a setting of the interpreter, from step 20 on: no probe sees it."""
+
+    observation_space = gym.spaces.Discrete(1000)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        sys.setswitchinterval(0.005)
+        return self.sum, {}
+
+    @property
+    def sum(self) -> int:
+        return round(sys.getswitchinterval() * 1e5) - 500
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        if self.t > 20:
+            sys.setswitchinterval(sys.getswitchinterval() + int(action) * 1e-5)
+        return self.sum, 0.0, False, False, {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", [None, lambda env: env.unwrapped.sum])
+def test_a_wrong_snapshot_on_the_way_is_another_ways_chance(state: Any, tmp_path: Path) -> None:
+    interval = sys.getswitchinterval()
+    with trajrec.record(Late(), tmp_path, state=state or False) as env:
+        env.reset(seed=SEED)
+        for k in range(50):
+            env.step(k % 3)
+    episode = next(trajrec.open(tmp_path).episodes())
+    options: Any = {"at": [2, 30], "actions": [1], "env": Late, "folder": None, "state": state}
+    try:
+        branches = fork_many(episode, **options)
+        assert {branch.restore for branch in branches} == {"os_fork"}
+        # Without controls a branch may be wrong, but not one that is verified.
+        assert len(fork_many(episode, control=False, **options)) == 2
+        with pytest.raises(ControlError, match="does not reproduce the recording"):
+            fork_many(episode, restore="snapshot", **options)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_a_control_ends_at_lost_and_redacted_steps(tmp_path: Path) -> None:

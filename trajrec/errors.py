@@ -263,15 +263,14 @@ class ControlError(ReplayError):
         start: int,
         step: int = -1,
         field: str = "",
+        is_optional: bool = True,
     ) -> None:
         self.restore = restore
         self.start = start
         self.step = step
         self.field = field
-        super().__init__(
-            f"{message}. control=False (--no-control) runs without this proof",
-            episode_id=episode_id,
-        )
+        advice = ". control=False (--no-control) runs without this proof" if is_optional else ""
+        super().__init__(message + advice, episode_id=episode_id)
         # Without the advice: several of them are told in one message.
         self.what = message
 

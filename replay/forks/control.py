@@ -7,6 +7,8 @@ state in another process, in a file, or in a global variable.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from trajrec.corpus.episode import Episode
@@ -211,17 +213,43 @@ def check_control(control: Control, episode: Episode) -> None:
             start=control.step,
             field=control.leak,
         )
-    error = control.error
-    if error is None:
-        return
+    if control.error is not None:
+        raise _not_right(control.error, control.restore, control.step, is_optional=True)
+
+
+@contextlib.contextmanager
+def held_against(restore: RestoreMethod, start: int) -> Iterator[None]:
+    """Have a difference from the recording count against the way to a step: another may be right.
+
+    Raises:
+        ControlError: Instead of a `DivergenceError`; see `_not_right`.
+    """
+    try:
+        yield
+    except DivergenceError as exc:
+        raise _not_right(exc, restore, start, is_optional=False) from exc
+
+
+def _not_right(
+    error: DivergenceError, restore: RestoreMethod, start: int, *, is_optional: bool
+) -> ControlError:
+    """Return the error that says that the recorded actions do not lead to the recorded results.
+
+    Args:
+        error: The first difference.
+        restore: How the step was reached from which the actions were taken.
+        start: The step.
+        is_optional: Whether a run without controls would not see it.
+    """
     recorded, now = short_pair(error.expected, error.actual)
-    raise ControlError(
-        f"restore={control.restore!r} is not right for this environment: a branch from step "
-        f"{control.step} with the recorded actions does not reproduce the recording: after step "
-        f"{error.step}, {error.field}: recorded {recorded}, now {now}",
-        episode_id=episode.id,
-        restore=control.restore,
-        start=control.step,
+    return ControlError(
+        f"restore={restore!r} is not right for this environment: a branch from step {start} with "
+        f"the recorded actions does not reproduce the recording: after step {error.step}, "
+        f"{error.field}: recorded {recorded}, now {now}",
+        episode_id=error.episode_id,
+        restore=restore,
+        start=start,
         step=error.step,
         field=error.field,
+        is_optional=is_optional,
     )

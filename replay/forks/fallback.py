@@ -50,7 +50,8 @@ def with_fallback(
 ) -> T:
     """Return the result of some work whose controls have held.
 
-    With `restore="auto"`, a failed control ends that way of reaching steps, and the work begins
+    With `restore="auto"`, a failed control ends that way of reaching steps, and so does a snapshot
+    that is not restored in the recorded state, which is seen without controls too. The work begins
     anew: in forked processes, then by re-execution, then by re-execution in this process alone.
 
     Args:
@@ -70,7 +71,7 @@ def with_fallback(
         try:
             return run(attempt)
         except (ControlError, DivergenceError, SnapshotError) as exc:
-            if first.restore != "auto" or not first.control:
+            if first.restore != "auto" or not (first.control or isinstance(exc, ControlError)):
                 raise
             if isinstance(exc, SnapshotError) and attempt.restore == "reexecute":
                 # Nothing is copied then: no other way would mend it.

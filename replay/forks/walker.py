@@ -21,7 +21,7 @@ from trajrec.replay.execute.reach import (
 )
 from trajrec.replay.execute.verify import verify_state, verify_step
 from trajrec.replay.forks.branch import BranchPoint, copied
-from trajrec.replay.forks.control import CONTROL_STEPS, is_control
+from trajrec.replay.forks.control import CONTROL_STEPS, held_against, is_control
 from trajrec.replay.forks.options import RestoreChoice, RestoreMethod
 from trajrec.replay.forks.restore import (
     RestorePlan,
@@ -115,21 +115,23 @@ class Walker:
         """Bring the environment to a step.
 
         Raises:
-            DivergenceError: The environment is not in the recorded state.
+            ControlError: The environment is not in the recorded state after a snapshot was restored.
+            DivergenceError: It is not after a reset.
             SnapshotError: The requested way to restore does not work for this environment.
         """
         start = max((saved for saved in self._saved if saved <= step), default=None)
         if start is not None and self._restore(start):
             self._leak = self._leak or self._leak_since(start)
-            observation, _ = apply_steps(
-                self.episode,
-                self.handle,
-                self._saved[start].observation,
-                {},
-                first=start,
-                last=step,
-            )
-            verify_step(self.episode, self.handle, step, observation)
+            with held_against(self.restore_method, start):
+                observation, _ = apply_steps(
+                    self.episode,
+                    self.handle,
+                    self._saved[start].observation,
+                    {},
+                    first=start,
+                    last=step,
+                )
+                verify_step(self.episode, self.handle, step, observation)
             # A copy, since many environments reuse the buffer of their observation.
             self.observation = copied(observation, self.episode, step)
             if start != step:
@@ -155,9 +157,10 @@ class Walker:
         self.step = step
 
     def rewind(self) -> None:
-        """Bring the environment back to the last step that it was brought to."""
+        """Bring the environment back to the last step that it was brought to; see `goto`."""
         if self._restore(self.step):
-            verify_state(self.episode, self.handle, self.step)
+            with held_against(self.restore_method, self.step):
+                verify_state(self.episode, self.handle, self.step)
         else:
             self.reset_to(self.step)
 
