@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import enum
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.log.schema import EnvRecord
 from trajrec.replay import fork_many, replay_episode
@@ -442,6 +444,54 @@ def test_what_attributes_share_is_shared_after_going_back(
         max_steps=3,
     )
     assert [branch.total_reward for branch in found] == [5.0, 5.0]
+
+
+class Unit:
+    """A piece of a game, which is hashed by its identity."""
+
+    def __init__(self) -> None:
+        self.health = 3
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda unit: {unit},
+        lambda unit: frozenset([unit]),
+        lambda unit: {unit: 1},
+        lambda unit: {("first", unit): 1},
+        lambda unit: [{"all": {frozenset([unit])}}],
+    ],
+)
+def test_objects_in_sets_and_keys_go_back_too(hold: Callable[[Unit], Any]) -> None:
+    env: Any = Walk()
+    env.reset(seed=0)
+    unit = Unit()
+    env.units = (hold(unit), [unit])
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+    unit.health = 1
+    snapshots.restore(snapshot)
+    held, [unit] = env.units
+    assert unit.health == 3
+    # The two still hold one object.
+    assert unit in _units_in(held)
+
+
+def _units_in(value: Any) -> list[Any]:
+    if isinstance(value, Unit):
+        return [value]
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    if isinstance(items, (int, str)):
+        return []
+    return [unit for item in items for unit in _units_in(item)]
+
+
+def test_values_in_sets_and_keys_are_copied_as_before() -> None:
+    env: Any = Walk()
+    env.reset(seed=0)
+    env.units = {(1, "a"): {2.5, None}, Path("x"): frozenset([(1, 2)])}
+    assert Snapshots(env).take().restore_method == "snapshot"
 
 
 def test_a_keyframe_is_not_taken_of_what_shares_memory() -> None:

@@ -17,10 +17,29 @@ from trajrec.envstate.attributes import SharedMemoryCheck, is_bound_elsewhere
 from trajrec.envstate.natives import LOSSY_PACKAGES, is_native, native_state, package_of
 from trajrec.errors import SnapshotError
 from trajrec.types import Value
-from trajrec.values.plain import ATOMIC_TYPES
+from trajrec.values.plain import ATOMIC_TYPES, IMMUTABLE_BASES, STANDARD_VALUES
 
 Attribute = tuple[int, str]
 """Number of a layer, counted from the outermost, and the name of an attribute of it."""
+
+
+_HASHED = frozenset((set, frozenset, dict))
+
+_VALUES = ATOMIC_TYPES - {frozenset}
+
+_are_plain = _VALUES.issuperset
+
+
+def _are_values(items: Iterable[Value]) -> bool:
+    """Return whether items of a set, or keys of a dict, cannot change."""
+    # At once: most are plain.
+    return _are_plain(map(type, items)) or all(map(_is_value, items))
+
+
+def _is_value(item: Value) -> bool:
+    if isinstance(item, (tuple, frozenset)):
+        return _are_values(item)
+    return type(item) in _VALUES or isinstance(item, (np.generic, *IMMUTABLE_BASES, *STANDARD_VALUES))
 
 
 class NotCopyableError(Exception):
@@ -54,7 +73,10 @@ class Copier:
 
     def is_atom(self, value: Value) -> bool:
         """Return whether a copy and its original can share a value."""
-        return type(value) in ATOMIC_TYPES and not is_bound_elsewhere(value, self._shared)
+        cls = type(value)
+        if cls is frozenset and not _are_values(value):
+            return False
+        return cls in ATOMIC_TYPES and not is_bound_elsewhere(value, self._shared)
 
     def copy(self, value: Value) -> Value:
         """Return a copy; for layers, spaces, generators and native objects, the object itself.
@@ -64,6 +86,9 @@ class Copier:
         """
         cls = type(value)
         if is_bound_elsewhere(value, self._shared):
+            raise NotCopyableError
+        # Objects in a set, and keys of a dict, may change as all others do.
+        if cls in _HASHED and not _are_values(value):
             raise NotCopyableError
         if (
             cls in ATOMIC_TYPES
