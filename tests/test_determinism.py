@@ -20,6 +20,7 @@ from trajrec.errors import EnvContractError
 from trajrec.replay import check_determinism
 from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_state_methods
 from trajrec.replay.diagnose.probes import RolloutPlan, probe_determinism
+from trajrec.replay.diagnose.restore_probes import probe_restore
 from trajrec.replay.diagnose.rollouts import rollout
 
 
@@ -294,17 +295,25 @@ class WithState(Faulty):
         return np.array([observation[0], self.total]), *rest
 
     def get_state(self) -> Any:
-        return {"k": self.k} if self.fault == "forgets" else {"k": self.k, "total": self.total}
+        return (
+            {"k": self.k}
+            if self.fault in ("forgets", "clears")
+            else {"k": self.k, "total": self.total}
+        )
 
     def set_state(self, state: Any) -> None:
         self.k = state["k"] + (self.fault == "changes")
         self.total = state.get("total", self.total)
+        if self.fault == "clears":
+            self.total = 0.0
 
 
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
         ("forgets", "step 5: a restored state must lead to the same steps, but observation/1 is"),
+        # Both restored states lead to the same steps, which are not the original ones.
+        ("clears", "step 5: a restored state must lead to the same steps, but observation/1 is"),
         ("changes", r"step 4: set_state\(get_state\(\)\) must change nothing, but state/k is 6"),
         ("none", None),
     ],
@@ -316,6 +325,27 @@ def test_set_state_must_restore_the_whole_state(fault: str, message: str | None)
         assert reported == ()
     else:
         assert re.match(message, reported[0].message)
+
+
+class Stuck(broken.Sound):
+    """Waits for ever in a forked process, as for a lock that a lost thread holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.process_id = os.getpid()
+
+    def extra(self) -> float:
+        while os.getpid() != self.process_id:
+            time.sleep(1)
+        return 0.0
+
+
+@pytest.mark.slow
+def test_a_forked_process_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajrec.replay.diagnose.restore_probes.FORK_TIMEOUT_S", 1)
+    env = Stuck()
+    report = probe_restore(env, Stuck, seed=0, n_steps=20)["os_fork"]
+    assert str(report) == "no: RuntimeError: a forked process took longer than 1 s"
 
 
 @pytest.mark.slow

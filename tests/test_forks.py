@@ -24,7 +24,7 @@ import trajrec
 from trajrec.cli import arguments
 from trajrec.corpus.history import path_between
 from trajrec.envstate.snapshots import Snapshots
-from trajrec.errors import CorpusError, DivergenceError, SnapshotError
+from trajrec.errors import CorpusError, DivergenceError, EnvContractError, SnapshotError
 from trajrec.log.schema import RESTORE_WORDS
 from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
@@ -118,6 +118,19 @@ def test_recorded_actions_repeat_the_episode_with_every_restore_method(
                 # A check of 24 bits does not tell whether two states are the same.
                 assert branch.rejoined_at == (None if child.state_keys is None else step)
     assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
+
+
+@pytest.mark.parametrize("folder", ["beside", None])
+def test_a_fork_at_the_end_shows_it_and_takes_no_step(folder: Any, tmp_path: Path) -> None:
+    with trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path) as env:
+        env.reset(seed=0)
+        env.step(1)
+        env.step(2)
+    episode = next(trajrec.open(tmp_path).episodes())
+    with fork(episode, at=2, folder=folder) as world:
+        assert world.observation == 5
+        with pytest.raises(EnvContractError, match="was over after step 1"):
+            world.step(1)
 
 
 @pytest.mark.slow

@@ -129,7 +129,7 @@ def check_state_methods(env: AnyEnv, n_steps: int, seed: int) -> tuple[bool, tup
     """Check `get_state` and `set_state` of an environment.
 
     A state from the middle of an episode is put back twice. Each time `get_state` must return it
-    again, and the same actions must lead to the same steps.
+    again, and the same actions must lead to the same steps as they did before.
 
     Args:
         env: The environment; its wrappers are not stepped.
@@ -153,6 +153,8 @@ def check_state_methods(env: AnyEnv, n_steps: int, seed: int) -> tuple[bool, tup
     state = copy.deepcopy(bare.get_state())
     generator = copy.deepcopy(bare.np_random.bit_generator.state)
     actions = [env.action_space.sample() for _ in range(STEPS_AFTER_STATE)]
+    # Before anything is restored: `set_state` may change what `get_state` does not return.
+    original = _continue(bare, actions)
     continuations: list[list[dict[str, Value]]] = []
     for _ in range(2):
         bare.set_state(copy.deepcopy(state))
@@ -165,24 +167,33 @@ def check_state_methods(env: AnyEnv, n_steps: int, seed: int) -> tuple[bool, tup
             )
             return True, (Violation(n_before - 1, "state", f"step {n_before - 1}: {message}"),)
         continuations.append(_continue(bare, actions))
-    first, second = continuations
-    for number, (before, after) in enumerate(zip(first, second, strict=False), n_before):
+    violations = (_continued_otherwise(original, again, n_before) for again in continuations)
+    violation = next((found for found in violations if found is not None), None)
+    return True, () if violation is None else (violation,)
+
+
+def _continued_otherwise(
+    original: list[dict[str, Value]], again: list[dict[str, Value]], n_before: int
+) -> Violation | None:
+    """Return the first difference between the steps from a state and those from it restored."""
+    remedy = "let get_state and set_state hold the whole state"
+    for number, (before, after) in enumerate(zip(original, again, strict=False), n_before):
         for field in before:
             change = first_change(before[field], after[field])
             if change is not None:
                 message = (
                     f"a restored state must lead to the same steps, but {_differs(field, change)}: "
-                    "let get_state and set_state hold the whole state"
+                    f"{remedy}"
                 )
-                return True, (Violation(number, "state", f"step {number}: {message}"),)
-    if len(first) != len(second):
-        end = n_before + min(len(first), len(second))
-        message = (
-            "a restored state must lead to the same steps, but the episode ended earlier once: "
-            "let get_state and set_state hold the whole state"
-        )
-        return True, (Violation(end, "state", f"step {end}: {message}"),)
-    return True, ()
+                return Violation(number, "state", f"step {number}: {message}")
+    if len(original) == len(again):
+        return None
+    end = n_before + min(len(original), len(again))
+    message = (
+        "a restored state must lead to the same steps, but the episode ended earlier once: "
+        f"{remedy}"
+    )
+    return Violation(end, "state", f"step {end}: {message}")
 
 
 def _continue(bare: AnyEnv, actions: list[Value]) -> list[dict[str, Value]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import signal
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +34,10 @@ RESTORES = 2
 
 # Steps that a continuation is compared for, across resets without a seed.
 CONTINUED_STEPS = 200
+
+# A forked process lacks the threads of its environment, also those that nobody sees, and may wait
+# for them for ever.
+FORK_TIMEOUT_S = 60
 
 # The number of steps before a process is forked, and of forks that are timed.
 FORK_STEP = 36
@@ -116,7 +121,9 @@ def _probe_process(factory: Callable[[], AnyEnv], seed: int, n_steps: int) -> Re
         return RestoreReport(False, "processes are not forked on this system")
     try:
         # In a process of its own, which is lean: a fork copies the page tables of its parent.
-        names, fork_s, difference = call_in_subprocess(_fork, factory, n_steps, seed)
+        names, fork_s, difference = call_in_subprocess(
+            _fork, factory, n_steps, seed, FORK_TIMEOUT_S
+        )
     except SubprocessError as exc:
         return RestoreReport(False, str(exc))
     if names:
@@ -135,13 +142,16 @@ def _continued_otherwise(difference: RowDifference) -> str:
 
 
 def _fork(
-    factory: Callable[[], AnyEnv], n_steps: int, seed: int
+    factory: Callable[[], AnyEnv], n_steps: int, seed: int, timeout_s: int
 ) -> tuple[str, float, RowDifference | None]:
     """Fork in the middle of a rollout.
 
     Returns:
         The threads that a child would lack, the median duration of a fork, in seconds, and the
         first difference of the child. Nothing is forked if there are such threads.
+
+    Raises:
+        RuntimeError: The child ended without a result, or took too long.
     """
     env = factory()
     rollout(env, FORK_STEP, seed)
@@ -151,6 +161,9 @@ def _fork(
     read_end, write_end = os.pipe()
     child = os.fork()
     if not child:
+        # Ends the child even if it waits for a lock.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(timeout_s)
         # No exception may leave the child: it would run the rest of the parent's program.
         with contextlib.suppress(BaseException), os.fdopen(write_end, "wb") as pipe:
             pickle.dump(take_steps(env, n_steps), pipe)
@@ -158,7 +171,11 @@ def _fork(
     os.close(write_end)
     with os.fdopen(read_end, "rb") as pipe:
         data = pipe.read()
-    os.waitpid(child, 0)
+    _, status = os.waitpid(child, 0)
+    if not data:
+        is_late = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGALRM
+        reason = f"took longer than {timeout_s} s" if is_late else "ended without a result"
+        raise RuntimeError(f"a forked process {reason}")
     return "", fork_s, first_row_difference(take_steps(env, n_steps), pickle.loads(data))
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import gymnasium
 
 from trajrec.corpus.episode import Episode
+from trajrec.errors import EnvContractError
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.forks.noise_watch import NoiseWatch, unset_notes
 from trajrec.types import Action, AnyEnv, Info, Observation, Value
@@ -68,7 +69,17 @@ class ForkedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         return () if self._watch is None else unset_notes(self._watch.unset, "branch")
 
     def step(self, action: Action) -> tuple[Observation, Any, bool, bool, Info]:
-        """Take a step, which is recorded if the branch is."""
+        """Take a step, which is recorded if the branch is.
+
+        Raises:
+            EnvContractError: The parent was over at this step.
+        """
+        parent = self.parent
+        if self.at == parent.end_step and parent.ending in ("terminated", "truncated"):
+            raise EnvContractError(
+                f"episode {parent.id} was over after step {self.at - 1} ({parent.ending}): "
+                f"no step can be taken at step {self.at}"
+            )
         result = super().step(action)
         if self._watch is not None:
             self._watch.after()

@@ -39,7 +39,9 @@ def _are_values(items: Iterable[Value]) -> bool:
 def _is_value(item: Value) -> bool:
     if isinstance(item, (tuple, frozenset)):
         return _are_values(item)
-    return type(item) in _VALUES or isinstance(item, (np.generic, *IMMUTABLE_BASES, *STANDARD_VALUES))
+    return type(item) in _VALUES or isinstance(
+        item, (np.generic, *IMMUTABLE_BASES, *STANDARD_VALUES)
+    )
 
 
 class NotCopyableError(Exception):
