@@ -245,6 +245,12 @@ USAGES: list[tuple[str, str, Any, Usage]] = [
 ]
 
 
+@pytest.mark.parametrize("status", ["queued", "in_progress", "completed", "incomplete"])
+def test_answer_that_comes_later_is_not_complete(status: str) -> None:
+    answer = whole("responses", {**ANSWERS["responses"], "status": status})
+    assert answer.is_complete is (status in ("completed", "incomplete"))
+
+
 @pytest.mark.parametrize(("name", "member", "usage", "expected"), USAGES)
 def test_tokens_are_counted_by_the_table(
     name: str, member: str, usage: Any, expected: Usage

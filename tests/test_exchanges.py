@@ -585,7 +585,37 @@ def test_only_paths_of_models_are_model_calls() -> None:
         request = HttpRequest("POST", f"{vertex}/{path}", [], data)
         assert is_model_request(request)
         assert dialect_of(request.url, data).name == name
+    for path in ("model/meta.llama3/invoke", "model/x/invoke-with-response-stream"):
+        # Of a dialect that is unknown, and a model call all the same.
+        request = HttpRequest("POST", f"https://x/{path}", [], b'{"prompt": "Hi"}')
+        assert is_model_request(request)
+        assert dialect_of(request.url, request.body).name == "unknown"
+    assert not is_model_request(HttpRequest("POST", "https://x/v1/invoke", [], b'{"job": 1}'))
     assert not is_model_call("POST", "https://x/v1/models/a:predict")
     assert not is_model_call("POST", "https://x/v1/files")
     assert not is_model_call("GET", "https://x/v1/messages")
     assert plain_url("http://localhost:8/v1/messages") == "http://localhost:8/v1/messages"
+
+
+def test_requests_whose_bodies_no_tap_could_read_are_no_retries(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        send(ep, b"", [b"{}"], status=500)
+        send(ep, b"", [b"{}"])
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql("SELECT step, attempt, retry_by FROM model_calls").fetchall()
+        assert rows == [(0, 0, None), (1, 0, None)]
+
+
+def test_model_call_of_an_unknown_dialect_is_captured(tmp_path: Path) -> None:
+    url = "https://bedrock-runtime.eu-west-1.amazonaws.com/model/meta.llama3/invoke"
+    with trajrec.capture(tmp_path):
+        exchange = router.begin(HttpRequest("POST", url, JSON, b'{"prompt": "Hi"}'))
+        assert exchange is not None
+        exchange.responded(200, JSON)
+        exchange.received(b'{"generation": "Hello."}')
+        exchange.ended(None)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT dialect, outcome, input_tokens FROM model_calls"
+        assert corpus.sql(query).fetchall() == [("unknown", "ok", None)]

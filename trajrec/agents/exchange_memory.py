@@ -69,6 +69,9 @@ class ExchangeMemory:
 
     def add_failure(self, request: HttpRequest, failed: FailedAttempt) -> None:
         """Remember a failed attempt, until a request with the same bytes repeats it."""
+        if not (request.body or failed.is_redirected):
+            # A tap could not read it, so that nothing tells whether another one repeats it.
+            return
         same = self._failed.setdefault(_key(request), [])
         same.append(failed._replace(n_repeats=n_repeats_of(request)))
         del same[:-REMEMBERED_ANSWERS]

@@ -56,6 +56,11 @@ _RULES = (
     _rule(Embeddings(), r"/embeddings", "input"),
 )
 
+# Paths that only servers of models have, whatever the model and its dialect.
+_ALWAYS = re.compile(
+    r"/model/[^/]+/invoke(?:-with-response-stream)?\Z|:(?:rawPredict|streamRawPredict)\Z"
+)
+
 _BY_NAME: dict[str, Dialect] = {rule.dialect.name: rule.dialect for rule in _RULES} | {
     _NEUTRAL.name: _NEUTRAL
 }
@@ -91,7 +96,9 @@ def is_model_request(request: HttpRequest) -> bool:
     """
     if not is_model_call(request.method, request.url):
         return False
-    return not request.body or dialect_of(request.url, request.body) is not _NEUTRAL
+    if not request.body or _ALWAYS.search(path_of(request.url)):
+        return True
+    return dialect_of(request.url, request.body) is not _NEUTRAL
 
 
 def dialect_named(name: str) -> Dialect:

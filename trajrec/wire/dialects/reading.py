@@ -86,7 +86,9 @@ class JsonDialect(ABC):
         if type(value) is not dict:
             return AnswerContent(value, is_complete=False, error=error)
         content = self.read_answer(value)
-        return content._replace(is_complete=error is None, error=error)
+        # A dialect may say itself that the answer is not whole.
+        is_complete = content.is_complete is not False and error is None
+        return content._replace(is_complete=is_complete, error=error)
 
     @abstractmethod
     def read_request(self, url: str, value: JsonObject) -> RequestContent:

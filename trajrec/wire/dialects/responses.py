@@ -44,6 +44,8 @@ _OWN_CALLS = {
 # The members of a request that stand in other places of its contents.
 _CONTENTS = ("model", "input", "instructions", "tools", "previous_response_id")
 
+_UNFINISHED = ("queued", "in_progress")
+
 _RESULTS = frozenset(
     (
         "function_call_output",
@@ -114,6 +116,8 @@ class Responses(JsonDialect):
             response_id=as_text(value.get("id")),
             model=as_text(value.get("model")),
             usage=responses_usage(value.get("usage")),
+            # In the background: the client asks for the answer later, by another address.
+            is_complete=False if value.get("status") in _UNFINISHED else None,
         )
 
 
