@@ -732,3 +732,35 @@ def test_async_program_is_run(make: Make, tmp_path: Path) -> None:
     )
     assert (result.unchanged.n_won, result.changed.n_won) == (2, 0)
     assert "the arguments were changed in the call itself, not in a model's answer" in str(result)
+
+
+@pytest.mark.slow
+def test_failure_of_an_async_call_comes_when_it_is_awaited(tmp_path: Path) -> None:
+    async def agent(ep: Any) -> None:
+        async def add(n: int) -> int:
+            state["sum"] += n
+            return int(state["sum"])
+
+        ep.tool(add, access="write")
+        state["sum"] = 0
+        await ep.call("add", n=1)
+        await asyncio.gather(ep.call("add", n=2), return_exceptions=True)
+        await ep.call("add", n=4)
+
+    state = {"sum": 0}
+
+    async def record() -> None:
+        async with trajrec.episode(tmp_path, watch=state) as ep:
+            await agent(ep)
+
+    asyncio.run(record())
+    result = what_if(
+        only_episode(tmp_path),
+        at=1,
+        change=ToolError("down"),
+        agent=agent,
+        watch=state,
+        success=lambda now: now["sum"] == 7,
+        n=1,
+    )
+    assert (result.unchanged.n_won, result.changed.n_losses) == (1, 1), str(result)

@@ -37,7 +37,7 @@ from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in, with_edit
 from trajrec.replay.whatif.unwatched import access_of, without_leave
 from trajrec.types import JsonObject, Value
-from trajrec.values.recorded import deliver
+from trajrec.values.recorded import deliver, deliver_error
 from trajrec.values.recorded_errors import as_exception
 from trajrec.wire.dialects.choose import is_model_request
 from trajrec.wire.edits import EditError, edit_request
@@ -323,8 +323,7 @@ class WhatIfRun(Rerun):
                 return call_result(found)
             self._control.steps.rewind(mark)
             return self._control.execute(found, tool, arguments, call_id=call_id, run=run)
-        is_changed = self.attempt is not None and found.key == self.attempt.key
-        if is_changed and self.plan.is_changed:
+        if self.plan.is_changed and self.attempt is not None and found.key == self.attempt.key:
             return self._changed_result(found)
         return call_result(found) if run is None or not self._runs(found) else run()
 
@@ -360,13 +359,14 @@ class WhatIfRun(Rerun):
 
     def _changed_result(self, attempt: Attempt) -> Value:
         """Return the changed result of a call that was made, or raise that of one that was not."""
-        change = self.plan.change
         self._has_changed_result = True
+        change = self.plan.change
+        is_async = attempt.end is not None and attempt.end.is_async
         if isinstance(change, ToolError):
             self._withheld = frozenset((attempt.key,))
-            raise as_exception(change.error_type, change.message)
+            return deliver_error(as_exception(change.error_type, change.message), is_async)
         assert isinstance(change, Result)
-        return deliver(change.result, attempt.end is not None and attempt.end.is_async)
+        return deliver(change.result, is_async)
 
     def _allowed(
         self, tool: str, arguments: JsonObject, run: Callable[[], Value] | None
