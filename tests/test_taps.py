@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import http.client
 import json
 import subprocess
 import sys
@@ -165,3 +167,24 @@ def test_an_episode_holds_and_repeats_every_attempt(name: str, tmp_path: Path) -
     failed = [attempt for attempt in server.attempts if attempt.status != 200]
     assert counts == (len(server.attempts), len(failed))
     assert in_new_process(name, tmp_path, server.url) == json.loads(json.dumps(said))
+
+
+@pytest.mark.parametrize("library", ["urllib3", "httpx", "http.client"])
+def test_address_of_ipv6_is_told_alike_by_all(tmp_path: Path, library: str) -> None:
+    need(library)
+    url = "http://[::1]:1/v1/chat/completions"
+    with trajrec.episode(tmp_path) as ep, contextlib.suppress(Exception):
+        if library == "urllib3":
+            import urllib3
+
+            urllib3.PoolManager().request("POST", url, body=b"{}", retries=False)
+        elif library == "httpx":
+            import httpx
+
+            httpx.post(url, content=b"{}", trust_env=False)
+        else:
+            connection = http.client.HTTPConnection("::1", 1)
+            connection.request("POST", "/v1/chat/completions", b"{}")
+    assert ep.has_ended
+    (exchange,) = only(tmp_path).transcript.exchanges
+    assert exchange.start.url == url

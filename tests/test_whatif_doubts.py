@@ -23,7 +23,7 @@ from trajrec.exchange.importing import import_trajectories
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay import what_if
 from trajrec.replay.agents.agent_difference import AgentDifference
-from trajrec.replay.whatif.changes import Arguments, Change, Model, Prompt
+from trajrec.replay.whatif.changes import Arguments, Change, Model, Prompt, Result, ToolError
 from trajrec.replay.whatif.control import Control
 
 
@@ -85,6 +85,19 @@ def test_call_of_a_change_that_changes_none_is_refused(agent: Support, change: C
     episode = record_failure(agent)
     with pytest.raises(ReplayError, match="changes no call"):
         what_if(episode, at=1, call=0, change=change, agent=agent)
+
+
+@pytest.mark.parametrize("change", [Result(1), ToolError("down")])
+def test_result_on_which_nothing_follows_is_refused(tmp_path: Path, change: Change) -> None:
+    def program() -> None:
+        with trajrec.episode(tmp_path) as ep:
+            for n in range(2):
+                ep.execute("look", {"n": n}, run=lambda: 0)
+
+    program()
+    episode = only_episode(tmp_path)
+    with pytest.raises(ReplayError, match="step 1 is the last one"):
+        what_if(episode, at=1, change=change, agent=program, n=1, accept=True)
 
 
 def test_episode_that_is_still_recorded_is_refused(agent: Support) -> None:

@@ -111,6 +111,11 @@ def changed_attempt(episode: Episode, at: int, call: int | None, change: Change)
         )
     if change.start == "request":
         return None
+    if change.start == "after" and at == episode.end_step - 1:
+        raise ReplayError(
+            f"step {at} is the last one: no recorded step follows on which another result could act",
+            episode_id=episode.id,
+        )
     attempts = [
         attempt
         for attempt in episode.transcript.attempts

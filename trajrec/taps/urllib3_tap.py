@@ -151,7 +151,8 @@ def _text(value: Any) -> str:
 def _origin(pool: Any) -> str:
     """Return the scheme, host and port of a pool."""
     is_usual = pool.port in (None, _DEFAULT_PORTS.get(pool.scheme))
-    return f"{pool.scheme}://{pool.host}" + ("" if is_usual else f":{pool.port}")
+    host = f"[{pool.host}]" if ":" in pool.host else pool.host
+    return f"{pool.scheme}://{host}" + ("" if is_usual else f":{pool.port}")
 
 
 def _tap(response: Any, exchange: Exchange, response_class: type, tapped_class: type) -> None:
