@@ -377,7 +377,9 @@ def record_scores(folder: Path, run: str, scale: float) -> None:
 
 
 @pytest.mark.slow
-def test_scores_of_any_size_are_spelled_or_refused(tmp_path: Path) -> None:
+def test_scores_of_any_size_are_spelled_or_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for run, scale in {"small": 1e-9, "smaller": 0.5e-9, "large": 1e200, "larger": 2e200}.items():
         record_scores(tmp_path, run, scale)
     with trajrec.open(tmp_path) as corpus:
@@ -389,6 +391,9 @@ def test_scores_of_any_size_are_spelled_or_refused(tmp_path: Path) -> None:
         for ends in ((0.0, float("inf")), (float("-inf"), 1.0), (float("nan"), 1.0)):
             with pytest.raises(ValueError, match="two growing finite numbers"):
                 compare(corpus, "smaller", "small", score=True, range=ends)
+    command = ["compare", str(tmp_path), "--a", of_run("smaller"), "--b", of_run("small")]
+    assert main([*command, "--score", "--require", "gain", "--margin", "1e-7"]) == 1
+    assert "not above +1e-07" in capsys.readouterr().err
 
 
 def test_a_plan_says_that_its_pilot_is_of_several_interfaces(tmp_path: Path) -> None:

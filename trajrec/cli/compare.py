@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trajrec.analysis.estimate import spell
 from trajrec.analysis.forest_plot import check_file
 from trajrec.cli.arguments import Commands, add_folder, add_json, add_where, read_count
 from trajrec.cli.comparison_text import print_comparison
@@ -221,9 +222,11 @@ def _why_not(comparison: Comparison, arguments: argparse.Namespace) -> str:
     assert difference is not None
     margin = arguments.margin
     if arguments.require == "no-shown-loss":
-        return f"the interval ends at {difference.ci_high:+.3f}, below {-margin:+.3f}"
-    limit = margin if arguments.require == "gain" else -margin
-    text = f"the interval begins at {difference.ci_low:+.3f}, not above {limit:+.3f}"
+        end, limit = spell(difference.ci_high, -margin, sign="+")
+        return f"the interval ends at {end}, below {limit}"
+    least = margin if arguments.require == "gain" else -margin
+    begin, limit = spell(difference.ci_low, least, sign="+")
+    text = f"the interval begins at {begin}, not above {limit}"
     needed = comparison.tasks_for(margin) if arguments.require == "no-loss" else None
     if needed is not None and needed > comparison.n_units:
         text += (
