@@ -197,3 +197,46 @@ def test_packed_files_are_refused_by_what_they_are(
     (tmp_path / name).write_bytes(data)
     with pytest.raises(ImportFileError, match=reason):
         trajrec.import_trajectories(tmp_path / name, tmp_path / "runs")
+
+
+@pytest.mark.mostly_slow(1)
+@pytest.mark.parametrize(
+    ("content", "task"),
+    [
+        ([{"task_id": None, "reward": 1.0, "traj": [{"role": "user", "content": "a"}]}], None),
+        ([{"task_id": 0, "reward": 1.0, "traj": [{"role": "user", "content": "a"}]}], "0"),
+        (
+            {
+                "info": {},
+                "tasks": [],
+                "simulations": [{"task_id": None, "messages": [{"role": "user", "content": "a"}]}],
+            },
+            None,
+        ),
+        (
+            {
+                "question_ID": 0,
+                "history": [{"role": "a", "content": "b"}],
+                "mistake_agent": "a",
+                "mistake_step": "0",
+            },
+            "0",
+        ),
+        (
+            {
+                "version": 2,
+                "status": "success",
+                "eval": {"task": "sums", "model": "m"},
+                "samples": [{"input": "1+1", "epoch": 1, "messages": []}],
+            },
+            None,
+        ),
+    ],
+    ids=["tau-bench", "tau-bench 0", "tau2", "who-when 0", "inspect"],
+)
+def test_unknown_task_of_an_import_is_none(tmp_path: Path, content: Any, task: str | None) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(content))
+    trajrec.import_trajectories(file, tmp_path / "runs")
+    with trajrec.open(tmp_path / "runs") as corpus:
+        assert corpus.sql("SELECT task FROM episodes").fetchall() == [(task,)]

@@ -143,7 +143,8 @@ class _Conditions:
             episode.version = self.version
             if main:
                 sample_id = sample.get("id")
-                episode.task = f"{self.task}/{sample_id}"
+                if sample_id is not None:
+                    episode.task = f"{self.task}/{sample_id}"
                 episode.task_revision = self.revision
                 episode.interface = self.interface
                 metadata = {"run": self.run, "group": sample_id, "trial": sample.get("epoch")}

@@ -10,7 +10,7 @@ from trajrec.exchange.atif import tools_of
 from trajrec.exchange.candidates import Candidate, Format
 from trajrec.exchange.chat_messages import ChatForm, ChatReader
 from trajrec.exchange.mappings import Mapping, Variant, shipped_mappings
-from trajrec.exchange.reading import Place, dicts_of, number_or_none, parse_json
+from trajrec.exchange.reading import Place, dicts_of, number_or_none, parse_json, text_of
 from trajrec.exchange.records import ImportedEpisode, Verdict
 from trajrec.exchange.tables import columns_of, rows_of
 from trajrec.types import JsonObject, Value
@@ -70,7 +70,7 @@ def _episode(
 ) -> ImportedEpisode:
     tools = _decoded(row.get(mapping.tools), place, mapping.tools)
     form = ChatForm(drops_null_arguments=mapping.drops_null_arguments)
-    model = _text(row.get(mapping.model))
+    model = text_of(row.get(mapping.model))
     offered = _without_nulls(tools) if mapping.drops_null_arguments else tools
     reader = ChatReader(form, account, place, model=model, tools=offered)
     for column in variant.messages:
@@ -88,12 +88,12 @@ def _episode(
     run = row.get(mapping.run)
     return ImportedEpisode(
         position="",
-        task=_text(row.get(mapping.task)),
+        task=text_of(row.get(mapping.task)),
         tools=tools_of(place, offered) if type(offered) is list else None,
         metadata={"run": run} if type(run) in (str, int) else None,
         interface={"base": {"model": model}} if model else None,
         items=items,
-        stop_reason=_text(row.get(mapping.stop_reason)),
+        stop_reason=text_of(row.get(mapping.stop_reason)),
     )
 
 
@@ -123,10 +123,6 @@ def _without_nulls(value: Value) -> Value:
     if type(value) is dict:
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return list(map(_without_nulls, value)) if type(value) is list else value
-
-
-def _text(value: Value) -> str:
-    return "" if value is None else str(value)
 
 
 def _verdict(name: str, value: Value, family: str, *, is_primary: bool) -> Verdict:

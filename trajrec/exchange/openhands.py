@@ -13,6 +13,7 @@ from trajrec.exchange.reading import (
     Place,
     dicts_of,
     parse_arguments,
+    text_of,
     texts_by_key,
 )
 from trajrec.exchange.records import (
@@ -62,7 +63,7 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
         rest = account.take(record, "line", LINE)
         events = dicts_of(place, record.get("history"), "history")
         episode = _EventReader(place, account).read(events, position)
-        episode.task = str(record.get("instance_id") or "")
+        episode.task = text_of(record.get("instance_id"))
         episode.extra = rest
         _add_verdict(record.get("test_result"), episode)
         yield episode

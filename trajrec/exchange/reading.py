@@ -308,6 +308,15 @@ def object_parts(
             account.drop_part(f"{where}: must be an object, got {shown(item)}")
 
 
+def text_of(value: Value) -> str:
+    """Return a value as a text, "" for null: unknown ids are not all one id of the name None.
+
+    >>> text_of("refund-1"), text_of(0), text_of(None)
+    ('refund-1', '0', '')
+    """
+    return "" if value is None else str(value)
+
+
 def number_or_none(value: Value) -> float | None:
     """Return a number as a float, None for anything else.
 

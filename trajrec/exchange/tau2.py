@@ -18,6 +18,7 @@ from trajrec.exchange.reading import (
     number_or_none,
     object_parts,
     read_json,
+    text_of,
     texts_by_key,
 )
 from trajrec.exchange.records import Ending, ImportedEpisode, Verdict
@@ -135,7 +136,7 @@ class _Run:
         info = place.optional(dict, results.get("info"), "info", {})
         account.take(info, "info", frozenset(info))
         tasks = dicts_of(place, results.get("tasks"), "tasks")
-        self._tasks = {str(task.get("id")): task for task in tasks}
+        self._tasks = {text_of(task.get("id")): task for task in tasks}
         agent = texts_by_key(info.get("agent_info"))
         self._model = str(agent.get("llm") or "")
         self._interface: JsonObject = {
@@ -149,7 +150,7 @@ class _Run:
         if rest is not None:
             self._extra["results"] = rest
         unused = set(self._tasks) - {
-            str(texts_by_key(s).get("task_id")) for s in results.get("simulations") or ()
+            text_of(texts_by_key(s).get("task_id")) for s in results.get("simulations") or ()
         }
         if unused and results.get("simulations"):
             self._extra["tasks without a simulation"] = [self._tasks[name] for name in unused]
@@ -158,7 +159,7 @@ class _Run:
         """Return the episode of a simulation."""
         account = self._account
         rest = account.take(record, "simulation", SIMULATION)
-        task_id = str(record.get("task_id"))
+        task_id = text_of(record.get("task_id"))
         task = self._tasks.get(task_id, {})
         extra = dict(self._extra)
         if rest is not None:
@@ -172,7 +173,7 @@ class _Run:
         ending = _ENDINGS.get(reason, "unknown")
         fault: Literal["", "infra"] = "infra" if reason == "infrastructure_error" else ""
         seed = record.get("seed")
-        metadata = {"group": task_id, "trial": record.get("trial"), "run": record.get("id")}
+        metadata = {"group": task_id or None, "trial": record.get("trial"), "run": record.get("id")}
         costs = ("agent_cost", "user_cost")
         episode = ImportedEpisode(
             position=position,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat_messages import ChatForm, ChatReader, last_text
-from trajrec.exchange.reading import Place, number_or_none, texts_by_key
+from trajrec.exchange.reading import Place, number_or_none, text_of, texts_by_key
 from trajrec.exchange.records import ImportedEpisode, Verdict
 from trajrec.types import JsonObject
 
@@ -59,7 +59,7 @@ def _episode(record: JsonObject, place: Place, position: str, account: Account) 
     has_stopped = STOP in last_text(items)
     episode = ImportedEpisode(
         position=position,
-        task=str(task_id),
+        task=text_of(task_id),
         goal=task.get("instruction"),
         metadata={key: value for key, value in metadata.items() if type(value) in (str, int)},
         items=items,

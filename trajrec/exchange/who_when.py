@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
-from trajrec.exchange.reading import Place, dicts_of
+from trajrec.exchange.reading import Place, dicts_of, text_of
 from trajrec.exchange.records import ImportedEpisode, Turn, Verdict
 from trajrec.types import JsonObject, Value
 
@@ -39,7 +39,7 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     rest = account.take(case, "case", CASE)
     episode = ImportedEpisode(
         position="case",
-        task=str(case.get("question_ID") or ""),
+        task=text_of(case.get("question_ID")),
         goal=case.get("question"),
         # With the solution, which no goal may tell.
         extra=rest,
