@@ -1,4 +1,4 @@
-"""Outcomes of rollouts: shares, partial scores, missing verdicts, and what is recorded of them."""
+"""Outcomes of rollouts: shares, partial scores, missing verdicts, and states that are not alike."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
+from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -142,3 +144,49 @@ def test_arguments_of_estimators_are_checked(tmp_path: Path) -> None:
         credit.counterfactual(episode, never, step=1, n_rollouts=1)
     with pytest.raises(ValueError, match="needs a segment of steps"):
         credit.shapley_values(episode, never, segments=[])
+
+
+class Warm(FrozenLakeEnv):
+    """A lake without holes, of which the goal pays only those who went up once."""
+
+    def __init__(self) -> None:
+        super().__init__(desc=["SFF", "FFF", "FFG"], is_slippery=False)
+        self.has_been_up = False
+
+    def reset(self, **options: Any) -> Any:
+        self.has_been_up = False
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        self.has_been_up |= int(action) == 3
+        return observation, float(reward) * self.has_been_up, *rest
+
+
+def warm() -> Any:
+    return gym.wrappers.TimeLimit(Warm(), 20)
+
+
+def wander(observation: Any, rng: np.random.Generator) -> int:
+    return int(rng.choice([1, 2, 1, 2, 1, 2, 3]))
+
+
+@pytest.mark.slow
+def test_what_a_subclass_adds_is_a_part_of_its_state(tmp_path: Path) -> None:
+    with trajrec.record(warm(), tmp_path) as env:
+        env.reset(seed=0)
+        for action in (1, 3, 1, 2, 2):
+            env.step(action)
+    episode = next(trajrec.open(tmp_path).episodes())
+    # Without controls, which see it in some runs.
+    options = options_of(warm, n_rollouts=32, control=False, steps=[0, 1])
+    merged = credit.estimate(episode, wander, **options)
+    alone = credit.estimate(episode, wander, merge_rollouts=False, **options)
+    assert [row.value for row in merged] == [row.value for row in alone]
+    assert merged.env_steps < alone.env_steps
+    (table,) = credit.pooled_advantages(
+        [episode], wander, n_rollouts=64, env=warm, control=False, folder=None
+    )
+    # Before step 1 the agent has not been up, before step 2 it has: few walks take too long then.
+    values = {row.step: row.value for row in table.of("value")}
+    assert values[2] > 0.9 > values[1]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import struct
 import types
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from trajrec.envstate.attributes import CONSTRUCTION_ATTRIBUTES, layers_with_attributes
+from trajrec.envstate.generators import module_of
 from trajrec.protocols import SandboxedEnv
 from trajrec.replay.credit.sampling.unchanged import Witness
 from trajrec.replay.execute.handle import EnvHandle
@@ -21,6 +24,9 @@ from trajrec.values.plain import PLAIN_TYPES
 _COMPLETE_ADAPTERS = frozenset(("toy_text", "blackjack", "classic_control", "minigrid"))
 """Adapters that capture everything on which the next step depends, except the generators. The own
 `get_state` of an environment may leave out anything."""
+
+_ADAPTED_PACKAGES = ("gymnasium", "minigrid")
+"""Packages of the environments that these adapters are made for."""
 
 _STATELESS_CALLABLES = (
     types.FunctionType,
@@ -71,6 +77,9 @@ class StateKey:
             adapter.capture if adapter is not None and (is_complete or has_own) else None
         )
         self._is_complete = is_complete or (has_own and own_state)
+        # An adapter knows nothing of the attributes that a class of the user's own adds.
+        cls: Any = type(self._bare)
+        self._inherited = _inherited_names(cls) if is_complete else None
         # The Python attributes of an environment whose state lies outside say nothing of its state.
         self._is_known = is_complete or has_own or not isinstance(self._bare, SandboxedEnv)
         # Class -> whether its objects are functions or spaces. A cache, since a key is computed at
@@ -85,7 +94,10 @@ class StateKey:
         if not self._is_known:
             return None
         try:
-            keys = list(map(self._attributes_key, self._wrappers, self._wrapper_witnesses))
+            keys = [
+                self._attributes_key(wrapper.__dict__.items(), witnesses)
+                for wrapper, witnesses in zip(self._wrappers, self._wrapper_witnesses, strict=True)
+            ]
             keys.append(self._bare_key())
             return tuple(keys)
         except (TypeError, ValueError):
@@ -93,27 +105,36 @@ class StateKey:
             return None
 
     def _bare_key(self) -> Hashable:
+        attributes = self._bare.__dict__
         if self._capture is None:
-            return self._attributes_key(self._bare, self._bare_witnesses)
+            return self._attributes_key(attributes.items(), self._bare_witnesses)
         try:
             state = self._capture()
         except Exception as exc:
             # The recorder too goes without a state that an own `get_state` does not return.
             raise ValueError(str(exc)) from exc
         if not self._is_complete:
-            return _hashable(state), self._attributes_key(self._bare, self._bare_witnesses)
-        attributes = self._bare.__dict__
+            own = self._attributes_key(attributes.items(), self._bare_witnesses)
+            return _hashable(state), own
+        inherited = self._inherited
+        added: Hashable = ()
+        if inherited is not None:
+            items = ((name, value) for name, value in attributes.items() if name not in inherited)
+            added = self._attributes_key(items, self._bare_witnesses)
         # Taxi draws at the reset whether its passenger changes their mind, and CartPole counts the
         # steps after the end: neither is part of the captured state.
         return (
             _hashable(state),
             attributes.get("fickle_step"),
             attributes.get("steps_beyond_terminated"),
+            added,
         )
 
-    def _attributes_key(self, layer: Any, witnesses: dict[str, Witness]) -> Hashable:
+    def _attributes_key(
+        self, attributes: Iterable[tuple[str, Value]], witnesses: dict[str, Witness]
+    ) -> Hashable:
         values: list[Hashable] = []
-        for name, value in layer.__dict__.items():
+        for name, value in attributes:
             kind = type(value)
             if kind in PLAIN_TYPES:
                 values.append(value if kind in _DISTINCT_TYPES else _distinct(value))
@@ -130,6 +151,37 @@ class StateKey:
                     else:
                         values.append(_key_of_attribute(name, value, witnesses))
         return tuple(values)
+
+
+@functools.lru_cache(maxsize=32)
+def _inherited_names(cls: type) -> frozenset[str] | None:
+    """Return the attributes that the adapted classes set which a class of the user's own extends.
+
+    None for a class of such a package itself. An attribute by another name is the user's own.
+    """
+    if _is_adapted(cls):
+        return None
+    names: set[str] = set()
+    for base in filter(_is_adapted, cls.__mro__):
+        for item in vars(base).values():
+            function = getattr(item, "fget", None) or getattr(item, "__func__", item)
+            names.update(_names_set_in(getattr(function, "__code__", None)))
+    return frozenset(names)
+
+
+def _is_adapted(cls: type) -> bool:
+    return module_of(cls).partition(".")[0] in _ADAPTED_PACKAGES
+
+
+def _names_set_in(code: types.CodeType | None) -> Iterator[str]:
+    if code is not None:
+        # What the code reads may be an attribute of anything, such as `n` of a space.
+        for operation in dis.get_instructions(code):
+            if operation.opname == "STORE_ATTR":
+                yield operation.argval
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                yield from _names_set_in(constant)
 
 
 def _key_of_attribute(name: str, value: Value, witnesses: dict[str, Witness]) -> Hashable:
