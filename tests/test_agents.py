@@ -630,3 +630,50 @@ def test_ctrl_c_in_a_verifier_ends_the_episode(tmp_path: Path) -> None:
         assert rows == [("rollout", "error"), ("rollout", "terminated")]
         rows = corpus.sql("SELECT phase, origin, error_type FROM failures").fetchall()
         assert rows == [("check", "verifier", "builtins.KeyboardInterrupt")]
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"multipleOf": 0}, 3),
+        ({"type": "number", "multipleOf": 0.1}, float("inf")),
+        ({"type": "number", "multipleOf": 0.1}, float("nan")),
+        ({"uniqueItems": True}, [{1, 2}, [object()]]),
+        ({"patternProperties": {"^a": {}}}, {1: 2}),
+    ],
+)
+def test_schema_that_cannot_be_checked_stops_no_call(
+    tmp_path: Path, schema: dict[str, Any], value: Any
+) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda n: "ok", name="look", schema={"properties": {"n": schema}})
+        assert ep.call("look", n=value) == "ok"
+    close_logs()
+    (attempt,) = only(tmp_path).transcript.attempts
+    assert (attempt.start.invalid, attempt.outcome) == ("", "ok")
+
+
+def test_odd_objects_of_a_program_raise_nothing_into_it(tmp_path: Path) -> None:
+    class Silent(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            raise KeyError(name)
+
+    def fail() -> None:
+        raise Silent
+
+    odd = Odd()
+    with trajrec.episode(tmp_path) as ep:
+        with pytest.raises(Silent):
+            ep.execute("fail", {}, run=fail)
+        assert ep.model(lambda _: odd, 1) is odd
+        assert ep.execute("odd", {}, run=lambda: odd) is odd
+        assert ep.side_effect("odd", lambda: odd) is odd
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT tool, outcome, message FROM attempts ORDER BY step, call"
+        found = [("fail", "error", "<exception str() failed>"), ("odd", "ok", None)]
+        assert corpus.sql(query).fetchall() == found

@@ -75,7 +75,14 @@ class ArgumentCheck:
             return ""
         try:
             validate(arguments)
-        except ValueError as exc:  # the base of fastjsonschema's errors
+        except Exception as exc:
+            # Here, as in `_compile`; it is loaded by now.
+            from fastjsonschema import JsonSchemaValueException
+
+            # Others come of a broken schema (a multiple of 0), or of values that no JSON has: these
+            # say nothing of the arguments, and must not reach the agent.
+            if not isinstance(exc, JsonSchemaValueException):
+                return ""
             # fastjsonschema calls the arguments "data".
             return str(exc).replace("data.", "", 1)
         return ""

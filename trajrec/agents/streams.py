@@ -13,7 +13,9 @@ OnEnd: TypeAlias = Callable[[BaseException | None], None]
 
 def is_stream(answer: Value) -> bool:
     """Return whether an answer is a stream, sync or async."""
-    return hasattr(answer, "__anext__") or hasattr(answer, "__next__")
+    # Of its class, as Python asks: an object may answer for any name, or raise.
+    kind = type(answer)
+    return hasattr(kind, "__anext__") or hasattr(kind, "__next__")
 
 
 class Stream:

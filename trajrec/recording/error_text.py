@@ -37,6 +37,15 @@ class ErrorText(NamedTuple):
 NO_ERROR = ErrorText("", "", "", False)
 
 
+def _message_of(exc: BaseException) -> str:
+    """Return an exception's message. Its own code may fail, which must not hide the exception."""
+    try:
+        return str(exc)
+    except Exception:
+        # As Python's own tracebacks have it.
+        return "<exception str() failed>"
+
+
 def describe_error(exc: BaseException, redactor: Redactor) -> ErrorText:
     """Return an exception's type, message and traceback, without secrets."""
     frames, error = format_traceback(exc)
@@ -44,7 +53,7 @@ def describe_error(exc: BaseException, redactor: Redactor) -> ErrorText:
         frames, error = "", (frames + error)[-TRACEBACK_CHARS - _CUT_CHARS :]
     frames = storable(frames)
     error = storable(error)
-    message = storable(str(exc))
+    message = storable(_message_of(exc))
     cleaned_frames = _clean_frames(redactor, frames)
     cleaned_error = redactor.text(error)
     # The traceback ends with the message, so it need not be searched a second time.
