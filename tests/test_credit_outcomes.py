@@ -135,6 +135,7 @@ def test_a_discount_out_of_bounds_is_refused(gamma: float, tmp_path: Path) -> No
         credit.estimate(episode, never, **options_of(Paying, gamma=gamma))
 
 
+@pytest.mark.slow
 def test_arguments_of_estimators_are_checked(tmp_path: Path) -> None:
     episode = recorded(tmp_path, Paying())
     wrong: Any = {"rest": "record"}
@@ -142,6 +143,8 @@ def test_arguments_of_estimators_are_checked(tmp_path: Path) -> None:
         credit.counterfactual(episode, never, step=1, **wrong)
     with pytest.raises(ValueError, match="n_rollouts must be at least 2"):
         credit.counterfactual(episode, never, step=1, n_rollouts=1)
+    with pytest.raises(ValueError, match="max_steps must be above 0"):
+        credit.estimate(episode, never, max_steps=0)
     with pytest.raises(ValueError, match="needs a segment of steps"):
         credit.shapley_values(episode, never, segments=[])
 

@@ -120,6 +120,28 @@ def test_recorded_actions_repeat_the_episode_with_every_restore_method(
     assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": "freesh"}, "noise must be 'recorded' or 'fresh', got 'freesh'"),
+        ({"max_steps": 0}, "max_steps must be above 0, got 0"),
+        ({"timeout_s": -1.0}, "timeout_s must be above 0"),
+        ({"timeout_s": float("nan")}, "timeout_s must be above 0"),
+        ({"memory_mb": 0}, "memory_mb must be above 0"),
+    ],
+)
+def test_options_of_forks_are_checked(options: Any, message: str, tmp_path: Path) -> None:
+    with trajrec.record(gym.make("FrozenLake-v1"), tmp_path) as env:
+        env.reset(seed=0)
+        env.step(0)
+    episode = next(trajrec.open(tmp_path).episodes())
+    with pytest.raises(ValueError, match=message):
+        fork_many(episode, at=0, policy="random", **options)
+    if "noise" in options:
+        with pytest.raises(ValueError, match=message):
+            fork(episode, at=0, **options)
+
+
 @pytest.mark.parametrize("folder", ["beside", None])
 def test_a_fork_at_the_end_shows_it_and_takes_no_step(folder: Any, tmp_path: Path) -> None:
     with trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path) as env:

@@ -32,6 +32,8 @@ from trajrec.replay.forks.options import (
     EnvFactory,
     ForkOptions,
     RestoreChoice,
+    check_limits,
+    check_noise,
     check_restore,
     fixed_folder,
 )
@@ -72,6 +74,7 @@ def fork(
         EnvRefusedError, EnvMissingError: See `replay_episode`.
     """
     check_options("fork", options, ForkOptions)
+    check_noise(options.get("noise"))
     _check_has_env(episode)
     check_step(episode, at)
     folder = _folder_of(episode, options)
@@ -187,6 +190,8 @@ def fork_many(
         ControlError: Branches do not start in the recorded state, however steps are reached.
     """
     check_options("fork_many", options, ForkOptions)
+    check_noise(options.get("noise"))
+    check_limits(max_steps=max_steps, timeout_s=timeout_s, memory_mb=memory_mb)
     _check_has_env(episode)
     if policy is not None and policy != "random":
         check_stateless(policy)

@@ -67,6 +67,27 @@ def fixed_folder(folder: LogFolder) -> Literal["beside"] | Path | None:
     return None if folder is None else local_folder(folder)
 
 
+def check_noise(noise: str | None) -> None:
+    """Check the option `noise`.
+
+    Raises:
+        ValueError: It is not one of the choices.
+    """
+    if noise not in (None, *get_args(ForkNoise)):
+        raise ValueError(f"noise must be 'recorded' or 'fresh', got {noise!r}")
+
+
+def check_limits(**limits: float | None) -> None:
+    """Check limits by name; None is no limit.
+
+    Raises:
+        ValueError: One of them is not above 0.
+    """
+    for name, limit in limits.items():
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name} must be above 0, got {limit!r}")
+
+
 def check_restore(restore: str) -> None:
     """Check the argument `restore`.
 

@@ -17,6 +17,7 @@ from trajrec.replay.forks.options import (
     Backend,
     LogFolder,
     RestoreChoice,
+    check_limits,
     check_restore,
     fixed_folder,
 )
@@ -178,6 +179,7 @@ class RolloutConfig:
         on_error = options.get("on_error", "bounds")
         if on_error not in ("bounds", "lost"):
             raise ValueError(f"on_error must be 'bounds' or 'lost', got {on_error!r}")
+        check_limits(max_steps=options.get("max_steps"))
         gamma = options.get("gamma", 1.0)
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be in [0, 1], got {gamma!r}")
