@@ -272,6 +272,9 @@ def test_hindsight_needs_probabilities_and_two_episodes(tmp_path: Path) -> None:
         credit.hindsight_credit(episodes, lambda observation: 1)
     with pytest.raises(ValueError, match="at least 2"):
         credit.hindsight_credit(episodes[:1], COIN)
+    never = credit.TabularPolicy(np.ones((1, 1)), state=lambda _: 0)
+    with pytest.raises(ValueError, match="1 probabilities, and none of the recorded action 1"):
+        credit.hindsight_credit(episodes, never)
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ RETURN_DECIMALS = 9
 
 
 def hindsight_credit(
-    episodes: Sequence[Episode], policy: Value, method: Method = "cocoa", *, seed: int = 0
+    episodes: Sequence[Episode], policy: Value, method: Method = "cocoa"
 ) -> list[CreditTable]:
     """Estimate the credit of steps from the rewards that followed them.
 
@@ -45,14 +45,13 @@ def hindsight_credit(
               the step on.
             - "rudder": The expected return after the step less the expected return
               before it, each the mean return of the episodes through a state and action.
-        seed: Has no effect: nothing is drawn.
 
     Returns:
         A table for each episode.
 
     Raises:
-        ValueError: The method is unknown, the policy has no probabilities, or there are fewer than
-            two episodes.
+        ValueError: The method is unknown, the policy has no probability of a recorded action, or
+            there are fewer than two episodes.
 
     Source:
         HCA: Harutyunyan et al., arXiv 1912.02503. COCOA: Meulemans et al., arXiv 2306.16803.
@@ -66,13 +65,12 @@ def hindsight_credit(
             f"hindsight compares episodes with each other: at least 2 are needed, got {n}"
         )
     counts = _VisitCounts(episodes, policy)
-    by_method: dict[Method, Callable[[FloatArray], FloatArray]] = {
+    by_method: dict[Method, Callable[[], FloatArray]] = {
         "hca": counts.hca,
         "cocoa": counts.cocoa,
         "rudder": counts.rudder,
     }
-    credit = by_method[method]
-    values = credit(np.ones(n))
+    values = by_method[method]()
     tables = []
     row = 0
     for episode in episodes:
@@ -158,29 +156,24 @@ class _VisitCounts:
         )
         self._n_returns = len(distinct)
 
-    def hca(self, weights: FloatArray) -> FloatArray:
-        """Return the credit of every step, (n,) float64, with a weight for each episode."""
-        w = weights[self._episode]
+    def hca(self) -> FloatArray:
+        """Return the credit of every step, (n,) float64."""
         # Number of the step's (pair, return) and of its (state, return).
         pair_return = self._pair * self._n_returns + self._return
         state_return = self._state * self._n_returns + self._return
         with np.errstate(divide="ignore", invalid="ignore"):
-            of_pair = _sums(pair_return, w, self._n_pairs * self._n_returns)
-            of_state = _sums(state_return, w, self._n_states * self._n_returns)
+            of_pair = np.bincount(pair_return, minlength=self._n_pairs * self._n_returns)
+            of_state = np.bincount(state_return, minlength=self._n_states * self._n_returns)
             h = of_pair[pair_return] / of_state[state_return]
             terms = (1 - self._pi / h) * self._to_go
-            # A step without weight may have h = 0, and then a term that is not a number.
-            sums = _sums(self._pair, np.where(w > 0, w * terms, 0.0), self._n_pairs)
-            means = sums / _sums(self._pair, w, self._n_pairs)
+            means = self._means(self._pair, terms, self._n_pairs)
         credit: FloatArray = means[self._pair]
         return credit
 
-    def cocoa(self, weights: FloatArray) -> FloatArray:
-        """Return the credit of every step, (n,) float64, with a weight for each episode."""
-        w = weights[self._episode]
-        after_state, after_pair, sizes = self._count_later_outcomes(w)
-        pair_visits = _sums(self._pair, w, self._n_pairs)
-        state_visits = _sums(self._state, w, self._n_states)
+    def cocoa(self) -> FloatArray:
+        """Return the credit of every step, (n,) float64."""
+        after_state, after_pair, sizes = self._count_later_outcomes()
+        state_visits = np.bincount(self._state, minlength=self._n_states)
         with np.errstate(divide="ignore", invalid="ignore"):
             # p(a | s, u) / pi(a | s) - 1, times the mean number of u after s. The product is the
             # mean number of u after (s, a) less that after s.
@@ -189,12 +182,12 @@ class _VisitCounts:
             expected = after_state[self._state] / state_visits[self._state][:, None]
             terms = np.where(expected > 0, ratio * expected, 0.0) * sizes[None, :]
             later = np.nansum(terms, axis=1)
-            of_action = _sums(self._pair, w * self._reward, self._n_pairs) / pair_visits
-            of_policy = _sums(self._state, w * self._reward, self._n_states) / state_visits
+            of_action = self._means(self._pair, self._reward, self._n_pairs)
+            of_policy = self._means(self._state, self._reward, self._n_states)
         credit: FloatArray = of_action[self._pair] - of_policy[self._state] + later
         return credit
 
-    def _count_later_outcomes(self, w: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _count_later_outcomes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Count the outcomes after each state and after each pair of state and action.
 
         Returns:
@@ -208,29 +201,32 @@ class _VisitCounts:
             later = np.zeros(self._n_outcomes)
             # Backwards, so that `later` has the outcomes after the row.
             for row in range(end - 1, first - 1, -1):
-                after_state[self._state[row]] += w[row] * later
-                after_pair[self._pair[row]] += w[row] * later
+                after_state[self._state[row]] += later
+                after_pair[self._pair[row]] += later
                 outcome = self._outcome[row]
                 if outcome >= 0:
                     later[outcome] += 1
                     sizes[outcome] = self._reward[row]
         return after_state, after_pair, sizes
 
-    def rudder(self, weights: FloatArray) -> FloatArray:
-        """Return the credit of every step, (n,) float64, with a weight for each episode."""
-        w = weights[self._episode]
+    def rudder(self) -> FloatArray:
+        """Return the credit of every step, (n,) float64."""
         totals = np.array(
             [self._to_go[first] if end > first else 0.0 for first, end in self._spans]
         )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            sums = _sums(self._pair, w * totals[self._episode], self._n_pairs)
-            after = (sums / _sums(self._pair, w, self._n_pairs))[self._pair]
+        after = self._means(self._pair, totals[self._episode], self._n_pairs)[self._pair]
         before = np.concatenate([[np.nan], after[:-1]])
         # Before the first step the mean return of all episodes is expected.
         first_rows = [first for first, end in self._spans if end > first]
-        before[first_rows] = float((weights * totals).sum() / weights.sum())
+        before[first_rows] = float(totals.mean())
         credit: FloatArray = after - before
         return credit
+
+    @staticmethod
+    def _means(groups: IntArray, values: FloatArray, n_groups: int) -> FloatArray:
+        """Return the mean of the values of each group, (n_groups,) float64."""
+        counts = np.bincount(groups, minlength=n_groups)
+        return np.asarray(np.bincount(groups, values, n_groups) / counts, np.float64)
 
 
 class _Numbers:
@@ -246,13 +242,13 @@ class _Numbers:
         return self._numbers.setdefault(key, len(self._numbers))
 
 
-def _sums(groups: IntArray, weights: FloatArray, n_groups: int) -> FloatArray:
-    """Return the sum of the weights of each group, (n_groups,) float64."""
-    return np.asarray(np.bincount(groups, weights, n_groups), np.float64)
-
-
 def _probability(policy: Value, observation: Value, action: Value) -> float:
     dist = policy.dist(observation) if hasattr(policy, "dist") else None
     if dist is None:
         raise ValueError("the policy must have dist(observation), the probabilities of its actions")
+    if not 0 <= int(action) < len(dist):
+        raise ValueError(
+            f"the policy's dist has {len(dist)} probabilities, and none of the recorded action "
+            f"{action!r}"
+        )
     return float(dist[int(action)])
