@@ -27,11 +27,15 @@ def replacements(module: ModuleType) -> list[Replacement]:
 
 def _hook(original: Value) -> Value:
     @functools.wraps(original)
-    async def invoke(*, function_tool: Value, context: Value, arguments: str) -> Value:
+    async def invoke(
+        *, function_tool: Value, context: Value, arguments: str, **kwargs: Value
+    ) -> Value:
         result_class = None
 
         async def run() -> Value:
-            return await original(function_tool=function_tool, context=context, arguments=arguments)
+            return await original(
+                function_tool=function_tool, context=context, arguments=arguments, **kwargs
+            )
 
         async def run_plain() -> Value:
             nonlocal result_class

@@ -48,14 +48,16 @@ class _HookedToolset:
     def __getattr__(self, name: str) -> Value:
         return getattr(self._toolset, name)
 
-    async def call_tool(self, name: str, arguments: JsonObject, *args: Value) -> Value:
+    async def call_tool(
+        self, name: str, arguments: JsonObject, *args: Value, **kwargs: Value
+    ) -> Value:
         """Call the tool, or give its recorded result."""
         try:
             return await call_async(
                 name,
                 arguments,
                 self._call_id,
-                lambda: self._toolset.call_tool(name, arguments, *args),
+                lambda: self._toolset.call_tool(name, arguments, *args, **kwargs),
             )
         except Exception as exc:
             # A recorded ModelRetry has its text only.

@@ -108,10 +108,12 @@ def _is_known(agent: Value, name: str) -> bool:
 
 def _hook(original: Value) -> Value:
     @functools.wraps(original)
-    def execute_tool_call(self: Value, tool_name: str, arguments: Value) -> Value:
+    def execute_tool_call(
+        self: Value, tool_name: str, arguments: Value, *args: Value, **kw: Value
+    ) -> Value:
         answer = _ANSWER.get()
         call_id = "" if answer is None else answer.id_of(tool_name, arguments)
-        run = functools.partial(original.__get__(self), tool_name, arguments)
+        run = functools.partial(original.__get__(self), tool_name, arguments, *args, **kw)
         if not _is_known(self, tool_name):
             # No tool runs: the model calls tell of the call.
             return run()
