@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 
 import trajrec
 from trajrec.corpus.episode import Episode
+from trajrec.errors import CorpusError
 from trajrec.replay import credit
 from trajrec.statistics import intervals
 
@@ -193,3 +195,56 @@ def test_what_a_subclass_adds_is_a_part_of_its_state(tmp_path: Path) -> None:
     # Before step 1 the agent has not been up, before step 2 it has: few walks take too long then.
     values = {row.step: row.value for row in table.of("value")}
     assert values[2] > 0.9 > values[1]
+
+
+class Refusing(Paying):
+    """Refuses action 2, which takes no time, and goes on."""
+
+    action_space = gym.spaces.Discrete(3)
+
+    def step(self, action: Any) -> Any:
+        if action == 2:
+            raise ValueError("refused")
+        return super().step(action)
+
+
+def labels(folder: Path) -> dict[str, Any]:
+    """Return the labels of the only episode of a folder that has some."""
+    with trajrec.open(folder) as corpus:
+        credit.export(corpus, "prm", folder / "labels.jsonl", overwrite=True)
+    row: dict[str, Any] = json.loads((folder / "labels.jsonl").read_text())
+    return row
+
+
+@pytest.mark.slow
+def test_a_step_that_raised_has_neither_text_nor_label(tmp_path: Path) -> None:
+    with trajrec.record(Refusing(), tmp_path) as env:
+        env.reset(seed=0)
+        env.step(1)
+        with pytest.raises(ValueError, match="refused"):
+            env.step(2)
+        env.step(0)
+    (episode,) = trajrec.open(tmp_path).episodes()
+    credit.estimate(episode, never, env=Refusing, n_rollouts=4)
+    row = labels(tmp_path)
+    assert (row["completions"], len(row["labels"]), row["n"]) == (["1", "0"], 2, [4, 4])
+
+
+@pytest.mark.slow
+def test_the_end_is_labelled_as_the_rollouts_are(tmp_path: Path) -> None:
+    def was_patient(env: Any) -> bool:
+        return env.unwrapped.taken == 0
+
+    with trajrec.record(Paying(), tmp_path) as env:
+        env.reset(seed=0)
+        env.step(1)
+        env.step(1)
+    (episode,) = trajrec.open(tmp_path).episodes()
+    assert episode.total_reward > 0
+    options: Any = {"env": Paying, "n_rollouts": 4, "success": was_patient}
+    credit.estimate(episode, never, estimator="value", **options)
+    # Its return is above 0, which is no verdict of the check.
+    with pytest.raises(CorpusError, match="the episode itself has no outcome"):
+        labels(tmp_path)
+    credit.estimate(episode, never, **options)
+    assert labels(tmp_path)["labels"] == [False, False]

@@ -65,7 +65,7 @@ def _env_prompt(episode: Episode, step: int | None) -> list[str]:
     else:
         lines = [to_json(observations[0])] if observations else [""]
     if step is not None:
-        # The last step has no observation if it raised.
+        # Steps that raised have neither a text nor an observation.
         for (number, text), observation in zip(
             step_texts(episode).items(), observations[1:], strict=False
         ):

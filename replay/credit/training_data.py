@@ -126,12 +126,14 @@ def step_labels(
     """
     runs = _latest_runs(corpus, where)
     unchecked_labels: set[bool] = set()
+    n_unknown = 0
     with_credit = (
         f"{bracketed(where)} AND kind <> 'copy' AND episode_id IN (SELECT episode_id FROM credit)"
     )
     for episode in corpus.episodes(with_credit, kind="all", order_by="episode_id"):
         run = runs.get(episode.id)
         shares = None if run is None else _shares_after_steps(episode, run)
+        n_unknown += run is not None and shares is None
         if run is None or shares is None or not form.takes(episode):
             continue
         labels = [share.share > 0 for share in shares]
@@ -148,6 +150,12 @@ def step_labels(
             "policy_id": run.policy_id,
             **form.extra(episode),  # type: ignore[typeddict-item]
         }
+    if remark is not None and n_unknown:
+        remark(
+            f"episodes left out: {n_unknown}; a step of them has no rollout with a result after it, "
+            "or a check decided the rollouts and the episode itself has no outcome "
+            "(estimator='advantage' takes the last step in rollouts too)"
+        )
     if remark is not None and len(unchecked_labels) == 1:
         (label,) = unchecked_labels
         remark(
@@ -185,21 +193,29 @@ def _latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
 
 
 def _shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | None:
-    """Return the rollouts from after each step; None if a step has none."""
+    """Return the rollouts from after each step that has a text; None if a step has none."""
+    steps = range(episode.first_step, episode.end_step)
     shares = []
-    for step in range(episode.first_step, episode.end_step):
+    # A step that raised in an environment is no completion, so it has no label.
+    for step in steps if episode.is_agent_episode else episode.step_numbers.tolist():
         # A rollout from after a step forced its action, or began in the state that it led to.
         share = run.shares.get((step, "action")) or run.shares.get((step + 1, "value"))
         if share is None and step == episode.end_step - 1:
             # No rollout begins after the last step: the episode's own result stands for them.
-            has_won = episode.total_reward > 0
-            if episode.outcome is not None:
-                has_won = episode.outcome == "success"
-            share = Share(1, float(has_won))
+            share = _own_share(episode, run)
         if share is None:
             return None
         shares.append(share)
     return shares or None
+
+
+def _own_share(episode: Episode, run: LabelledRun) -> Share | None:
+    """Return the result of an episode itself; None if it is not told as those of rollouts are."""
+    if episode.outcome is not None:
+        return Share(1, float(episode.outcome == "success"))
+    if run.has_check or math.isnan(episode.total_reward):
+        return None
+    return Share(1, float(episode.total_reward > 0))
 
 
 def counterfactual_pairs(corpus: Corpus, where: str, form: Form) -> Iterator[PreferencePair]:
