@@ -9,6 +9,7 @@ import pytest
 
 from trajrec.analysis.contrasts import contrast
 from trajrec.statistics.intervals import newcombe, welch
+from trajrec.statistics.quantiles import t_quantile
 from trajrec.statistics.shares import difference_of_shares
 
 
@@ -57,6 +58,23 @@ def test_interval_reaches_no_further_than_shares_can() -> None:
                 interval = difference_of_shares(a, n, b, n)
                 assert -1 <= interval.ci_low <= interval.value <= interval.ci_high <= 1
                 assert interval.ci_low < interval.ci_high
+
+
+@pytest.mark.parametrize(
+    ("confidence", "df", "expected"),
+    [
+        (0.95, 1.5, 6.016663104427929),
+        (0.95, 2.5, 3.5746548420036817),
+        (0.6, 1.01, 1.3689324112804067),
+        (0.999, 1.2, 226.537567245918),
+        (0.95, 3, 3.1824463052837078),
+        (0.6, 3, 0.9784723123633042),
+    ],
+)
+def test_quantile_of_students_t_holds_between_whole_numbers(
+    confidence: float, df: float, expected: float
+) -> None:
+    assert t_quantile(confidence, df) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
