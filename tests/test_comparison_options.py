@@ -459,6 +459,14 @@ def test_plan_from_a_flat_pilot_shows_the_effect(tmp_path: Path, result: bool, w
         assert (limits.ci_low > 0).mean() > 0.8 - 3 * np.sqrt(0.8 * 0.2 / n_runs), row
 
 
+def test_plan_says_which_change_cannot_be_so_large(tmp_path: Path) -> None:
+    record_run(tmp_path, "pilot", counts(t0=(1, 2), t1=(2, 2)))
+    with trajrec.open(tmp_path) as opened:
+        assert opened.plan(0.3).note.endswith("the numbers hold for no gain: the largest is 0.25")
+        assert "hold for no" not in opened.plan(0.2).note
+        assert opened.plan(0.8).note.endswith("hold for no loss: the largest is 0.75")
+
+
 @pytest.mark.slow
 def test_visible_difference_is_one_that_there_can_be(tmp_path: Path) -> None:
     # Tasks that change by as much, up and down: the mean is sure of these tasks alone.

@@ -210,6 +210,10 @@ def make_plan(
     if is_flat:
         note += f"; all rollouts of the pilot {'passed' if rate.value else 'failed'}, so that more "
         note += "rollouts of a task save few tasks"
+    for change, room in (("gain", 1 - rate.value), ("loss", rate.value)):
+        if effect >= room and not is_flat:
+            # Without any failure, or any success, its rates would be flat.
+            note += f"; the numbers hold for no {change}: the largest is {room:.2f}"
 
     def needed(variance: float, n: int) -> int:
         of_task = math.sqrt(variance / n + spread**2)
