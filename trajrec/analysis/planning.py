@@ -207,13 +207,7 @@ def make_plan(
     of_both = variance_of_both(within.value, rate.value, effect)
     of_both_high = variance_of_both(within.ci_high, rate.value, effect)
     is_flat = rate.value in (0.0, 1.0)
-    if is_flat:
-        note += f"; all rollouts of the pilot {'passed' if rate.value else 'failed'}, so that more "
-        note += "rollouts of a task save few tasks"
-    for change, room in (("gain", 1 - rate.value), ("loss", rate.value)):
-        if effect >= room and not is_flat:
-            # Without any failure, or any success, its rates would be flat.
-            note += f"; the numbers hold for no {change}: the largest is {room:.2f}"
+    note += _limits_of(rate.value, effect)
 
     def needed(variance: float, n: int) -> int:
         of_task = math.sqrt(variance / n + spread**2)
@@ -233,6 +227,19 @@ def make_plan(
         n_tasks=len(cells),
         rows=tuple(rows),
         note=note,
+    )
+
+
+def _limits_of(rate: float, effect: float) -> str:
+    """Return what limits a plan from a pilot with a rate, as the rest of a sentence."""
+    if rate in (0.0, 1.0):
+        word = "passed" if rate else "failed"
+        return f"; all rollouts of the pilot {word}, so that more rollouts of a task save few tasks"
+    # Without any failure, or any success, the rates of the second run would be flat.
+    return "".join(
+        f"; the numbers hold for no {change}: the largest is {room:.2f}"
+        for change, room in (("gain", 1 - rate), ("loss", rate))
+        if effect >= room
     )
 
 
