@@ -214,6 +214,27 @@ def command(*arguments: Any) -> int:
     return main([str(argument) for argument in arguments])
 
 
+class Elsewhere:
+    """Of a module that only this process can import."""
+
+    def __reduce__(self) -> Any:
+        return int, ("elsewhere",)
+
+    def __call__(self, number: int) -> int:
+        return number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_item", [False, True])
+def test_what_cannot_be_made_in_a_worker_is_named(is_item: bool) -> None:
+    function: Any = (lambda item: 1) if is_item else Elsewhere()
+    items: list[Any] = [Elsewhere() if is_item else 1]
+    with pytest.raises(
+        TypeError, match=r"cannot be made there: ValueError: invalid literal .*else"
+    ):
+        list(map_ordered(function, items, 1))
+
+
 @pytest.mark.slow
 def test_replay_reports_what_a_changed_environment_breaks(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

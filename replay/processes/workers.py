@@ -73,7 +73,8 @@ class Worker(ChildProcess):
     def give(self, number: int, item: Value) -> None:
         """Send an item."""
         self.numbers.append(number)
-        self.send(cloudpickle.dumps((number, item)))
+        # The item apart, so that one that cannot be unpickled has a number still.
+        self.send(pickle.dumps((number, cloudpickle.dumps(item))))
 
     def results(self) -> tuple[list[tuple[int, Value]], bool]:
         """Wait for data.
@@ -263,17 +264,35 @@ def main() -> None:
     This is the main function of a `Worker`.
     """
     channel = ChildChannel()
-    function = pickle.loads(channel.receive() or b"")
+    sent = channel.receive() or b""
+    function: Callable[[Value], Value] | None = None
     while (data := channel.receive()) is not None:
-        number, item = pickle.loads(data)
+        number, sent_item = pickle.loads(data)
         try:
-            result = function(item)
+            if function is None:
+                function = _received(sent)
+            result = function(_received(sent_item))
         except Exception as exc:
             if is_of_user_code(exc):
                 # A pickle keeps no traceback, and its author looks for the line.
                 exc.add_note(f"In another process:\n{''.join(traceback.format_exception(exc))}")
             result = exc
         channel.send((number, result), _unsendable(number))
+
+
+def _received(data: bytes) -> Value:
+    """Return what the caller sent.
+
+    Raises:
+        TypeError: It cannot be made here, e.g. since its module cannot be imported.
+    """
+    try:
+        return pickle.loads(data)
+    except Exception as exc:
+        raise TypeError(
+            f"what was sent to another process cannot be made there: {type(exc).__name__}: {exc}; "
+            "define it in a module that can be imported, or take one process"
+        ) from exc
 
 
 def _unsendable(number: int) -> Callable[[Exception], tuple[int, TypeError]]:
