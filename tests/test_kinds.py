@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import gymnasium as gym
 import pytest
 from conftest import record, run
@@ -298,3 +299,23 @@ def test_columns_of_json_hold_values_and_no_texts_of_json(tmp_path: Path) -> Non
                 ).fetchall()
                 for (text,) in texts:
                     assert not text.startswith(("{", "[", '"')), f"{table.name}.{name}: {text}"
+
+
+def test_branches_end_where_parents_go_round() -> None:
+    forks = [("a", "root"), ("b", "a"), ("c", "b"), ("x", "z"), ("y", "x"), ("z", "y"), ("s", "s")]
+    rest = "'fork' AS kind, 1 AS fork_step, 1 AS n_steps, 2 AS end_step, 0.0 AS total_reward, "
+    with duckdb.connect() as con:
+        con.execute(f"""CREATE TABLE forks AS SELECT unnest({[own for own, _ in forks]}) AS episode_id,
+            unnest({[parent for _, parent in forks]}) AS parent_id,
+            {rest} 'terminated' AS ending, NULL AS outcome""")
+        (query,) = [view.query for view in VIEWS if view.name == "branches"]
+        rows = con.sql(f"SELECT episode_id, root_id, depth FROM ({query}) ORDER BY 1").fetchall()
+    assert rows == [
+        ("a", "root", 1),
+        ("b", "root", 2),
+        ("c", "root", 3),
+        ("s", None, 1),
+        ("x", None, 3),
+        ("y", None, 3),
+        ("z", None, 3),
+    ]

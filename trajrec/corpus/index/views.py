@@ -136,7 +136,8 @@ LATEST_REPLAY = View(
     "SELECT * FROM replays QUALIFY row_number() OVER (PARTITION BY episode_id, against "
     "ORDER BY replayed_at DESC, run_id) = 1",
 )
-# Recursive, because the parent of a fork may be a fork itself.
+# Recursive, because the parent of a fork may be a fork itself. Each ancestor is taken once (UNION):
+# a hostile log may name a descendant as its parent.
 BRANCHES = View(
     "branches",
     "a fork, with the episode that all its ancestors go back to",
@@ -144,7 +145,7 @@ BRANCHES = View(
         ("episode_id", "the branch"),
         ("kind", "fork"),
         ("parent_id", "episode that it was forked from"),
-        ("root_id", "episode at the root: the first ancestor that is no fork"),
+        ("root_id", "episode at the root: the ancestor that is no fork; NULL if there is none"),
         ("depth", "forks between the root and the branch, at least 1"),
         ("fork_step", "step at which it was forked from its parent"),
         ("n_steps", "its own steps"),
@@ -153,12 +154,12 @@ BRANCHES = View(
         ("ending", "terminated, truncated, abandoned, error, running or interrupted"),
         ("outcome", "success or failure by its primary check"),
     ),
-    "WITH RECURSIVE up AS (SELECT episode_id, parent_id AS root_id, 1 AS depth FROM forks "
-    "UNION ALL SELECT up.episode_id, e.parent_id, up.depth + 1 FROM up "
-    "JOIN forks e ON e.episode_id = up.root_id) "
-    "SELECT b.episode_id, b.kind, b.parent_id, arg_max(up.root_id, up.depth) AS root_id, "
-    "max(up.depth) AS depth, b.fork_step, b.n_steps, b.end_step, b.total_reward, b.ending, "
-    "b.outcome FROM up JOIN forks b USING (episode_id) GROUP BY ALL",
+    "WITH RECURSIVE up AS (SELECT episode_id, parent_id AS ancestor FROM forks "
+    "UNION SELECT up.episode_id, e.parent_id FROM up JOIN forks e ON e.episode_id = up.ancestor) "
+    "SELECT b.episode_id, b.kind, b.parent_id, "
+    "max(up.ancestor) FILTER (up.ancestor NOT IN (SELECT episode_id FROM forks)) AS root_id, "
+    "count(*) AS depth, b.fork_step, b.n_steps, b.end_step, b.total_reward, b.ending, b.outcome "
+    "FROM up JOIN forks b USING (episode_id) GROUP BY ALL",
 )
 BANDS = View(
     "bands",
