@@ -380,6 +380,18 @@ def run_in_child(function: Callable[[], None]) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_annotate_in_a_forked_child_is_not_refused(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=0)
+    env.step(0)
+    run_in_child(lambda: env.annotate(value=1.0))
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        assert [episode.step_values for episode in corpus.episodes()] == [{}]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_forked_child_cannot_write_its_parents_log(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)

@@ -213,3 +213,28 @@ def test_episode_after_close_is_not_recorded_with_a_warning(tmp_path: Path) -> N
         env.step(0)
         env.reset()
     assert len(episodes(tmp_path)) == 1
+
+
+def test_deleted_log_does_not_end_the_loop_of_kept_episodes(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, keep_last=4)
+    first = env.path
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for seed in range(3):
+            env.reset(seed=seed)
+            env.step(0)
+            first.unlink(missing_ok=True)
+    env.close()
+    assert [episode.start.seed for episode in episodes(tmp_path)] == [1, 2]
+
+
+def test_annotate_after_a_limit_does_not_end_the_loop(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, max_bytes=1)
+    env.reset(seed=0)
+    env.step(0)
+    # As the flusher's thread does meanwhile.
+    env._writer.flush_pending()
+    env.annotate(value=1.0)
+    with pytest.warns(RuntimeWarning, match="cannot be written"):
+        env.reset()
+    env.close()

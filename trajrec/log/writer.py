@@ -121,6 +121,7 @@ class LogWriter:
         self._has_warned = False
         self._background = background
         self._closed = False
+        self._is_left = False
         self.is_paused = False
         try:
             self._file = FrameWriter(path, header, self._packer, max_bytes=max_bytes)
@@ -145,6 +146,11 @@ class LogWriter:
     def is_closed(self) -> bool:
         """Whether `close` was called, or the process is a forked child of the one that writes."""
         return self._closed
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether nothing more is written: it failed, or this process is a forked child."""
+        return self.error is not None or self._is_left
 
     def flush(self) -> None:
         """Hand all pending items to the operating system, in this thread.
@@ -280,6 +286,7 @@ class LogWriter:
         # A new lock: another thread of the parent may have held the old one during the fork.
         self._lock = threading.RLock()
         self._closed = True
+        self._is_left = True
         self.journal.leave_to_parent()
         # The lock on the file belongs to all copies of its descriptor: a child that lives longer
         # than its parent would hold it.

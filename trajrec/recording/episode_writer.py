@@ -253,7 +253,7 @@ class EpisodeWriter:
         self.mend()
         buffer = self._buffer
         begun = buffer.begun
-        if begun in (NOT_RECORDED, SKIPPED):
+        if begun in (NOT_RECORDED, SKIPPED) or self._writer.has_stopped:
             return
         if self._writer.is_closed:
             raise EnvContractError("annotate came after close, when the log is sealed")

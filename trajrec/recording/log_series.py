@@ -109,8 +109,13 @@ class LogSeries:
         writer.close()
         self.delete_unused(writer)
         if not self._kept or self._kept[-1].path != writer.path:
-            size = writer.path.stat().st_size
-            self._kept.append(_Kept(writer.path, size, n_episodes))
+            try:
+                size = writer.path.stat().st_size
+            except OSError:
+                # Somebody has deleted it: it takes no bytes, and keeps no episodes.
+                self._kept.append(_Kept(writer.path, 0, 0))
+            else:
+                self._kept.append(_Kept(writer.path, size, n_episodes))
         self._delete_old()
         self._name = None
         self._header = msgspec.structs.replace(
