@@ -139,6 +139,16 @@ def test_equal_records_have_equal_bytes_despite_their_padding() -> None:
     assert is_same([arrays[0][0]], [arrays[1][0]])
 
 
+def test_long_doubles_in_records_have_bytes_of_their_values() -> None:
+    dtype = np.dtype([("a", np.longdouble), ("b", [("c", np.clongdouble)])])
+    arrays = [np.frombuffer(bytes([pad]) * 2 * dtype.itemsize, dtype).copy() for pad in (1, 2)]
+    for array in arrays:
+        used = np.array([3, 4], np.longdouble).view(np.uint8).reshape(2, -1)[:, :10]
+        array.view(np.uint8).reshape(2, 3, -1)[:, :, :10] = used[:, None]
+    assert encode(arrays[0]) == encode(arrays[1])
+    assert decode(encode(arrays[0]))["a"].tolist() == [3, 4]
+
+
 SPACES = {
     "Box": gym.spaces.Box(-1, 1, (2, 3), np.float32),
     "Discrete": gym.spaces.Discrete(5),
@@ -205,6 +215,65 @@ def test_objects_come_back_as_plain_data_with_type_name(
     assert isinstance(back, Plain)
     assert (back.kind, back.fields) == (kind, fields)
     assert back.type_name.endswith(type(value).__qualname__)
+
+
+class Zone(datetime.tzinfo):
+    """A zone whose offset depends on the date, which a time of day has not."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def utcoffset(self, _when: datetime.datetime | None) -> None:
+        return None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Money(decimal.Decimal):
+    def __init__(self, _amount: str, currency: str) -> None:
+        self.currency = currency
+
+    def __new__(cls, amount: str, _currency: str) -> Money:
+        return super().__new__(cls, amount)
+
+
+@dataclasses.dataclass
+class Basket(dict[str, int]):
+    owner: str
+
+
+def basket(n: int) -> Basket:
+    filled = Basket("Ada")
+    filled["mug"] = n
+    return filled
+
+
+class Nanoseconds(datetime.timedelta):
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.n} ns"
+
+
+def nanoseconds(n: int) -> Nanoseconds:
+    duration = Nanoseconds()
+    duration.n = n
+    return duration
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (datetime.datetime(2026, 10, 25, 2), datetime.datetime(2026, 10, 25, 2, fold=1)),
+        (datetime.time(2, tzinfo=Zone("A")), datetime.time(2, tzinfo=Zone("B"))),
+        (Money("1.5", "EUR"), Money("1.5", "USD")),
+        (basket(1), basket(2)),
+        (nanoseconds(1), nanoseconds(2)),
+    ],
+)
+def test_all_of_an_object_counts_in_its_encoding(first: Any, second: Any) -> None:
+    assert encode(first) != encode(second)
 
 
 def test_unstorable_value_is_refused_with_its_path() -> None:

@@ -132,3 +132,11 @@ def test_copies_for_an_environment_leave_the_action_alone() -> None:
     given["force"] *= 2
     assert action["force"].tolist() == [1.0, 1.0]
     assert copy_for_env("left") == "left"
+
+
+def test_copied_array_of_objects_keeps_its_items() -> None:
+    items = np.empty(1, object)
+    items[0] = [1]
+    copied = copy_for_record(items)
+    items[0].append(2)
+    assert copied.tolist() == [[1]]

@@ -53,7 +53,11 @@ def _long_double_bytes(values: Array | np.generic) -> bytes:
 def _copy_fields(target: Array, source: Array) -> None:
     """Copy the fields of records, and of the records in them."""
     for name in source.dtype.names or ():
-        if source[name].dtype.names is None:
-            target[name] = source[name]
+        field = source[name]
+        if field.dtype.names is not None:
+            _copy_fields(target[name], field)
+        elif field.dtype.char in PADDED:
+            clean = np.frombuffer(_long_double_bytes(field), field.dtype)
+            target[name] = clean.reshape(field.shape)
         else:
-            _copy_fields(target[name], source[name])
+            target[name] = field

@@ -18,8 +18,9 @@ def copy_for_record(value: Value) -> Value:
     """
     if type(value) in IMMUTABLE_TYPES:
         return value
-    # Arrays of any library, without the detour through bytes.
-    if hasattr(value, "copy") and hasattr(value, "dtype"):
+    # Arrays of any library, without the detour through bytes. A copy of an array of objects has the
+    # same objects.
+    if hasattr(value, "copy") and hasattr(value, "dtype") and value.dtype != object:
         return value.copy()
     return codec.decode(codec.encode(value, opaque=True))
 

@@ -269,20 +269,58 @@ def _describe(value: Value) -> tuple[str, JsonObject] | None:
     if isinstance(value, enum.Enum):
         return "enum", {"name": value._name_, "value": value._value_}
     if dataclasses.is_dataclass(value):
-        return "dataclass", _present(value, [field.name for field in dataclasses.fields(value)])
-    if isinstance(value, tuple) and hasattr(cls, "_fields"):
+        fields = _present(value, [field.name for field in dataclasses.fields(value)])
+        return _with_content(value, fields) or ("dataclass", fields)
+    if isinstance(value, tuple) and hasattr(cls, "_fields") and len(cls._fields) == len(value):
         return "namedtuple", dict(zip(cls._fields, value, strict=True))
     if hasattr(cls, "__attrs_attrs__"):
-        return "attrs", _present(value, [field.name for field in cls.__attrs_attrs__])
+        fields = _present(value, [field.name for field in cls.__attrs_attrs__])
+        return _with_content(value, fields) or ("attrs", fields)
     if hasattr(cls, "model_fields") and hasattr(cls, "__pydantic_core_schema__"):
         return "pydantic", {**value.__dict__, **(value.__pydantic_extra__ or {})}
     if isinstance(value, msgspec.Struct):
         return "struct", {name: getattr(value, name) for name in value.__struct_fields__}
     if isinstance(value, datetime.timedelta):
-        return "value", {"value": [value.days, value.seconds, value.microseconds]}
+        fields = {"value": [value.days, value.seconds, value.microseconds]}
+        if cls is not datetime.timedelta:
+            # That of pandas has nanoseconds too.
+            fields["text"] = str(value)
+        return "value", fields
     if isinstance(value, STANDARD_VALUES):
-        return "value", {"value": str(value)}
+        return "value", _standard_fields(value)
     return _describe_subclass(value)
+
+
+def _with_content(value: Value, fields: JsonObject) -> tuple[str, JsonObject] | None:
+    """Return the description of an object with declared fields that is a dict or the like too.
+
+    None if its fields are all of it, as of a dict that has just them as its items.
+    """
+    described = _describe_subclass(value)
+    if described is None:
+        return None
+    content = described[1]["value"]
+    if type(content) is dict and all(
+        key in fields and fields[key] is item for key, item in content.items()
+    ):
+        return None
+    return "subclass", {"value": content, "attributes": fields}
+
+
+def _standard_fields(value: Value) -> JsonObject:
+    """Return the text of a value of the standard library, and what its text does not show."""
+    fields: JsonObject = {"value": str(value)}
+    if isinstance(value, (datetime.datetime, datetime.time)) and value.utcoffset() is None:
+        # Without an offset, the text of a time has neither its fold nor its zone.
+        if value.fold:
+            fields["fold"] = value.fold
+        if value.tzinfo is not None:
+            fields["zone"] = str(value.tzinfo)
+    attributes = getattr(value, "__dict__", None)
+    if attributes:
+        # Of a subclass.
+        fields["attributes"] = dict(attributes)
+    return fields
 
 
 def _present(value: object, names: Iterable[str]) -> JsonObject:
