@@ -276,6 +276,20 @@ def test_all_of_an_object_counts_in_its_encoding(first: Any, second: Any) -> Non
     assert encode(first) != encode(second)
 
 
+@dataclasses.dataclass(eq=False)
+class Node:
+    """Compared by identity."""
+
+    at: float
+
+
+def test_keys_that_would_become_one_are_refused() -> None:
+    for value in ({Node(0.0): "a", Node(-0.0): "b"}, {Node(1), Node(True)}):
+        with pytest.raises(EncodeError, match="cannot be stored losslessly"):
+            encode(value)
+    assert len(decode(encode({Node(0.0): "a", Node(1.0): "b"}))) == 2
+
+
 def test_unstorable_value_is_refused_with_its_path() -> None:
     with pytest.raises(
         EncodeError,

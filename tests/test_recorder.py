@@ -427,3 +427,17 @@ def test_a_reward_of_lists_of_several_lengths_is_recorded(tmp_path: Path) -> Non
     (episode,) = trajrec.open(tmp_path).episodes()
     assert [step.reward for step in episode.steps()] == [reward] * 4
     assert np.isnan(episode.total_reward)
+
+
+def test_annotate_after_a_refused_reset_is_of_the_last_step(tmp_path: Path) -> None:
+    # The function of the task returns no text for seed 1.
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, task=lambda seed, _: ["a", 1][seed])
+    env.reset(seed=0)
+    env.step(0)
+    with pytest.raises(TypeError, match="must return a text"):
+        env.reset(seed=1)
+    env.annotate(value=1.0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert episode.step_values == {0: {"value": 1.0}}

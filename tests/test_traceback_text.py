@@ -122,3 +122,13 @@ def test_cached_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         text = "".join(format_traceback(caught.value))
         assert text == "".join(traceback.format_exception(caught.value))
     assert len(traceback_text._frame_texts) <= 5
+
+
+def test_copies_of_a_module_keep_their_own_paths() -> None:
+    for path in ("/one/plugin.py", "/two/plugin.py"):
+        names: dict[str, Any] = {}
+        exec(compile("def act():\n    raise ValueError('x')\n", path, "exec"), names)
+        try:
+            names["act"]()
+        except ValueError as exc:
+            assert format_traceback(exc).frames.count(path) == 1

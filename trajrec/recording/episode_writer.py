@@ -257,15 +257,17 @@ class EpisodeWriter:
             return
         if self._writer.is_closed:
             raise EnvContractError("annotate came after close, when the log is sealed")
-        step = buffer.position.step - 1
-        if begun == PENDING or self.number < 0 or step < self._first_step:
+        # Not `self.number`: a reset that raised early has a number, and no step.
+        episode, n_steps, _ = buffer.position
+        step = n_steps - 1
+        if begun == PENDING or episode < 0 or step < self._first_step:
             raise EnvContractError("annotate came before the first step: call it after env.step")
         cleaned, n_secrets = self._redactor.redacted(dict(values), where="values", opaque=False)
         data = codec.encode(cleaned, where=f"values of step {step}")
         buffer.begun = UNFINISHED
-        buffer.add_event(StepValues(self.number, step, data))
+        buffer.add_event(StepValues(episode, step, data))
         if n_secrets:
-            buffer.add_event(Redaction(self.number, step, "values", n_secrets))
+            buffer.add_event(Redaction(episode, step, "values", n_secrets))
         buffer.end_call(begun)
 
     def end_block(self) -> None:

@@ -25,7 +25,8 @@ _CONTEXT = "\nDuring handling of the above exception, another exception occurred
 _MAX_CACHED = 1_000
 """Frames whose texts are kept. A program has few places that raise; the limit is for others."""
 
-_frame_texts: dict[tuple[CodeType, int], str] = {}
+# With the file: copies of a module have equal code.
+_frame_texts: dict[tuple[CodeType, int, str], str] = {}
 
 
 class TracebackText(NamedTuple):
@@ -77,7 +78,8 @@ def _format_stack(entry: TracebackType | None) -> str | None:
     while entry is not None:
         if len(texts) == _MAX_FRAMES:
             return None
-        key = (entry.tb_frame.f_code, entry.tb_lasti)
+        code = entry.tb_frame.f_code
+        key = (code, entry.tb_lasti, code.co_filename)
         text = _frame_texts.get(key)
         if text is None:
             (text,) = traceback.format_list(traceback.extract_tb(entry, limit=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -115,7 +115,7 @@ class Encoder:
             return dict(pairs)
         encoded = _Ext(ext.MAP, pack(pairs))
         keys = [key for key, _ in pairs if type(key) is _Ext]
-        return encoded if _stay_apart(keys, encoded, len(pairs)) else self._unknown(value)
+        return encoded if _stay_apart(value, keys, encoded) else self._unknown(value)
 
     def _set(self, value: set[Value] | frozenset[Value], depth: int) -> object:
         # The order of a set is an accident of hashing; sorted bytes make equal sets equal.
@@ -124,7 +124,7 @@ class Encoder:
         code = ext.SET if type(value) is set else ext.FROZENSET
         encoded = _Ext(code, pack(list(map(msgspec.Raw, items))))
         objects = [item for item in lowered if type(item) is _Ext]
-        return encoded if _stay_apart(objects, encoded, len(items)) else self._unknown(value)
+        return encoded if _stay_apart(value, objects, encoded) else self._unknown(value)
 
     def _complex(self, value: complex, depth: int) -> object:
         return _Ext(ext.COMPLEX, pack([value.real, value.imag]))
@@ -212,21 +212,25 @@ def _is_plain(value: Value) -> bool:
     return value is None or cls is bool or cls is float
 
 
-def _stay_apart(items: Sequence[object], encoded: msgspec.msgpack.Ext, n: int) -> bool:
-    """Return whether a dict or set still has n items when it is decoded.
+def _stay_apart(
+    value: Collection[Value], lowered: Sequence[object], encoded: msgspec.msgpack.Ext
+) -> bool:
+    """Return whether a dict or set still has all of its items when it is decoded.
 
-    Two objects that compare by identity may have the same fields. They are one item when they are
+    Two objects that compare by identity may have equal fields. They are one item when they are
     plain data, so one of them would be lost.
 
     Args:
-        items: The lowered keys or items that may be objects.
+        value: The dict or set.
+        lowered: Its lowered keys or items that may be objects.
         encoded: The whole dict or set.
-        n: The number of its keys or items.
     """
-    if len(set(map(pack, items))) == len(items):
+    has_other_bytes = len(set(map(pack, lowered))) == len(lowered)
+    # Fields of other bytes may be equal: 1 and True.
+    if has_other_bytes and not any(type(item).__hash__ is object.__hash__ for item in value):
         return True
     # Two NaN have the same bytes too, and stay two items.
-    return len(Decoder().decode(pack(encoded))) == n
+    return len(Decoder().decode(pack(encoded))) == len(value)
 
 
 _LOWER: dict[type, Callable[[Encoder, Value, int], object]] = {
