@@ -441,3 +441,13 @@ def test_annotate_after_a_refused_reset_is_of_the_last_step(tmp_path: Path) -> N
     with trajrec.open(tmp_path) as corpus:
         (episode,) = corpus.episodes()
         assert episode.step_values == {0: {"value": 1.0}}
+
+
+def test_wrappers_of_one_class_keep_their_own_arguments(tmp_path: Path) -> None:
+    wrapper = gym.wrappers.DelayObservation
+    env = trajrec.record(wrapper(wrapper(gym.make("CartPole-v1"), delay=1), delay=3), tmp_path)
+    path = env.path
+    env.close()
+    with LogReader(path) as reader:
+        wrappers = reader.header.env.wrappers
+    assert [codec.decode_map(data)["delay"] for _, data in wrappers] == [1, 3]

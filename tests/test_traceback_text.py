@@ -128,7 +128,6 @@ def test_copies_of_a_module_keep_their_own_paths() -> None:
     for path in ("/one/plugin.py", "/two/plugin.py"):
         names: dict[str, Any] = {}
         exec(compile("def act():\n    raise ValueError('x')\n", path, "exec"), names)
-        try:
+        with pytest.raises(ValueError, match="x") as raised:
             names["act"]()
-        except ValueError as exc:
-            assert format_traceback(exc).frames.count(path) == 1
+        assert format_traceback(raised.value).frames.count(path) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import takewhile
 from typing import Any
@@ -153,19 +154,25 @@ def _redacted_data(data: bytes, redactor: Redactor) -> tuple[bytes, int]:
 def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:
     """Return the wrappers around the result of `gymnasium.make`, innermost first, and problems."""
     specs = () if env.spec is None else env.spec.additional_wrappers
-    spec_by_name = {spec.name: spec for spec in specs}
+    # A class may wrap twice, with other arguments.
+    specs_by_name: dict[str, list[Any]] = {}
+    for spec in specs:
+        specs_by_name.setdefault(spec.name, []).append(spec)
     outermost_first = []
     while hasattr(env, "env") and env is not env.unwrapped:
         outermost_first.append(env)
         env = env.env
     wrappers: list[StoredWrapper] = []
     problems: list[str] = []
+    n_layers = Counter(type(layer).__name__ for layer in outermost_first)
     for layer in reversed(outermost_first):
         name = type(layer).__name__
         if name in STANDARD_WRAPPERS and type(layer).__module__.startswith("gymnasium."):
             continue
-        spec = spec_by_name.get(name)
-        arguments = None if spec is None else spec.kwargs
+        own_specs = specs_by_name.get(name, [])
+        # If one of them is without arguments, nothing says which.
+        arguments = own_specs.pop(0).kwargs if len(own_specs) == n_layers[name] else None
+        n_layers[name] -= 1
         _add_wrapper(layer, arguments, wrappers, problems)
     return wrappers, problems
 

@@ -212,6 +212,11 @@ def _is_plain(value: Value) -> bool:
     return value is None or cls is bool or cls is float
 
 
+def _is_compared_by_identity(value: Value) -> bool:
+    cls: Any = type(value)
+    return cls.__hash__ is object.__hash__
+
+
 def _stay_apart(
     value: Collection[Value], lowered: Sequence[object], encoded: msgspec.msgpack.Ext
 ) -> bool:
@@ -227,7 +232,7 @@ def _stay_apart(
     """
     has_other_bytes = len(set(map(pack, lowered))) == len(lowered)
     # Fields of other bytes may be equal: 1 and True.
-    if has_other_bytes and not any(type(item).__hash__ is object.__hash__ for item in value):
+    if has_other_bytes and not any(map(_is_compared_by_identity, value)):
         return True
     # Two NaN have the same bytes too, and stay two items.
     return len(Decoder().decode(pack(encoded))) == len(value)
