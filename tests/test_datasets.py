@@ -271,6 +271,40 @@ def test_a_number_is_never_rounded(tmp_path: Path) -> None:
         list(corpus.transitions())
 
 
+def test_a_large_integer_beside_a_fraction_is_refused(tmp_path: Path) -> None:
+    rewards = [0.5, 2**53 + 1]
+    record(Scripted(lambda k: (np.zeros(2), rewards[k % 2], k == 4, False, {})), tmp_path, 1)
+    with trajrec.open(tmp_path) as corpus, pytest.raises(CorpusError, match="hold exactly"):
+        list(corpus.transitions())
+
+
+def test_texts_and_numbers_are_no_column(tmp_path: Path) -> None:
+    seen = [np.int32(7), "7"]
+    in_chunks(tmp_path, Scripted(lambda k: (seen[k > 1], 0.0, k == 3, False, {})), [1, 1, 1])
+    with trajrec.open(tmp_path) as corpus, pytest.raises(CorpusError, match="texts"):
+        list(corpus.transitions())
+
+
+def test_parts_with_one_name_are_refused(tmp_path: Path) -> None:
+    record(Scripted(lambda k: ({"a": {"b": k}, "a/b": -k}, 0.0, k == 2, False, {})), tmp_path, 1)
+    with trajrec.open(tmp_path) as corpus, pytest.raises(CorpusError, match="one name"):
+        list(corpus.transitions())
+
+
+def test_a_cache_has_values_that_came_later(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(endless), tmp_path)
+    env.reset(seed=0)
+    env.step(0)
+    with trajrec.open(tmp_path) as corpus:
+        for value in (1.0, 7.0):
+            env.annotate(value=value)
+            env.flush()
+            corpus.refresh()
+            source = corpus.transitions(columns=("values/value",), cache=True)
+            assert next(iter(source))["values/value"].tolist() == [value]
+    env.close()
+
+
 class Film(gym.Env[Any, Any]):
     """Stacks of the last three frames; some steps show nothing new, some jump."""
 
@@ -332,6 +366,9 @@ def test_stacks_are_split_into_their_frames() -> None:
     assert len(found) == 4 + 1 + 1 + 4 + 1 + 4
     for stack, end in zip(stacks, ends.tolist(), strict=True):
         assert (found[end - 4 : end] == stack).all()
+    # A stream adds the observation before a chunk alone.
+    alone, (end,) = split_stacks(stacks[:1], 0, 4)
+    assert (alone[end - 4 : end] == stacks[0]).all()
 
 
 def test_parts_of_composed_values_are_columns(tmp_path: Path) -> None:

@@ -93,7 +93,11 @@ def _key(plan: Plan) -> str:
         for leaf in plan.leaves.leaves.values()
     ]
     text = "\n".join([str(CACHE_VERSION), plan.selection.digest(), *leaves])
-    return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    digest = hashlib.blake2b(text.encode(), digest_size=12)
+    # A log that is still written may get more of them without another step.
+    for column in plan.named.values():
+        digest.update(column.keys.tobytes() + column.values.tobytes())
+    return digest.hexdigest()
 
 
 def _check_space(plan: Plan, parent: Path) -> None:

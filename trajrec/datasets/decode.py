@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from trajrec.datasets.leaves import Leaf, LeafTable
+from trajrec.datasets.leaves import Leaf, LeafTable, has_whole_numbers
 from trajrec.datasets.plan import NONE, Plan, Segments, StoredChunk
 from trajrec.datasets.stores import Store, StoreWriter, WriterFactory
 from trajrec.datasets.table import AFTER_FAILURE, CUT, LOST, TERMINATED, TRUNCATED, Table
@@ -324,15 +324,17 @@ def column_array(
         return leaves.code_texts(leaf.name, column.values(start, stop))
     array = column.array(start, stop)
     if array is None:
-        array = np.array(column.values(start, stop))
-    if array.dtype == leaf.dtype:
+        values = column.values(start, stop)
+        array = np.array(values)
+        is_exact = has_whole_numbers(values, array)
+    else:
+        is_exact = True
+    if array.dtype == leaf.dtype and is_exact:
         return array
     if leaf.dtype.kind == "f" and array.dtype.kind in "iu" and array.size:
         # Larger integers lie between the numbers that a float can hold.
         limit = 1 << (np.finfo(leaf.dtype).nmant + 1)
         is_exact = -limit <= int(array.min()) and int(array.max()) <= limit
-    else:
-        is_exact = True
     if not is_exact:
         raise CorpusError(
             f"{path}: {leaf.name!r} holds integers that {leaf.dtype} cannot hold exactly; "

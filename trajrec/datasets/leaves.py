@@ -6,7 +6,7 @@ column follows from all chunks together.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -79,6 +79,11 @@ class LeafTable:
             if layout is None:
                 continue
             columns = dict(leaf_columns(layout, name))
+            if len(columns) < sum(1 for _ in leaf_columns(layout, name)):
+                raise CorpusError(
+                    f"{chunk.path}: two parts of {name!r} have one name in {list(columns)}; leave "
+                    f"{name!r} out of columns=, or read such episodes with corpus.episodes()"
+                )
             if name == "reward" and list(columns) != ["reward"]:
                 raise CorpusError(
                     f"{chunk.path}: the rewards have the parts {list(columns)}, as of several "
@@ -185,7 +190,9 @@ def _merge(known: Leaf, leaf: Leaf, chunk: LogChunk) -> Leaf:
     """Return the leaf that holds the values of two."""
     if known.is_text == leaf.is_text and known.is_scalar and leaf.is_scalar:
         return replace(known, dtype=np.result_type(known.dtype, leaf.dtype))
-    if (known.dtype, known.shape, known.is_scalar) == (leaf.dtype, leaf.shape, leaf.is_scalar):
+    # Codes of texts have the dtype of some numbers.
+    is_alike = known.is_text == leaf.is_text and known.is_scalar == leaf.is_scalar
+    if is_alike and (known.dtype, known.shape) == (leaf.dtype, leaf.shape):
         axes = {known.axis, leaf.axis} - {None}
         return replace(known, axis=axes.pop() if len(axes) == 1 else WHOLE)
     raise CorpusError(
@@ -199,3 +206,14 @@ def _described(leaf: Leaf) -> str:
     if leaf.is_text:
         return "texts"
     return f"{leaf.dtype} numbers" if leaf.is_scalar else f"{leaf.dtype} arrays of {leaf.shape}"
+
+
+def has_whole_numbers(values: Sequence[Value], array: Array) -> bool:
+    """Return whether an array of values has the integers among them unchanged."""
+    if array.dtype.kind != "f" or array.ndim != 1:
+        return True
+    return all(
+        int(number) == int(value)
+        for value, number in zip(values, array.tolist(), strict=True)
+        if isinstance(value, int | np.integer)
+    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trajrec.datasets.leaves import Leaf
+from trajrec.datasets.leaves import Leaf, has_whole_numbers
 from trajrec.datasets.selection import LogSelection
 from trajrec.errors import CorpusError
 from trajrec.log.chunk import LogChunk
@@ -114,21 +114,10 @@ def _column(name: str, values: dict[int, Value]) -> NamedColumn:
             f"the values {name!r} are no numbers or arrays of one dtype and shape; leave "
             f"{PREFIX + name!r} out of columns="
         )
-    if is_number and not _is_exact(rows, array):
+    if is_number and not has_whole_numbers(rows, array):
         raise CorpusError(
             f"the values {name!r} hold integers that {array.dtype} cannot hold exactly; leave "
             f"{PREFIX + name!r} out of columns="
         )
     leaf = Leaf(PREFIX + name, array.dtype, array.shape[1:], is_scalar=is_number)
     return NamedColumn(leaf, keys, array)
-
-
-def _is_exact(rows: list[Value], array: Array) -> bool:
-    """Return whether an array of numbers has the integers among them unchanged."""
-    if array.dtype.kind != "f":
-        return True
-    return all(
-        int(number) == int(row)
-        for row, number in zip(rows, array.tolist(), strict=True)
-        if isinstance(row, int | np.integer)
-    )

@@ -224,8 +224,9 @@ def split_stacks(stacks: Array, axis: int, size: int) -> tuple[Array, IntArray]:
     moved = np.moveaxis(stacks, axis + 1, 1)
     n = len(moved)
     goes_on = np.zeros(n, np.bool_)
-    older = moved[:-1, 1:].reshape(max(n - 1, 0), -1)
-    goes_on[1:] = (older == moved[1:, :-1].reshape(len(older), -1)).all(axis=1)
+    if n > 1:
+        older = moved[:-1, 1:].reshape(n - 1, -1)
+        goes_on[1:] = (older == moved[1:, :-1].reshape(n - 1, -1)).all(axis=1)
     n_new = np.where(goes_on, 1, size)
     ends = np.cumsum(n_new)
     frames = np.empty((int(ends[-1]) if n else 0, *moved.shape[2:]), stacks.dtype)
