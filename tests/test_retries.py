@@ -246,6 +246,22 @@ def test_the_viewer_counts_steps_whose_model_failed(tmp_path: Path) -> None:
     assert failed_steps(rows) == [0, 2, 3]
 
 
+def test_a_line_names_the_tool_whose_result_it_shows(tmp_path: Path) -> None:
+    def pay(cents: int) -> int:
+        raise ValueError("no money")
+
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda words: [words], name="search")
+        ep.tool(pay, name="pay")
+        with ep.step():
+            ep.call("search", words="lamp")
+            with pytest.raises(ValueError, match="no money"):
+                ep.call("pay", cents=5)
+    trajrec.close_logs()
+    (row,) = [agent_row(item, {}, 0) for item in agent_steps(only(tmp_path))]
+    assert (row.name, row.arguments, row.status) == ("pay +1", '{"cents":5}', "failed")
+
+
 def test_an_open_failure_is_overcome_by_nobody(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         ask(ep, 0)

@@ -247,6 +247,24 @@ def test_a_histogram_holds_the_widest_numbers(tmp_path: Path) -> None:
     assert [bar.left for bar in rewards.bars] == [0, 15, 29]
 
 
+def test_each_whole_number_has_its_own_bar(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("MountainCar-v0"), tmp_path)
+    # A quotient of 15 of 22 times 22 is less than 15.
+    for n_steps in (1, 15, 16, 22):
+        env.reset()
+        for _ in range(n_steps):
+            env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as opened:
+        found = {item.name: item for item in read_histograms(opened, query_of("/"))}
+    assert [(bar.left, bar.low) for bar in found["n_steps"].bars] == [
+        (0, 1),
+        (14, 15),
+        (15, 16),
+        (21, 22),
+    ]
+
+
 def test_the_table_of_an_unchanged_corpus_is_kept(corpus: trajrec.Corpus) -> None:
     served = ServedCorpus(corpus)
     first = served.table([("outcome", "failure")])

@@ -21,6 +21,7 @@ from trajrec.corpus.index import live
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.store import append_run
 from trajrec.replay.credit.results.table import CreditTable
+from trajrec.view import credit_chart
 from trajrec.view.credit_view import CreditView, read_credit
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import read_evidence
@@ -125,6 +126,35 @@ def test_an_interval_that_holds_zero_decides_nothing(corpus: trajrec.Corpus) -> 
     assert view.decision.startswith("Undecided")
     (chart,) = view.charts
     assert set(chart.paths) == {"zero", "hollow", "whisker"}
+
+
+def test_an_estimate_without_interval_holds_nothing(tmp_path: Path) -> None:
+    append(tmp_path, "bare", estimate(1, "advantage", 0.5, math.nan, math.nan))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        view = credit_of(opened, "bare")
+    assert view.decision.endswith("some have no interval.")
+
+
+def test_an_estimate_that_is_not_drawn_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(credit_chart, "MAX_DRAWN", 1)
+    known = [
+        credit_chart.Estimate(
+            step=step,
+            estimator="effect",
+            estimand="",
+            value=0.5,
+            low=0.1,
+            high=0.9,
+            ci_method="",
+            n=1,
+            n_invalid=0,
+            action="",
+        )
+        for step in (0, 1)
+    ]
+    chart = credit_chart.draw_chart("effect", known, first=0, width=3)
+    assert chart.unknown == [f"{100 * 2.5 / 3:.2f}"]
 
 
 def test_values_alone_compare_no_actions(corpus: trajrec.Corpus) -> None:

@@ -184,6 +184,23 @@ def test_a_fork_shares_its_parents_steps_before_it(tmp_path: Any) -> None:
         assert view.first == 3
 
 
+def test_steps_that_are_not_compared_are_counted(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diff_view, "MAX_STEPS", 3)
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    for _ in range(2):
+        env.reset(seed=0)
+        for _ in range(7):
+            env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        first, second = (episode.id for episode in corpus.episodes())
+        view = compared(corpus, first, second)
+    # The reset and two steps of seven.
+    assert view.remark.startswith("The last 5 steps are not compared")
+
+
 def test_calls_are_compared_as_json_without_loss() -> None:
     shown = diff_view._shown([["refund", {"cents": 5, "all": True}]], [["refund", {"cents": 6}]])
     assert shown.before + shown.left + shown.after == '[["refund",{"cents":5,"all":true}]]'

@@ -122,7 +122,7 @@ def draw_chart(name: str, estimates: Sequence[Estimate], *, first: int, width: i
         if item.value is not None and 0 <= left < width:
             pieces.setdefault(_status(item), []).append(_bar(item.value, left, low, high))
             pieces.setdefault("whisker", []).append(_whisker(item, left, low, high))
-    told = {item.step - first for item in drawn if item.value is not None}
+    told = {item.step - first for item in estimates if item.value is not None}
     unknown = [place for place in range(width) if place not in told]
     return Chart(
         name=name,

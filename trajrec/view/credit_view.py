@@ -199,7 +199,10 @@ def decide(estimates: Sequence[Estimate]) -> tuple[str, int | None]:
     judge = rows[0].estimator
     certain = [item for item in rows if item.is_certain]
     if not certain:
-        return f"Undecided: the interval of each {judge} holds 0.", None
+        has_interval = all(item.low is not None and item.high is not None for item in rows)
+        if has_interval:
+            return f"Undecided: the interval of each {judge} holds 0.", None
+        return f"Undecided: no {judge} has an interval without 0; some have no interval.", None
     most = extremes(rows)
     if judge == "decisive":
         (item, *_) = most

@@ -125,8 +125,15 @@ def compare_views(a: EpisodeView, b: EpisodeView) -> DiffView:
         },
         width=width,
         n_shared=len(steps_a.keys() & steps_b.keys()),
-        remark=_remark(a, b, len(steps_a.keys() | steps_b.keys()) - len(numbers)),
+        remark=_remark(a, b, _n_left(a, b, len(steps_a.keys() | steps_b.keys()), numbers)),
     )
+
+
+def _n_left(a: EpisodeView, b: EpisodeView, n_read: int, numbers: Sequence[int]) -> int:
+    """Return the number of steps that are not compared, those that were not even read included."""
+    if a.is_agent or not numbers:
+        return n_read - len(numbers)
+    return max(a.episode.end_step, b.episode.end_step) - 1 - numbers[-1]
 
 
 def _shared(

@@ -71,7 +71,7 @@ _ENDS = "min({name}::DOUBLE) FILTER (isfinite({name}::DOUBLE)), max({name}::DOUB
 _BARS = """
 SELECT '{name}' AS name, bar, count(*) AS n, min(x) AS low, max(x) AS high FROM (
     SELECT {name}::DOUBLE AS x,
-        least(floor((x / 2 - {first}) / {width} * {n_bars}), {n_bars} - 1)::INT AS bar
+        least(floor((x / 2 - {first}) / {step}), {n_bars} - 1)::INT AS bar
     FROM {source} WHERE {where} AND isfinite({name}::DOUBLE)
 ) GROUP BY bar
 """
@@ -282,7 +282,8 @@ def _bars_sql(name: str, first: float, last: float, *, source: str, where: str) 
         name=name,
         # A literal of exactly this double; a decimal would be rounded.
         first=f"{first / 2!r}::DOUBLE",
-        width=f"{width or 1.0!r}::DOUBLE",
+        # Of few whole numbers exactly a half, so that each is in its own bar.
+        step=f"{width / n_bars or 1.0!r}::DOUBLE",
         n_bars=int(n_bars),
         source=source,
         where=where,

@@ -249,7 +249,8 @@ def _lane(view: EpisodeView, place: Place) -> Lane:
     first = view.episode.first_step
     changes = [(row.step, change) for row in place.rows for change in row.changes]
     is_own = all(not change.path for _, change in changes)
-    course = [(step - first, change.after if is_own else None) for step, change in changes]
+    # What the program changed before the first step is drawn at the first one.
+    course = [(max(0, step - first), change.after if is_own else None) for step, change in changes]
     before = changes[0][1].before if changes and is_own else None
     return place_lane(place.words, place.words, before, course, max(1, view.episode.n_steps))
 

@@ -142,8 +142,9 @@ def agent_row(item: AgentStep, overcome: dict[AttemptKey, str], n_changes: int) 
     first = last_of_call[min(last_of_call)]
     worst = max(item.attempts, key=lambda attempt: _SEVERITY[attempt_status(attempt)])
     n_more = len(last_of_call) - 1
-    name = first.tool if not n_more else f"{first.tool} +{n_more}"
     shown_attempt = worst if attempt_status(worst) in ("failed", "overcome") else first
+    # The tool whose arguments and result the line has.
+    name = shown_attempt.tool if not n_more else f"{shown_attempt.tool} +{n_more}"
     error = shown_attempt.end.message if shown_attempt.end is not None else ""
     result: Value = error if shown_attempt.has_failed and error else shown_attempt.result
     status = attempt_status(worst)
