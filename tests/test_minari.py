@@ -33,6 +33,7 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.errors import CorpusError, ImportFileError, MissingPackageError
 from trajrec.exchange.importing import import_trajectories
+from trajrec.exchange.minari_columns import NotHeldError, columns_of
 from trajrec.replay import Replayer, fork_many, replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -63,6 +64,11 @@ def test_an_export_comes_back_with_equal_bits(kind: str, tmp_path: Path) -> None
         for episode, other in pairs:
             assert_same_episode(episode, other)
             assert episode.header.env.env_id == other.header.env.env_id
+
+
+def test_integers_that_no_type_holds_together_are_refused() -> None:
+    with pytest.raises(NotHeldError, match="hold"):
+        columns_of([2**63 + 1, -1], "rewards")
 
 
 @pytest.mark.mostly_slow(1)

@@ -140,6 +140,8 @@ def _of_numbers(values: Sequence[Value], path: str) -> Node:
     except OverflowError as exc:
         raise NotHeldError(path, "a number of more than 64 bits") from exc
     _check_dtype(column.dtype, path)
+    if types == {int} and column.dtype.kind not in "iu":
+        raise NotHeldError(path, "numbers that no type of 64 bits holds together")
     is_mixed = len(types) > 1
     if is_mixed and any(a != b and a == a for a, b in zip(values, column.tolist(), strict=True)):
         raise NotHeldError(path, "numbers of several types, which one type does not hold")
