@@ -10,6 +10,7 @@ import gymnasium as gym
 import pytest
 
 import trajrec
+from trajrec import pytest_plugin
 from trajrec.recording.event_log import close_logs
 
 SUITE = """
@@ -72,3 +73,15 @@ def test_fixtures_fail_tests_that_differ_from_recordings(
     assert "the agent ended before" in done.stdout
     assert "DivergenceError" in done.stdout
     assert "no episodes to replay" in done.stdout
+
+
+def test_a_rerun_test_forgets_its_earlier_failure(request: pytest.FixtureRequest) -> None:
+    item = request.node
+    was_stashed = pytest_plugin._FAILED in item.stash
+    item.stash[pytest_plugin._FAILED] = ValueError("of the first run")
+    call = pytest_plugin.pytest_runtest_call(item)
+    next(call)
+    assert not was_stashed
+    assert pytest_plugin._FAILED not in item.stash
+    with pytest.raises(StopIteration):
+        call.send(None)

@@ -31,6 +31,9 @@ _FAILED = pytest.StashKey[BaseException]()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Note the exception of a test, so that a rerun need not report a difference twice."""
+    # Of an earlier run of the same test: a plugin may run it again.
+    if _FAILED in item.stash:
+        del item.stash[_FAILED]
     try:
         return (yield)
     except BaseException as exc:
