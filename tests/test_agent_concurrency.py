@@ -185,3 +185,12 @@ def test_memory_is_searched_while_requests_are_added() -> None:
     with meanwhile(lambda: memory.add_request(url, body)):
         for _ in range(500):
             assert memory.n_continued(content) == (0, False)
+
+
+def test_log_of_one_episode_has_the_options_of_no_other(tmp_path: Path) -> None:
+    lasting = open_event_log(tmp_path, "raise", "machine")
+    stopping = open_event_log(tmp_path, "stop-recording", "process")
+    assert open_event_log(tmp_path, "raise", "machine") is lasting
+    options = [(log.writer.on_full, log.writer.durability) for log in (lasting, stopping)]
+    assert options == [("raise", "machine"), ("stop-recording", "process")]
+    close_logs()

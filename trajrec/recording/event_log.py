@@ -1,4 +1,4 @@
-"""One log per folder for all agents of a process; their episodes lie in it side by side."""
+"""One log per folder, and options, for all agents of a process: their episodes lie side by side."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from trajrec.errors import LogWriteError
 from trajrec.log.columns import Packer
@@ -219,8 +219,13 @@ class EventLog:
         )
 
 
-_open_logs: dict[tuple[int, str], EventLog] = {}
-"""Process id and folder -> the log that is written there."""
+_Key: TypeAlias = tuple[int, str, OnFull, Durability]
+
+_open_logs: dict[_Key, EventLog] = {}
+"""Process id, folder and options -> the log that is written there so.
+
+With other options the log is another one: a label that must be stored, or raise, would else be lost
+with a warning in the log of an agent that stops recording when the disk is full."""
 
 # Re-entrant: an exception inside of it must not lock its own thread out.
 _open_logs_lock = threading.RLock()
@@ -228,7 +233,7 @@ _open_logs_lock = threading.RLock()
 
 def open_event_log(folder: str | Path, on_full: OnFull, durability: Durability) -> EventLog:
     """Return this process's log in a folder; a new one if the last was closed or failed."""
-    key = (os.getpid(), str(Path(folder).resolve()))
+    key: _Key = (os.getpid(), str(Path(folder).resolve()), on_full, durability)
     with _open_logs_lock:
         log = _open_logs.get(key)
         if log is None or log.writer.is_closed or log.writer.error is not None:
@@ -254,7 +259,7 @@ def _close_at_exit() -> None:
     )
 
 
-def _close_logs(keys: Sequence[tuple[int, str]]) -> None:
+def _close_logs(keys: Sequence[_Key]) -> None:
     with _open_logs_lock:
         for key in keys:
             # Another thread may have closed the log meanwhile.
