@@ -290,6 +290,25 @@ def test_keys_that_would_become_one_are_refused() -> None:
     assert len(decode(encode({Node(0.0): "a", Node(1.0): "b"}))) == 2
 
 
+class Closed(Order):
+    """Its cents are read from a file that is closed."""
+
+    @property  # type: ignore[misc]
+    def cents(self) -> int:
+        raise ValueError("I/O operation on closed file")
+
+    @cents.setter
+    def cents(self, _cents: int) -> None: ...
+
+
+def test_object_whose_own_code_raises_is_no_error_of_the_loop() -> None:
+    value = [Closed("mug", 5)]
+    (back,) = decode(encode(value, opaque=True))
+    assert isinstance(back, Opaque)
+    with pytest.raises(EncodeError, match=r"value\[0\].*Closed cannot be read: ValueError"):
+        encode(value)
+
+
 def test_unstorable_value_is_refused_with_its_path() -> None:
     with pytest.raises(
         EncodeError,

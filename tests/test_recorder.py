@@ -451,3 +451,41 @@ def test_wrappers_of_one_class_keep_their_own_arguments(tmp_path: Path) -> None:
     with LogReader(path) as reader:
         wrappers = reader.header.env.wrappers
     assert [codec.decode_map(data)["delay"] for _, data in wrappers] == [1, 3]
+
+
+class Late(gym.Env[int, int]):
+    """Its first reset raises, and its state is no plain data."""
+
+    observation_space = gym.spaces.Discrete(2)
+    action_space = gym.spaces.Discrete(2)
+    n_resets = 0
+
+    def get_state(self) -> object:
+        return object()
+
+    def set_state(self, state: object) -> None: ...
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.n_resets += 1
+        if self.n_resets == 1:
+            raise ConnectionError("not yet")
+        return 0, {}
+
+    def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
+        return 0, 0.0, False, False, {}
+
+
+def test_state_without_data_is_left_out_after_a_reset_that_raised(tmp_path: Path) -> None:
+    env = trajrec.record(Late(), tmp_path, factory=Late)
+    with pytest.raises(ConnectionError):
+        env.reset(seed=0)
+    with pytest.warns(RuntimeWarning, match="state of the environment is not recorded"):
+        env.reset(seed=1)
+    env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        episodes = list(corpus.episodes(order_by="started_at"))
+        assert [len(episode.actions) for episode in episodes] == [0, 1]

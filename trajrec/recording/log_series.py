@@ -84,9 +84,19 @@ class LogSeries:
             max_bytes=self._rest_bytes(),
         )
 
-    def begin_again(self, writer: LogWriter, state: StateRecord) -> None:
-        """Delete a log in which nothing is recorded; the next one has its name, and other states."""
+    def begin_again(
+        self, writer: LogWriter, state: StateRecord, n_episodes: int, created_ns: int
+    ) -> None:
+        """End a log, so that the next one has other states.
+
+        A log in which nothing is recorded is deleted, and the next one has its name.
+        """
         writer.close()
+        if n_episodes:
+            self._keep(writer, n_episodes)
+            self._rename(created_ns)
+            self._header = msgspec.structs.replace(self._header, state=state)
+            return
         for path in (writer.path, journal_path(writer.path)):
             path.unlink(missing_ok=True)
         self._header = msgspec.structs.replace(self._header, state=state)
@@ -108,6 +118,12 @@ class LogSeries:
         """
         writer.close()
         self.delete_unused(writer)
+        self._keep(writer, n_episodes)
+        self._delete_old()
+        self._rename(created_ns)
+
+    def _keep(self, writer: LogWriter, n_episodes: int) -> None:
+        """Count a sealed log among those that are kept."""
         if not self._kept or self._kept[-1].path != writer.path:
             try:
                 size = writer.path.stat().st_size
@@ -116,7 +132,9 @@ class LogSeries:
                 self._kept.append(_Kept(writer.path, 0, 0))
             else:
                 self._kept.append(_Kept(writer.path, size, n_episodes))
-        self._delete_old()
+
+    def _rename(self, created_ns: int) -> None:
+        """Give the next log an id and a name of its own."""
         self._name = None
         self._header = msgspec.structs.replace(
             self._header, log_id=new_log_id(), created_ns=created_ns

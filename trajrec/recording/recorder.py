@@ -21,12 +21,7 @@ from trajrec.protocols import Verifier
 from trajrec.recording.buffer import NOT_RECORDED, PENDING, SKIPPED, StepBuffer
 from trajrec.recording.episode_writer import EpisodeWriter, StepResult
 from trajrec.recording.log_series import LogSeries
-from trajrec.recording.options import (
-    KeepStates,
-    LogOrigin,
-    TaskOfReset,
-    check_volume,
-)
+from trajrec.recording.options import KeepStates, LogOrigin, TaskOfReset, check_volume
 from trajrec.recording.recordable import check_recordable
 from trajrec.recording.recorder_errors import is_unrecordable, located, not_open, warn_of_end
 from trajrec.recording.recorder_header import recorder_header
@@ -115,6 +110,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._every = every
         self._n_resets = 0
         self._is_closed = False
+        self._has_checked_state = self._origin.parent is not None
         self._has_warned_of_end = False
         self._redactor = as_redactor(redact)
         self._task = TaskDescription(task, task_revision, metadata, self._redactor)
@@ -290,10 +286,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         except BaseException as exc:
             episodes.fail_reset(start, "reset", exc, n_secrets=n_secrets, task=task)
             raise
-        if n_resets == 0 and self._origin.parent is None and is_unrecordable(self._adapter):
+        # Not by the number of the reset: the first ones may have raised.
+        if not self._has_checked_state and is_unrecordable(self._adapter):
             self._leave_states_out()
             episodes = self._episodes
             start = msgspec.structs.replace(start, episode=episodes.new_episode())
+            task = task and msgspec.structs.replace(task, episode=start.episode)
+        self._has_checked_state = True
         try:
             info_data, n_secrets["info"] = encode_info(self._redactor, info)
             own_start = msgspec.structs.replace(start, info_data=info_data)
@@ -306,9 +305,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def _leave_states_out(self) -> None:
-        """Begin the log again without states. Nothing is recorded yet."""
+        """Begin the log again without states. Nothing is recorded yet but resets that raised."""
         self._adapter = None
-        self._logs.begin_again(self._writer, StateRecord(adapter="", version=0, keep="none"))
+        no_state = StateRecord(adapter="", version=0, keep="none")
+        self._logs.begin_again(self._writer, no_state, self._episodes.n_recorded, self._clock_ns())
         self._stored_states = "none"
         self._open_log()
 

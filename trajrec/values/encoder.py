@@ -173,7 +173,14 @@ class Encoder:
             return _Ext(ext.OPAQUE, pack([value.type_name, value.text]))
         if isinstance(value, Plain):
             return self._object(value.type_name, value.kind, value.fields, depth)
-        described = _describe(value)
+        try:
+            described = _describe(value)
+        except Exception as exc:
+            # Its own code, such as that of a property, may do anything.
+            if self._opaque:
+                return self._unknown(value)
+            reason = f"{type_name(value)} cannot be read: {type(exc).__name__}"
+            raise self._error(reason) from exc
         if described is None:
             return self._foreign(value, depth)
         kind, fields = described
