@@ -290,6 +290,17 @@ def test_keys_that_would_become_one_are_refused() -> None:
     assert len(decode(encode({Node(0.0): "a", Node(1.0): "b"}))) == 2
 
 
+class Masked(int):
+    """A number that it tells nobody."""
+
+    def __int__(self) -> int:
+        return 0
+
+
+def test_number_of_a_subclass_is_its_own() -> None:
+    assert decode(encode(Masked(7))).fields == {"value": 7}
+
+
 class Closed(Order):
     """Its cents are read from a file that is closed."""
 

@@ -273,6 +273,12 @@ _BASES: tuple[Callable[[Value], Value], ...] = (
     frozenset,
 )
 
+_OWN_VALUE: dict[Callable[[Value], Value], Callable[[Value], Value]] = {
+    int: int.__int__,
+    float: float.__float__,
+}
+"""Reads the number that an instance of a subclass is, and not what its own `__int__` returns."""
+
 
 def _describe(value: Value) -> tuple[str, JsonObject] | None:
     """Return the kind and the fields of an object, or None if its fields are not known.
@@ -348,7 +354,7 @@ def _describe_subclass(value: Value) -> tuple[str, JsonObject] | None:
     """Return the value and the own attributes of an instance of a builtin's subclass."""
     for base in _BASES:
         if isinstance(value, base):  # type: ignore[arg-type]
-            fields = {"value": base(value)}
+            fields = {"value": _OWN_VALUE.get(base, base)(value)}
             attributes = getattr(value, "__dict__", None)
             if attributes:
                 fields["attributes"] = dict(attributes)
