@@ -244,3 +244,19 @@ def test_ranges_outside_of_the_pool_are_refused(tmp_path: Path) -> None:
     path = write_json(tmp_path / "log.json", log(sample(event)))
     with pytest.raises(ImportFileError, match=r"input_refs names messages \[0, 9\] of 0"):
         import_trajectories(path, tmp_path / "out")
+
+
+def test_a_score_on_the_way_counts_own_turns_alone(tmp_path: Path) -> None:
+    events = [
+        {"event": "span_begin", "id": "s1", "span_id": "s1", "type": "solver"},
+        model_event("plan", span="s1"),
+        {"event": "span_begin", "id": "s2", "span_id": "s2", "parent_id": "s1", "type": "agent"},
+        tool_event("c1", "helper", span_id="s1", agent_span_id="s2"),
+        model_event("help", span="s2"),
+        model_event("more", span="s2"),
+        {"event": "score", "score": {"value": 0.5}, "intermediate": True, "span_id": "s1"},
+        model_event("done", span="s1"),
+    ]
+    path = write_json(tmp_path / "log.json", log(sample(*events)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT step FROM checks WHERE phase = 'step'") == 1

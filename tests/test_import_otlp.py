@@ -266,3 +266,19 @@ def test_a_number_as_the_arguments_of_a_call_stays_a_number(tmp_path: Path) -> N
     with imported(path, tmp_path / "out"):
         pass
     assert "0.625" not in lost_leaves(sources_of(path), tmp_path / "out")
+
+
+def test_a_caller_of_the_same_time_is_still_before(tmp_path: Path) -> None:
+    chat = {"gen_ai__operation__name": "chat"}
+    agent = {"gen_ai__operation__name": "invoke_agent"}
+    spans = [
+        span("inner chat", "inner", **chat),
+        span("inner", "outer", **agent),
+        span("outer chat", "outer", **chat),
+        span("outer", **agent),
+    ]
+    path = write_json(tmp_path / "t.json", export(*spans))
+    with imported(path, tmp_path / "out") as corpus:
+        main = one(corpus, "SELECT episode_id FROM episodes")
+        nested = "SELECT caller_id, caller_step FROM all_episodes WHERE kind = 'nested'"
+        assert one(corpus, nested) == (main, 0)

@@ -709,3 +709,19 @@ def test_ten_megabytes_of_installed_packages_stay_as_they_are() -> None:
     ]
     print(*changed, sep="\n")
     assert len(changed) <= 3
+
+
+def test_an_own_rule_damages_no_other_text() -> None:
+    rules = {"id": r"id=(?P<secret>[0-9]+)|ACME.{2}", "none": "z*"}
+    redactor = Redactor({}, rules=rules)
+    text = redactor.text("plain id=42 and ACME\u20ac! end")
+    assert text.startswith("plain id=[redacted id ")
+    assert "ACME" not in text
+    assert text.endswith("! end")
+    assert redactor.text("plain") == "plain"
+
+
+def test_empty_secrets_and_names_are_refused() -> None:
+    for options in ({"also": [""]}, {"names": [""]}, {"names": ["-_"]}):
+        with pytest.raises(ValueError, match="must"):
+            Redactor({}, **options)

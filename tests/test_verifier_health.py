@@ -16,6 +16,7 @@ from trajrec.analysis.card import About, make_card
 from trajrec.corpus.recheck import recheck
 from trajrec.recording.event_log import close_logs
 from trajrec.replay.credit import group_advantages
+from trajrec.verifiers import run_check
 from trajrec.view.corpus_query import CorpusQuery
 from trajrec.view.corpus_view import read_corpus
 from trajrec.view.facets import read_histograms
@@ -201,3 +202,9 @@ def test_the_flakes_of_the_view_are_those_of_disagreement(tmp_path: Path) -> Non
 def test_another_kind_of_probe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be one of gold, no-op, attack, got 'golden'"):
         record_one(tmp_path, True, task="t", metadata={"probe": "golden"})
+
+
+def test_an_array_of_one_flag_is_a_verdict() -> None:
+    assert run_check(lambda _: np.array(False), None).passed is False
+    assert run_check(lambda _: np.array(True), None).score is None
+    assert run_check(lambda _: np.array(0.5), None).score == 0.5

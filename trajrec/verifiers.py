@@ -152,6 +152,9 @@ def as_verdict(returned: Value) -> Verdict:
     # NumPy's own bool, by name: NumPy 1 calls the class "bool_", and NumPy 2 "bool".
     if isinstance(returned, bool) or type(returned).__name__ in ("bool_", "bool"):
         return Verdict(bool(returned))
+    # An array of one flag, of NumPy, torch or JAX, is no score of 1.0.
+    if str(getattr(returned, "dtype", "")) in ("bool", "torch.bool"):
+        return Verdict(bool(returned))
     if returned is None:
         return Verdict(None)
     if isinstance(returned, (int, float)) or hasattr(returned, "__float__"):

@@ -107,7 +107,7 @@ def read_sample(
         output = sample.get("output")
         if output is not None:
             rest["output"] = messages.resolved(output)
-    episode.items += verdicts_of(sample, events, place, account)
+    episode.items += verdicts_of(sample, events, place, account, reader.is_own)
     _add_ending(sample, place, account, episode)
     unreferred = messages.unreferred()
     if unreferred:
@@ -190,6 +190,10 @@ class _EventReader:
             self._agents[span] = episode
             self.nested.append(episode)
         return episode
+
+    def is_own(self, event: JsonObject) -> bool:
+        """Return whether an event is of the sample's own agent, and of none that it called."""
+        return self._owner(event) is self._episode
 
     def _owner(self, event: JsonObject) -> ImportedEpisode:
         """Return the episode of an event: that of the innermost agent whose span it is in."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from trajrec.exchange.account import Account
@@ -29,9 +29,21 @@ _LETTERS = {
 
 
 def verdicts_of(
-    sample: JsonObject, events: Sequence[JsonObject], place: Place, account: Account
+    sample: JsonObject,
+    events: Sequence[JsonObject],
+    place: Place,
+    account: Account,
+    is_own: Callable[[JsonObject], bool],
 ) -> list[Verdict]:
-    """Return the checks of a sample: its scores, and those on the way to its end."""
+    """Return the checks of a sample: its scores, and those on the way to its end.
+
+    Args:
+        sample: The sample.
+        events: Its events.
+        place: Its place, for errors.
+        account: Counts what is read.
+        is_own: Returns whether an event is of the sample's own agent, and of none that it called.
+    """
     scores = place.optional(dict, sample.get("scores"), "scores", {})
     of_events: dict[str, JsonObject] = {}
     rests: dict[str, JsonObject | None] = {}
@@ -39,7 +51,7 @@ def verdicts_of(
     step = 0
     for event in events:
         kind = event.get("event")
-        if kind == "model":
+        if kind == "model" and is_own(event):
             step += 1
         if kind not in ("score", "score_edit"):
             continue

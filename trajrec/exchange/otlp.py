@@ -7,7 +7,7 @@ episode. An agent that another one calls, and that calls models itself, is an ep
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Literal
 
 from trajrec.exchange import otlp_genai, otlp_openinference
@@ -123,7 +123,8 @@ class _Trace:
         steps: dict[str, int] = {}
         names = {owner: f"trace {self._trace_id} span {owner}" for owner in groups}
         # Callers begin before the agents that they call, and are written first.
-        for owner_id, spans in groups.items():
+        for owner_id in self._callers_first(groups):
+            spans = groups[owner_id]
             owner = self._by_id[owner_id]
             episode = self._episode(owner, spans, names[owner_id], steps)
             caller = self._caller(owner)
@@ -138,6 +139,24 @@ class _Trace:
                     default=-1,
                 )
             yield episode
+
+    def _callers_first(self, owner_ids: Collection[str]) -> list[str]:
+        """Return owners by time, each behind its callers: of one time, children come first."""
+        ordered: dict[str, None] = {}
+        for owner_id in owner_ids:
+            chain: dict[str, None] = {}
+            owner: Span | None = self._by_id[owner_id]
+            # The ids of a damaged trace may go round, or lead to a span that owns nothing.
+            while (
+                owner is not None
+                and owner.span_id in owner_ids
+                and owner.span_id not in ordered
+                and owner.span_id not in chain
+            ):
+                chain[owner.span_id] = None
+                owner = self._caller(owner)
+            ordered |= dict.fromkeys(reversed(chain))
+        return list(ordered)
 
     def _caller(self, owner: Span) -> Span | None:
         parent = self._by_id.get(owner.parent_id)

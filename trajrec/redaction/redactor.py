@@ -47,6 +47,9 @@ class Redactor:
             group "secret", or all of it without one.
         names: Further names that name secrets: of keys, fields, options and variables.
 
+    Raises:
+        ValueError: A further secret or name is empty.
+
     Attributes:
         is_on: Whether it redacts anything.
     """
@@ -63,7 +66,13 @@ class Redactor:
     ) -> None:
         # No default argument: documentation that prints signatures would print the environment.
         variables = os.environ if environment is None else environment
+        also = [*also]
+        names = [*names]
+        if "" in also:
+            raise ValueError("also must be secrets, and an empty text is in every text")
         self._names = tuple(_folded(name) for name in names)
+        if "" in self._names:
+            raise ValueError(f"names must have letters, or every name ends with one, got {names!r}")
         self._strength_of = self._own_strength if self._names else strength_of
         self._scanner = Scanner(
             rules=[Shape(kind, "", pattern, "") for kind, pattern in (rules or {}).items()],

@@ -197,7 +197,11 @@ class Scanner:
                 ]
         for shape, pattern in self._unsigned:
             group = _group(pattern)
-            spans += [Span(*match.span(group), shape.kind) for match in pattern.finditer(data)]
+            for match in pattern.finditer(data):
+                # A branch of the pattern may have no group: the secret is all of it then.
+                start, end = match.span(0 if match[group] is None else group)
+                if start < end:
+                    spans.append(Span(*_whole_characters(data, start, end), shape.kind))
 
     def _find_encoded(self, data: bytes, spans: list[Span], n_decoded: int) -> None:
         """Add the secrets in percent-encoded parts."""
@@ -253,6 +257,15 @@ class Scanner:
                     if _is_aws_secret(data, match):
                         spans.append(Span(*match.span(), "aws secret key"))
             start = classes.find(_LONG, stop)
+
+
+def _whole_characters(data: bytes, start: int, end: int) -> tuple[int, int]:
+    """Return a span with all bytes of its first and last character: a `.` matches one of them."""
+    while start > 0 and data[start] & 0xC0 == 0x80:
+        start -= 1
+    while end < len(data) and data[end] & 0xC0 == 0x80:
+        end += 1
+    return start, end
 
 
 def _is_aws_secret(data: bytes, match: re.Match[bytes]) -> bool:
