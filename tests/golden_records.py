@@ -42,7 +42,7 @@ def make_records(folder: Path) -> None:
     """Make the log of an agent with a record of each kind that has room in the format."""
     with trajrec.episode(folder, task="records", watch={"n": [1]}) as ep:
         ep.side_effect("clock", lambda: 1)
-        log = open_event_log(folder, "raise", "process")
+        log = open_event_log(folder, "stop-recording", "process")
         number = log.new_episode() - 1
         add_exchanges(log, number)
         log.add(StepValues(number, 0, encode({"logprob": np.float32(-0.5), "entropy": 1.25})))

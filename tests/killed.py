@@ -135,7 +135,7 @@ def call_tools(folder: str, report: Report, *, name: str = "0") -> None:
 
 
 def call_tools_in_threads(folder: str, report: Report) -> None:
-    open_event_log(folder, "raise", "process")
+    open_event_log(folder, "stop-recording", "process")
     for k in range(3):
         threading.Thread(
             target=call_tools, args=(folder, report), kwargs={"name": str(k)}, daemon=True

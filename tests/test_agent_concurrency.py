@@ -115,7 +115,7 @@ def test_an_index_built_meanwhile_equals_one_built_later(tmp_path: Path) -> None
         for order in ("O1001", "nowhere", "O1002"):
             with contextlib.suppress(ToolError):
                 ep.call("get_order", order=order)
-            open_event_log(tmp_path, "raise", "process").flush()
+            open_event_log(tmp_path, "stop-recording", "process").flush()
             assert rows(tmp_path, "SELECT count(*) FROM attempts")[0][0] == ep.n_steps
         solve(tmp_path, 1)
     close_logs()
@@ -135,11 +135,11 @@ def test_an_open_corpus_counts_a_growing_episode_once(
     with trajrec.episode(tmp_path, watch={"n": [0]}) as ep:
         ep.tool(lambda x: x, name="echo")
         ep.call("echo", x=0)
-        open_event_log(tmp_path, "raise", "process").flush()
+        open_event_log(tmp_path, "stop-recording", "process").flush()
         with trajrec.open(tmp_path) as corpus:
             for x in range(1, 4):
                 ep.call("echo", x=x)
-                open_event_log(tmp_path, "raise", "process").flush()
+                open_event_log(tmp_path, "stop-recording", "process").flush()
                 result = corpus.sql(
                     "SELECT count(*), (SELECT count(*) FROM steps), any_value(tool) FROM attempts"
                 ).fetchall()

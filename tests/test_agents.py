@@ -535,7 +535,7 @@ def test_an_agents_log_compacts_and_recovers_without_loss(
     for task in range(3):
         solve(tmp_path, task)
         # A chunk for each task, so that there is something to compact.
-        open_event_log(tmp_path, "raise", "process").flush()
+        open_event_log(tmp_path, "stop-recording", "process").flush()
     close_logs()
     tables = ("episodes", "steps", "attempts", "failures", "state_changes", "checks")
     skipped = "* EXCLUDE (first_frame, last_frame)"

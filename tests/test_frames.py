@@ -521,7 +521,7 @@ def test_footer_counts_the_steps_of_an_interrupted_agent(tmp_path: Path) -> None
         ep.call("time")
         ep.side_effect("clock", time.time)
         ep.check(trajrec.verifier(id="any", version="1")(lambda world: True))
-        open_event_log(tmp_path, "raise", "process").flush()
+        open_event_log(tmp_path, "stop-recording", "process").flush()
         path = Path(shutil.copy(ep.path, tmp_path / "killed.trj"))
     trajrec.close_logs()
     recover(path)

@@ -94,11 +94,11 @@ def test_a_running_episode_keeps_its_post_hoc_checks(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, watch={"n": 1}) as ep:
         ep.tool(lambda: 1, name="one")
         ep.call("one")
-        open_event_log(tmp_path, "raise", "process").flush()
+        open_event_log(tmp_path, "stop-recording", "process").flush()
         with trajrec.open(tmp_path) as corpus:
             assert len(list(recheck(corpus, lambda state: True, where="true"))) == 1
             ep.call("one")
-            open_event_log(tmp_path, "raise", "process").flush()
+            open_event_log(tmp_path, "stop-recording", "process").flush()
             assert corpus.sql("SELECT count(*) FROM checks").fetchall() == [(1,)]
             assert corpus.sql("SELECT count(*) FROM attempts").fetchall() == [(2,)]
     with trajrec.open(tmp_path) as corpus:
