@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imported import DATA, column, imported, needs_data, one, write_lines
+from imported import DATA, column, imported, needs_data, one, texts_of_logs, write_lines
 
 import trajrec
 from trajrec.exchange.importing import import_trajectories
@@ -160,6 +160,17 @@ def test_images_of_a_session_are_kept_as_they_are(tmp_path: Path) -> None:
     with imported(CLAUDE / "images.jsonl", tmp_path) as corpus:
         (episode,) = corpus.episodes()
         assert "image" in json.dumps([said.value for said in episode.messages])
+
+
+@pytest.mark.parametrize("call_id", [None, -1, [], {"a": 1}])
+def test_a_result_whose_call_has_no_name_is_kept_whole(tmp_path: Path, call_id: Any) -> None:
+    lines = [
+        line(0, "user", "Go."),
+        line(1, "assistant", [use("c1", x=1)]),
+        line(2, "user", [result(call_id, "one")], toolUseResult={"stdout": "only here"}),
+    ]
+    import_trajectories(write_lines(tmp_path / "s.jsonl", lines), tmp_path / "out", redact=False)
+    assert "only here" in texts_of_logs(tmp_path / "out")[0]
 
 
 def test_secrets_of_a_session_are_removed_by_default(tmp_path: Path) -> None:

@@ -222,20 +222,23 @@ class ConversationReader:
         for block in content if type(content) is list else ():
             fields = texts_by_key(block)
             if fields.get("type") == "tool_result":
-                has_result = True
-                self._add_result(fields, record)
+                has_result |= self._add_result(fields, record)
         if record.get("toolUseResult") is not None and not has_result:
             rest["toolUseResult"] = record["toolUseResult"]
         self._items.append(Message(value=value, time_ns=time_ns, extra=rest or None))
 
-    def _add_result(self, block: JsonObject, record: JsonObject) -> None:
+    def _add_result(self, block: JsonObject, record: JsonObject) -> bool:
+        """Add a result to its call, now or when the call comes; return whether it names one."""
         call_id = block.get("tool_use_id")
-        waiting = self._waiting.get(call_id) if type(call_id) is str else None
+        if type(call_id) is not str:
+            return False
+        waiting = self._waiting.get(call_id)
         if waiting:
             self._set_result(waiting.pop(0), block, record)
-        elif type(call_id) is str:
+        else:
             # A result may stand before its call.
             self._early[call_id].append((block, record))
+        return True
 
     def _set_result(self, call: Call, block: JsonObject, record: JsonObject) -> None:
         call.has_result = True
