@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 
 from trajrec.redaction.redactor import Redactor
-from trajrec.redaction.response_bodies import LineRedactor, WholeRedactor, response_redactor
+from trajrec.redaction.response_bodies import (
+    HeldBody,
+    LineRedactor,
+    WholeRedactor,
+    response_redactor,
+)
 from trajrec.wire import aws_stream
 from trajrec.wire.json_stream import with_objects
 
@@ -26,32 +31,21 @@ def answer_redactor(redactor: Redactor, content_type: str) -> LineRedactor | Ans
     return found if isinstance(found, LineRedactor) else AnswerRedactor(redactor, content_type)
 
 
-class AnswerRedactor:
+class AnswerRedactor(HeldBody):
     """Holds an answer back until its end, and takes the secrets out of its objects.
 
     Args:
         redactor: Finds the secrets.
         content_type: The content type of the answer.
-
-    Attributes:
-        n_secrets: Number of secrets that were replaced.
     """
 
     def __init__(self, redactor: Redactor, content_type: str) -> None:
-        self.n_secrets = 0
-        self._redactor = redactor
+        super().__init__(redactor)
         self._is_framed = aws_stream.CONTENT_TYPE in content_type.lower()
-        self._parts: list[bytes] = []
-
-    def add(self, data: bytes) -> bytes:
-        """Add the next bytes; nothing is returned before the end."""
-        self._parts.append(data)
-        return b""
 
     def finish(self) -> bytes:
         """Return the answer."""
-        body = b"".join(self._parts)
-        self._parts = []
+        body = self._take()
         if not self._redactor.is_on:
             return body
         if self._is_framed:

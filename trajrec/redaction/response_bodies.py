@@ -343,8 +343,8 @@ def _finished(line: _Line) -> bytes:
     return apply_byte_edits(line.data, sorted(edits)) if edits else line.data
 
 
-class WholeRedactor:
-    """Holds a body back until its end, and takes the secrets out of it as a whole.
+class HeldBody:
+    """Holds a body back until its end.
 
     Args:
         redactor: Finds the secrets.
@@ -363,10 +363,19 @@ class WholeRedactor:
         self._parts.append(data)
         return b""
 
-    def finish(self) -> bytes:
-        """Return the body."""
+    def _take(self) -> bytes:
+        """Return all that was added, and forget it."""
         body = b"".join(self._parts)
         self._parts = []
+        return body
+
+
+class WholeRedactor(HeldBody):
+    """Holds a body back until its end, and takes the secrets out of it as a whole: see `HeldBody`."""
+
+    def finish(self) -> bytes:
+        """Return the body."""
+        body = self._take()
         try:
             text = body.decode()
         except UnicodeDecodeError:
