@@ -30,7 +30,7 @@ class NoiseSeen:
     """What one run shows of the noise that its seed does not set.
 
     Attributes:
-        run: What its generators were seeded by. Two runs with other ones have other noise.
+        run: Names the seed of its generators: runs of different seeds have different noise.
         key: The attribute that holds a key of JAX; "" if none does.
         has_drawn: Whether a step drew from a generator that was seeded.
         after: (step, number of a generator) -> a digest of its state after a step that changed it.

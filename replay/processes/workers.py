@@ -290,8 +290,8 @@ def _received(data: bytes) -> Value:
         return pickle.loads(data)
     except Exception as exc:
         raise TypeError(
-            f"what was sent to another process cannot be made there: {type(exc).__name__}: {exc}; "
-            "define it in a module that can be imported, or take one process"
+            f"a function or value cannot be unpickled in a worker process: {type(exc).__name__}: {exc}; "
+            "define its class in a module that the worker can import, or use jobs=1"
         ) from exc
 
 
