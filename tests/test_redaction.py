@@ -57,6 +57,10 @@ PLACES: dict[str, Callable[[str], Any]] = {
     "a nested dict": lambda text: {"orders": [{"note": text, "n": 1}]},
     "JSON": lambda text: json.dumps({"orders": [{"note": text}]}),
     "JSON in JSON": lambda text: json.dumps({"body": json.dumps({"note": text})}),
+    "a line in JSON": lambda text: json.dumps({"body": json.dumps({"note": f"Here:\n{text}\n"})}),
+    "a line in a repr": lambda text: repr(["Here:", f"\t\r\n{text}\n"]),
+    "a colour of a terminal": lambda text: f"see \x1b[01;31m\x1b[K{text}\x1b[m",
+    "the repr of a colour": lambda text: repr(f"see \x1b[01;31m\x1b[K{text}\x1b[m"),
     "the repr of an object": Client,
     "the repr of a dict": lambda text: repr({"note": [text]}),
     "a dataclass": Settings,
@@ -725,3 +729,28 @@ def test_empty_secrets_and_names_are_refused() -> None:
     for options in ({"also": [""]}, {"names": [""]}, {"names": ["-_"]}):
         with pytest.raises(ValueError, match="must"):
             Redactor({}, **options)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"https://x.io/?q=my%20{KEY}",
+        f'body: "\\u003c{KEY}\\u003e"',
+        json.dumps({"url": "https://bob:hu9n7t3er2@x.io/"}).replace("/", "\\/"),
+        json.dumps({".netrc": "machine x.io\nlogin bob\npassword hu9n7t3er2\n"}),
+        json.dumps({"run": "cd /tmp\ncurl -u bob:hu9n7t3er2 https://x.io"}),
+    ],
+)
+def test_an_escape_before_a_secret_does_not_hide_it(text: str) -> None:
+    cleaned = REDACTOR.text(text)
+    assert "[redacted " in cleaned
+    assert KEY not in cleaned
+    assert "hu9n7t3er2" not in cleaned
+    assert REDACTOR.encode(text) == (codec.encode(cleaned), True)
+
+
+@pytest.mark.parametrize("depth", [100, 600, 5000])
+def test_json_nested_deeply_raises_nothing_and_is_searched(depth: int) -> None:
+    cleaned = REDACTOR.text("[" * depth + json.dumps(KEY) + "]" * depth)
+    assert KEY not in cleaned
+    assert cleaned.count("[redacted ") == 1

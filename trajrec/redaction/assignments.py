@@ -40,8 +40,9 @@ _QUOTED = re.compile(
     + _QUOTE
     + rb")(?P<value>[^\r\n]{1,%d}?)(?<!\\)(?P=quote)" % MAX_SECRET_BYTES
 )
-_BARE = re.compile(rb"""[^\s"'`<>,;&|\\(){}\[\]]+""")
-_LINE = re.compile(rb"""[^\s"'`<>\\]+""")
+# Up to the escape that ends a colour of a terminal, too.
+_BARE = re.compile(rb"""[^\s\x1b"'`<>,;&|\\(){}\[\]]+""")
+_LINE = re.compile(rb"""[^\s\x1b"'`<>\\]+""")
 _LINE_START = re.compile(rb"(?:^|[\n\r;])[ \t]*(?:export |set |ENV |ARG |\$env:|-e )?[ \t]*\Z")
 _FLAG = re.compile(rb"(?<![A-Za-z0-9])--([\w.-]+)[ \t]+(?=[^\s|<>&-])")
 _TAG_GAP = re.compile(rb"(?:\s[^<>]{0,80})?>\s*")

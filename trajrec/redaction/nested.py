@@ -15,6 +15,11 @@ MAX_JSON_CHARS = 1 << 20
 """Longer texts are searched as plain text."""
 
 
+_BACKSLASHES = re.compile(rb"\\+")
+_CODES = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
+_LETTERS = ((b"\\n", b"\n"), (b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\/", b"/"), (b'\\"', b'"'))
+
+
 class Edit(NamedTuple):
     """A part of a text, and the text in place of it.
 
@@ -46,18 +51,34 @@ def edit_json(text: str, clean: Callable[[Value], Value]) -> list[Edit] | None:
     """
     try:
         value = json.loads(text)
+        cleaned = clean(value)
+        strings = list(_strings(cleaned))
     except (ValueError, RecursionError):
+        # Also one that is nested too deeply.
         return None
-    strings = list(_strings(clean(value)))
     tokens = list(_STRING.finditer(text))
     if len(strings) != len(tokens):
         # A key stands twice in one object, so the strings cannot be told apart.
-        return [Edit(0, len(text), json.dumps(clean(value), ensure_ascii=False))]
+        return [Edit(0, len(text), json.dumps(cleaned, ensure_ascii=False))]
     return [
         Edit(token.start(), token.end(), json.dumps(string, ensure_ascii=False))
         for string, token in zip(strings, tokens, strict=True)
         if json.loads(token[0]) != string
     ]
+
+
+def unescaped(data: bytes) -> bytes:
+    r"""Return a document of JSON, at all its depths, with characters in place of their escapes.
+
+    It is no document any more, but has all words that the document stands for.
+
+    >>> unescaped(rb'{"a": "b\nc\/d"}')
+    b'{"a": "b\nc/d"}'
+    """
+    data = _BACKSLASHES.sub(rb"\\", data)
+    for escape, character in _LETTERS:
+        data = data.replace(escape, character)
+    return _CODES.sub(lambda code: bytes([int(code[1], 16)]), data)
 
 
 def _strings(value: Value) -> Iterator[str]:

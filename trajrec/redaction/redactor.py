@@ -9,9 +9,15 @@ from collections.abc import Iterable, Mapping
 
 from trajrec.redaction.digests import mark
 from trajrec.redaction.names import Strength, kind_of, strength_of
-from trajrec.redaction.nested import Edit, apply_edits, edit_json, may_be_json
+from trajrec.redaction.nested import (
+    Edit,
+    apply_edits,
+    edit_json,
+    may_be_json,
+    unescaped,
+)
 from trajrec.redaction.rules import Shape
-from trajrec.redaction.scanner import Scanner, Span
+from trajrec.redaction.scanner import Findings, Scanner, Span
 from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner, as_bytes
 from trajrec.redaction.survey import Survey, has_none
 from trajrec.types import Value
@@ -187,13 +193,20 @@ class Redactor:
             return False
         joined = _BORDER.join(survey.texts).encode("utf-8", "surrogatepass")
         findings = self._scanner.search(joined)
-        return bool(findings.spans) or (findings.has_name and survey.has_json)
+        return bool(findings.spans) or (survey.has_json and self._has_hidden(joined, findings))
+
+    def _has_hidden(self, data: bytes, findings: Findings) -> bool:
+        """Return whether a text that has JSON may have a secret, by its words or by a name."""
+        if not (findings.spans or findings.has_name) and b"\\" in data:
+            # `\n` and `\/` are other signs in the text than in the document.
+            findings = self._scanner.search(unescaped(data))
+        return bool(findings.spans) or findings.has_name
 
     def edits(self, text: str) -> list[Edit]:
         """Return the changes that take the secrets out of a text, in order."""
         data = text.encode("utf-8", "surrogatepass")
         findings = self._scanner.search(data)
-        if (findings.spans or findings.has_name) and may_be_json(text):
+        if may_be_json(text) and self._has_hidden(data, findings):
             edits = edit_json(text, self._cleaner().clean)
             if edits is not None:
                 return edits

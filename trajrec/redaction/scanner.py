@@ -65,6 +65,16 @@ _SHORT_OPTION = b"-"
 """The sign of an option of one letter. The letter is not part of the sign: "-p" may begin the name
 of another option."""
 
+# What stands for one character, or for a colour of a terminal. A letter at its end belongs to it, and
+# not to the word behind it: `\nghp_...` in JSON and in reprs, `%20ghp_...` in URLs.
+_COLOUR = rb"\[[0-9;]{0,16}[A-Za-z]"
+_ESCAPED_RUN = re.compile(
+    rb"[\\%%\x1b](?:(?<=\\)(?:[nrtfvb]|(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|033|e)(?:%(colour)s)?)"
+    rb"|(?<=%%)[0-9A-Fa-f]{2}|(?<=\x1b)%(colour)s)(?=[\w\-.+/=~%%:|$]{%(run)d})"
+    % {b"colour": _COLOUR, b"run": RUN_BYTES}
+)
+_ESCAPES = (b"\\", b"%", b"\x1b")
+
 _OPTION_SIGN = re.compile(r"-[a-z] ?\Z")
 
 _CompiledShape: TypeAlias = tuple[Shape, re.Pattern[bytes]]
@@ -169,6 +179,8 @@ class Scanner:
         has_name = self._look_at(data, hits, spans)
         if start >= 0:
             self._find_tokens(data, classes, start, spans)
+            if any(sign in data for sign in _ESCAPES):
+                self._find_escaped(data, classes, spans)
         if self._has_own(data):
             self._find_own(data, spans)
         if b"%" in data and n_decoded < MAX_DECODED:
@@ -245,18 +257,40 @@ class Scanner:
             stop = classes.find(b" ", start + RUN_BYTES)
             if stop < 0:
                 stop = len(data)
-            near = min(stop, start + LONG_RUN_BYTES)
-            spans += [Span(*secret) for secret in self._tokens.find(data, start, near)]
-            if stop - start >= _SHAPE_BYTES:
-                for sign in {hit[0] for hit in _LONG_SIGNS.finditer(data, start, near)}:
-                    for shape, pattern in _LONG_SHAPES[sign]:
-                        for match in pattern.finditer(data, start, near):
-                            spans.append(Span(*match.span(), shape.kind))
-            if stop - start >= _AWS_SECRET_BYTES:
-                for match in _FORTY.finditer(data, start, near):
-                    if _is_aws_secret(data, match):
-                        spans.append(Span(*match.span(), "aws secret key"))
+            self._find_in_run(data, start, stop, spans)
             start = classes.find(_LONG, stop)
+
+    def _find_escaped(self, data: bytes, classes: bytes, spans: list[Span]) -> None:
+        """Add the secrets in runs that begin behind an escape."""
+        for escape in _ESCAPED_RUN.finditer(data):
+            start = escape.end()
+            end = classes.find(b" ", start + RUN_BYTES)
+            stop = (len(data) if end < 0 else end) - start
+            before = data[max(0, start - _CONTEXT_BYTES) : start]
+            secrets: list[Span] = []
+            # By itself: the patterns do not see the letter of the escape then.
+            run = data[start : start + 2 * LONG_RUN_BYTES]
+            self._find_in_run(run, 0, min(stop, len(run)), secrets, before)
+            spans += [
+                Span(start + secret.start, start + secret.end, secret.kind) for secret in secrets
+            ]
+
+    def _find_in_run(
+        self, data: bytes, start: int, stop: int, spans: list[Span], before: bytes = b""
+    ) -> None:
+        """Add the secrets in a run without a space; `before` comes before the data."""
+        near = min(stop, start + LONG_RUN_BYTES)
+        spans += [Span(*secret) for secret in self._tokens.find(data, start, near)]
+        if stop - start >= _SHAPE_BYTES:
+            for sign in {hit[0] for hit in _LONG_SIGNS.finditer(data, start, near)}:
+                for shape, pattern in _LONG_SHAPES[sign]:
+                    for match in pattern.finditer(data, start, near):
+                        spans.append(Span(*match.span(), shape.kind))
+        if stop - start >= _AWS_SECRET_BYTES:
+            for match in _FORTY.finditer(data, start, near):
+                context = before + data[max(0, match.start() - _CONTEXT_BYTES) : match.start()]
+                if _is_aws_secret(match[0], context[-_CONTEXT_BYTES:]):
+                    spans.append(Span(*match.span(), "aws secret key"))
 
 
 def _whole_characters(data: bytes, start: int, end: int) -> tuple[int, int]:
@@ -268,15 +302,15 @@ def _whole_characters(data: bytes, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _is_aws_secret(data: bytes, match: re.Match[bytes]) -> bool:
+def _is_aws_secret(value: bytes, before: bytes) -> bool:
     """Return whether 40 characters of Base64 are a secret access key of AWS.
 
     Other programs have random identifiers of 40 letters and digits, too.
     """
-    before = data[max(0, match.start() - _CONTEXT_BYTES) : match.start()].lower()
-    has_sign = b"+" in match[0] or b"/" in match[0]
+    before = before.lower()
+    has_sign = b"+" in value or b"/" in value
     is_near_name = b"aws" in before or b"akia" in before or b"asia" in before or b"cret" in before
-    return (has_sign or is_near_name) and is_aws_secret(match[0].decode("ascii"))
+    return (has_sign or is_near_name) and is_aws_secret(value.decode("ascii"))
 
 
 def _match_shapes(

@@ -22,6 +22,9 @@ _SECRET_DATA = (
 _BIP39 = "https://github.com/bitcoin/bips/blob/master/bip-0039.mediawiki"
 _WORDS = r"(?: is\b)?[^a-zA-Z]{1,12}(?P<secret>[a-z]{3,8}(?:[ \t]+[a-z]{3,8}){11,23})"
 
+# The begin of a word, also behind the escape of a line's end or of a tab, and behind a colour.
+_WORD = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=[0-9\[][mK]))"
+
 _AZURE = "https://learn.microsoft.com/en-us/purview/sit-defn-azure-"
 
 TEXT_SHAPES = (
@@ -46,6 +49,14 @@ TEXT_SHAPES = (
         "://",
         r"://[^\s/?#@\"'<>\\:]*:(?P<secret>[^\s/?#@\"'<>\\]+)@[\w\[]",
         "https://www.rfc-editor.org/rfc/rfc3986#section-3.2.1",
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "url credential",
+        # JSON may escape a slash.
+        r":\/",
+        r":\\+/\\+/[^\s/?#@\"'<>\\:]*:(?P<secret>[^\s/?#@\"'<>\\]+)@[\w\[]",
+        "https://www.rfc-editor.org/rfc/rfc8259#section-7",
         check=is_no_placeholder,
     ),
     Shape(
@@ -80,7 +91,8 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "-u",
-        r"\b(?:curl|wget|http|https)\b[^\n|;]{0,300}?\s(?:-u|--user|-U|--proxy-user)[ =]?[\"']?"
+        _WORD
+        + r"(?:curl|wget|http|https)\b[^\n|;]{0,300}?\s(?:-u|--user|-U|--proxy-user)[ =]?[\"']?"
         r"[^\s:\"'/]{1,80}:(?P<secret>[^\s\"'$/][^\s\"']*)",
         "https://curl.se/docs/manpage.html#-u",
         before=300,
@@ -89,7 +101,8 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "-p",
-        r"\b(?:mysql(?:dump|admin)?|mariadb)\b[^\n|;]{0,200}?\s-p(?P<secret>[^\s\"'$-][^\s\"']{3,})",
+        _WORD
+        + r"(?:mysql(?:dump|admin)?|mariadb)\b[^\n|;]{0,200}?\s-p(?P<secret>[^\s\"'$-][^\s\"']{3,})",
         "https://dev.mysql.com/doc/refman/8.4/en/command-line-options.html",
         before=200,
         check=is_no_placeholder,
@@ -97,7 +110,8 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "-p ",
-        r"\b(?:sshpass|docker\s+login\b[^\n|;]{0,200}?)\s+-p\s+[\"']?(?P<secret>[^\s\"'$-]{4,})",
+        _WORD
+        + r"(?:sshpass|docker\s+login\b[^\n|;]{0,200}?)\s+-p\s+[\"']?(?P<secret>[^\s\"'$-]{4,})",
         "https://docs.docker.com/reference/cli/docker/login/",
         before=200,
         check=is_no_placeholder,
@@ -105,7 +119,7 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "-a ",
-        r"\bredis-cli\b[^\n|;]{0,100}?\s-a\s+[\"']?(?P<secret>[^\s\"'$-]{4,})",
+        _WORD + r"redis-cli\b[^\n|;]{0,100}?\s-a\s+[\"']?(?P<secret>[^\s\"'$-]{4,})",
         "https://redis.io/docs/latest/develop/tools/cli/",
         before=100,
         check=is_no_placeholder,
@@ -113,7 +127,7 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "password ",
-        r"(?<!\w)login\s+\S+\s+password\s+(?P<secret>[^\s\"'<>{}$(]+)",
+        _WORD + r"login\s+\S+\s+password\s+(?P<secret>[^\s\"'<>{}$(]+)",
         "https://www.gnu.org/software/inetutils/manual/html_node/The-_002enetrc-file.html",
         before=100,
         check=is_no_placeholder,
