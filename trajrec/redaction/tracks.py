@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trajrec.redaction.digests import is_mark
 from trajrec.redaction.nested import Edit, may_be_json
 from trajrec.redaction.redactor import Redactor
 
@@ -60,11 +61,10 @@ class Track:
         begin = max(0, self.n_done - CONTEXT_CHARS)
         is_json = may_be_json(self._text)
         if is_over and is_json:
-            edits = self._redactor.edits(self._text)
+            edits = self._document_edits(begin)
             n_done = len(self._text)
         else:
-            found, has_name = self._redactor.plain_edits(self._text[begin:])
-            edits = [Edit(begin + edit.start, begin + edit.end, edit.text) for edit in found]
+            edits, has_name = self._plain_edits(begin)
             n_done = len(self._text) if is_over else self._searched(edits, is_json and has_name)
         new = [
             Edit(max(edit.start, self.n_done), edit.end, edit.text)
@@ -96,6 +96,27 @@ class Track:
             self._edits.pop(0)
         return "".join([*parts, self._text[position:end]]) if has_edit else None
 
+    def _plain_edits(self, begin: int) -> tuple[list[Edit], bool]:
+        """Return the edits of the text from a character on, and whether it has a secret's name."""
+        found, has_name = self._redactor.plain_edits(self._text[begin:])
+        return [Edit(begin + edit.start, begin + edit.end, edit.text) for edit in found], has_name
+
+    def _document_edits(self, begin: int) -> list[Edit]:
+        """Return the edits of a document of JSON that is over."""
+        edits = self._redactor.edits(self._text)
+        # The edit of a string replaces all of it, and its begin may have been given away.
+        cut = next((edit for edit in edits if edit.start < self.n_done < edit.end), None)
+        if cut is None:
+            return edits
+        # Its closing quote stays.
+        stop = cut.end - 1
+        if is_mark(cut.text[1:-1]):
+            rest = [Edit(self.n_done, max(self.n_done, stop), cut.text[1:-1])]
+        else:
+            plain = [edit for edit in self._plain_edits(begin)[0] if edit.start < stop]
+            rest = [Edit(edit.start, min(edit.end, stop), edit.text) for edit in plain]
+        return [*rest, *(edit for edit in edits if edit.start >= cut.end)]
+
     def _searched(self, edits: list[Edit], has_named_json: bool) -> int:
         """Return the number of characters in which all secrets are found.
 
@@ -119,4 +140,9 @@ class Track:
                 n_done = min(n_done, edit.start)
         if has_named_json:
             n_done = self.n_done
-        return max(n_done, self.n_done, length - MAX_HELD_CHARS)
+        latest = length - MAX_HELD_CHARS
+        for edit in edits:
+            # The mark stands for all of a secret.
+            if edit.start < latest < edit.end:
+                latest = edit.end
+        return max(n_done, self.n_done, latest)
