@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trajrec.redaction.redactor import Redactor
@@ -56,3 +58,23 @@ def test_a_secret_at_the_limit_of_held_text_is_marked_whole() -> None:
     said = "".join(streamed(cut(document, 611)))
     assert not [key for key in keys if key[:20] in said or key[-20:] in said]
     assert json.loads(said)["keys"].count("[redacted ") == len(keys)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda text: {text},
+        lambda text: {text: 1},
+        lambda text: {"a": [{text.encode(): 1}]},
+        lambda text: np.array(["a", text]),
+        np.str_,
+        lambda text: np.bytes_(text.encode()),
+        lambda text: bytearray(text.encode()),
+    ],
+)
+def test_pieces_of_each_type_and_their_keys_are_searched(wrap: Callable[[str], Any]) -> None:
+    pieces = streamed([wrap("before"), wrap(KEY), wrap("after")])
+    assert KEY not in repr(pieces)
+    assert repr(pieces[0]) == repr(wrap("before"))
+    assert type(pieces[1]) is type(wrap(KEY))
+    assert "[redacted github token " in repr(pieces[1])

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 from trajrec.redaction.events import EventTrack, may_be_event
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.structure import as_bytes
+from trajrec.redaction.survey import NUMBERS
 from trajrec.redaction.tracks import Track
 from trajrec.types import Value
 from trajrec.values import codec
@@ -97,9 +98,10 @@ class StreamRedactor:
     def add(self, piece: Value) -> list[bytes]:
         """Add a piece; return the encoded pieces in which all secrets are found."""
         data = codec.encode(piece, opaque=True)
-        value, n = self._redactor.hide_named(codec.decode(data))
-        if n:
-            self.n_secrets += n
+        n_before = self.n_secrets
+        value, n = self._redactor.hide_named(self._clean_rest(codec.decode(data)))
+        self.n_secrets += n
+        if self.n_secrets > n_before:
             data = codec.encode(value, opaque=True)
         leaves: list[_Leaf] = []
         self._add_texts(value, (), (), leaves)
@@ -112,6 +114,33 @@ class StreamRedactor:
     def finish(self) -> list[bytes]:
         """Return the rest of the encoded pieces, at the end of the stream."""
         return self._search(is_over=True)
+
+    def _clean_rest(self, value: Value) -> Value:
+        """Return a piece without the secrets that no other piece continues: in keys, sets, arrays."""
+        cls = type(value)
+        if cls is dict:
+            return {self._clean_key(key): self._clean_rest(item) for key, item in value.items()}
+        if cls is list or cls is tuple:
+            return cls(map(self._clean_rest, value))
+        if cls is Plain:
+            fields = {key: self._clean_rest(item) for key, item in value.fields.items()}
+            return Plain(value.type_name, value.kind, fields)
+        if cls in _WITH_TEXT or cls in NUMBERS:
+            return value
+        cleaned, n = self._redactor.clean(value)
+        self.n_secrets += n
+        return cleaned
+
+    def _clean_key(self, key: Value) -> Value:
+        """Return a key of a dict without secrets. The pieces of a stream mostly have the same keys."""
+        is_text = type(key) is str
+        if is_text and key in self._harmless:
+            return key
+        cleaned, n = self._redactor.clean(key)
+        self.n_secrets += n
+        if is_text and not n:
+            self._harmless.add(key)
+        return cleaned
 
     def _add_texts(self, value: Value, path: Path, key: Path, leaves: list[_Leaf]) -> None:
         """Add the texts in a piece to the longer texts that they are parts of.
