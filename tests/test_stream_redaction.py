@@ -78,3 +78,54 @@ def test_pieces_of_each_type_and_their_keys_are_searched(wrap: Callable[[str], A
     assert repr(pieces[0]) == repr(wrap("before"))
     assert type(pieces[1]) is type(wrap(KEY))
     assert "[redacted github token " in repr(pieces[1])
+
+
+@pytest.mark.parametrize(
+    ("form", "harmless", "secret"),
+    [
+        ('data: {"password": "%s"}\n', "", "any words"),
+        ('{"token": "%s"}\n', "a", "9f86d081884c7d65"),
+        ('{"name": "%s", "value": "any words"}\n', "colour", "password"),
+        ('["%s", "hu9n7t3er2"]\n', "colour", "password"),
+    ],
+)
+def test_a_name_hides_a_secret_in_the_hundredth_equal_line(
+    form: str, harmless: str, secret: str
+) -> None:
+    alone = lines(form % secret)
+    assert "[redacted " in alone
+    assert lines(*[form % harmless] * 99, form % secret) == form % harmless * 99 + alone
+
+
+def test_lines_that_only_python_calls_json_are_texts_that_go_on() -> None:
+    said = lines(
+        f'{{"loss": NaN, "half": "\\ud83d", "text": "\u00e9 {KEY[:20]}"}}\n',
+        f'{{"loss": NaN, "half": "\\ud83d", "text": "{KEY[20:]} \u00e9"}}\n',
+    )
+    first, second = (json.loads(line) for line in said.splitlines())
+    assert first["text"].startswith("\u00e9 [redacted github token ")
+    assert second["text"] == " \u00e9"
+    assert first["half"] == "\ud83d"
+
+
+def test_a_key_in_a_line_is_searched_and_its_line_stays_json() -> None:
+    said = lines(f'data: {{"files": {{"{KEY}": "\u00e9"}}}}\n')
+    assert KEY not in said
+    assert list(json.loads(said[6:])["files"].values()) == ["\u00e9"]
+
+
+def test_a_word_that_is_harmless_elsewhere_is_a_piece_of_a_secret() -> None:
+    key = f"{KEY[:30]}tool{KEY[30:]}"
+    pieces = [key[:30], "tool", key[34:]]
+    said = lines(
+        '{"role": "tool"}\n',
+        *(json.dumps({"role": "tool", "text": piece}) + "\n" for piece in pieces),
+    )
+    assert [json.loads(line)["text"] for line in said.splitlines()[2:]] == ["", ""]
+
+
+@pytest.mark.parametrize("depth", [600, 5000])
+def test_a_deeply_nested_line_raises_nothing(depth: int) -> None:
+    said = lines("[" * depth + json.dumps(KEY) + "]" * depth + "\n")
+    assert KEY not in said
+    assert said.count("[") == depth + 1

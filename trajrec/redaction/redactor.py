@@ -18,7 +18,7 @@ from trajrec.redaction.nested import (
 )
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Findings, Scanner, Span
-from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner, as_bytes
+from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner, as_bytes, may_hide
 from trajrec.redaction.survey import Survey, has_none
 from trajrec.types import Value
 from trajrec.values import codec
@@ -217,6 +217,10 @@ class Redactor:
         data = text.encode("utf-8", "surrogatepass")
         findings = self._scanner.search(data)
         return _as_edits(data, findings.spans), findings.has_name
+
+    def may_hide(self, value: Value) -> bool:
+        """Return whether a name in a document may hide a text in it, if the text is another one."""
+        return may_hide(value, self._strength_of)
 
     def hide_named(self, value: Value) -> tuple[Value, int]:
         """Return decoded plain data without the values under names of secrets, and their number.

@@ -10,11 +10,18 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import msgspec
-
+from trajrec.redaction.lines import (
+    STRING,
+    Path,
+    decoded,
+    form_pattern,
+    json_begin,
+    texts,
+    unquoted,
+)
 from trajrec.redaction.nested import apply_edits, edit_json
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.request_bodies import ByteEdit, apply_byte_edits, edits_in_bytes
@@ -33,24 +40,12 @@ MAX_FORMS = 16
 MAX_COMPILED = 64
 """Forms that are compiled for one stream, which takes longer than to read a few lines."""
 
-# Fields of a line that tell which text it continues.
-_NUMBERS = ("index", "output_index", "content_index", "summary_index", "item_id")
-
 # Fields with a text of its own in each line, never the part of a longer one.
 _WHOLE_TEXT = """
     id object model type role item_id response_id message_id event system_fingerprint service_tier
     finish_reason stop_reason status name
 """
 _WHOLE = frozenset(_WHOLE_TEXT.split())
-
-_NUMBER_NAMES = frozenset(name.encode() for name in _NUMBERS)
-
-_NUMBER = re.compile(rb"-?[0-9][0-9.eE+-]*")
-# Without alternatives, which would be tried at each byte.
-_TEXT = rb'"([^"\\]*(?:\\.[^"\\]*)*)"'
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-
-Path: TypeAlias = tuple[Hashable, ...]
 
 
 class _Leaf(NamedTuple):
@@ -163,7 +158,7 @@ class LineRedactor:
     def _leaves(self, match: re.Match[bytes], keys: list[Path]) -> list[_Leaf] | None:
         """Return the texts of a line of a known form; None if one of them is no text."""
         try:
-            texts = [_unquoted(data) for data in match.groups()]
+            texts = [unquoted(data) for data in match.groups()]
         except ValueError:
             return None
         return [
@@ -173,24 +168,27 @@ class LineRedactor:
 
     def _read_line(self, line: bytes) -> None:
         """Add a line of a new form."""
-        begin = _json_begin(line)
+        begin = json_begin(line)
         try:
-            value = msgspec.json.decode(line[begin:])
+            value = decoded(line[begin:])
+            strings = list(texts(value, (), ""))
+            n = self._redactor.hide_named(value)[1]
+            # Of a line of a known form, nobody looks at the names.
+            has_form = not self._redactor.may_hide(value)
         except (ValueError, RecursionError):
             self._add_plain(line)
             return
-        tokens = [match.span() for match in _STRING.finditer(line, begin)]
-        texts = list(_texts(value, (), ""))
-        value, n = self._redactor.hide_named(value)
-        if n or len(tokens) != len(texts):
+        tokens = [match.span() for match in STRING.finditer(line, begin)]
+        if n or len(tokens) != len(strings) or self._has_secret_key(strings):
             # Rare: the name of a secret, or a key that stands twice. The line is searched by itself.
             self._add_alone(line, begin)
             return
         leaves = []
         edits = []
         grown = []
-        for index, (key, name, text) in enumerate(texts):
-            if name is None or text in self._harmless:
+        for index, (key, name, text) in enumerate(strings):
+            # A text that grows may have a piece that is a harmless word elsewhere.
+            if name is None or (name in _WHOLE and text in self._harmless):
                 continue
             start, end = tokens[index]
             if name not in _WHOLE:
@@ -205,9 +203,18 @@ class LineRedactor:
             cleaned = json.dumps(apply_edits(text, found), ensure_ascii=False)
             edits.append(ByteEdit(start, end, cleaned.encode("utf-8", "backslashreplace")))
         self._held.append(_Line(line, leaves, edits))
-        if not edits:
-            keys = [texts[index][0] for index in grown]
-            self._learn(_pattern(line, tokens, set(grown)), keys)
+        if has_form and not edits:
+            keys = [strings[index][0] for index in grown]
+            self._learn(form_pattern(line, tokens, set(grown)), keys)
+
+    def _has_secret_key(self, strings: list[tuple[Path, str | None, str]]) -> bool:
+        """Return whether a key of an object has a secret in it."""
+        for _, name, text in strings:
+            if name is None and text not in self._harmless:
+                if self._redactor.edits(text):
+                    return True
+                self._harmless.add(text)
+        return False
 
     def _learn(self, pattern: bytes, keys: list[Path]) -> None:
         """Remember the form of a line, if it comes for the second time."""
@@ -226,16 +233,18 @@ class LineRedactor:
 
     def _add_plain(self, line: bytes) -> None:
         """Add a line that is no JSON. An empty one, and the name of an event, have nothing."""
-        text = line.decode("latin-1")
+        text = line.decode("utf-8", "surrogateescape")
         edits = self._redactor.edits(text)
         if not edits and len(self._harmless_lines) < MAX_COMPILED:
             self._harmless_lines.add(line)
         self.n_secrets += len(edits)
-        self._held.append(_Line(line, [], edits_in_bytes(text, edits, "latin-1")))
+        self._held.append(_Line(line, [], edits_in_bytes(text, edits)))
 
     def _add_alone(self, line: bytes, begin: int) -> None:
         text = line[begin:].decode("utf-8", "surrogateescape")
-        edits = edit_json(text, self._clean) or []
+        edits = edit_json(text, self._clean)
+        if edits is None:
+            edits = self._redactor.edits(text)
         self.n_secrets += len(edits)
         shifted = [
             ByteEdit(begin + edit.start, begin + edit.end, edit.data)
@@ -263,71 +272,6 @@ class LineRedactor:
         ):
             done.append(_finished(self._held.popleft()))
         return b"".join(done)
-
-
-def _unquoted(data: bytes) -> str:
-    """Return the text of the inside of a JSON string."""
-    if b"\\" in data:
-        return str(msgspec.json.decode(b'"' + data + b'"', type=str))
-    return data.decode()
-
-
-def _pattern(line: bytes, tokens: list[tuple[int, int]], grown: set[int]) -> bytes:
-    """Return a regular expression for lines that differ in numbers, and in the texts that grow.
-
-    Args:
-        line: The line.
-        tokens: Start and end of each JSON string in it.
-        grown: Which of these are texts that grow.
-    """
-    parts = []
-    at = 0
-    # A number that tells which text a line continues is a part of its form.
-    is_fixed = False
-    for index, (start, end) in enumerate(tokens):
-        parts.append(_between(line[at:start], is_fixed=is_fixed))
-        token = line[start:end]
-        parts.append(_TEXT if index in grown else re.escape(token))
-        is_fixed = token[1:-1] in _NUMBER_NAMES
-        at = end
-    parts.append(_between(line[at:], is_fixed=is_fixed))
-    return b"".join(parts)
-
-
-def _between(data: bytes, *, is_fixed: bool) -> bytes:
-    """Return the pattern of the bytes between two strings."""
-    if is_fixed:
-        return re.escape(data)
-    return b"-?[0-9][0-9.eE+-]*".join(map(re.escape, _NUMBER.split(data)))
-
-
-def _json_begin(line: bytes) -> int:
-    """Return the first byte of the JSON in a line."""
-    if not line.startswith(b"data:"):
-        return 0
-    return 6 if line[5:6] == b" " else 5
-
-
-def _texts(value: Value, key: Path, name: str) -> Iterator[tuple[Path, str | None, str]]:
-    """Yield key, field and text of each string of a value in the order of its bytes.
-
-    The field of a key of an object is None: only values are searched.
-    """
-    if isinstance(value, str):
-        yield (*key, name), name, value
-    elif isinstance(value, dict):
-        for number in _NUMBERS:
-            own = value.get(number)
-            if type(own) in (int, str):
-                key = (*key, number, own)
-        for field, item in value.items():
-            yield (), None, field
-            yield from _texts(item, (*key, name), field)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            # An object with a number of its own may come at any place.
-            is_numbered = isinstance(item, dict) and "index" in item
-            yield from _texts(item, (*key, name) if is_numbered else (*key, name, index), "")
 
 
 def _finished(line: _Line) -> bytes:

@@ -254,6 +254,27 @@ def _is_schema(value: Mapping[Value, Value]) -> bool:
     return bool(kinds) and all(isinstance(k, str) and k in _SCHEMA_TYPES for k in kinds)
 
 
+def may_hide(value: Value, strength_of: StrengthOf) -> bool:
+    """Return whether a name in a value may hide a text in it, if the text is another one."""
+    if isinstance(value, list):
+        # A pair: the first text may be a name.
+        is_pair = len(value) == 2 and all(isinstance(item, str) for item in value)
+        return is_pair or any(may_hide(item, strength_of) for item in value)
+    if not isinstance(value, dict):
+        return False
+    is_key = "kty" in value or ("kind" in value and not _SECRET_DATA.isdisjoint(value))
+    if is_key or ("value" in value and pair_name(value) is not None):
+        return True
+    has_pieces = not _TEXT_TOKEN_WORDS.isdisjoint(value)
+    for key, item in value.items():
+        strength = strength_of(key) if isinstance(item, (str, dict, list)) else ""
+        if strength and not (strength == "weak" and has_pieces):
+            return True
+        if may_hide(item, strength_of):
+            return True
+    return False
+
+
 def _is_file(value: Mapping[Value, Value]) -> bool:
     """Return whether a dict is a file of a watched folder; see `trajrec.tracking.folder`."""
     mode = value.get("mode")
