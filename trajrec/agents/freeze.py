@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import gc
 import hashlib
 import os
@@ -17,7 +18,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -147,32 +148,84 @@ def _replace(others: Mapping[int, Any], modules: Iterable[str]) -> list[tuple[An
     return undo
 
 
+class _Blocks:
+    """The blocks that replace one thing of the process, the latest last.
+
+    Calls of concurrent tasks and threads end in any order. A block that others follow leaves what
+    it found to the next of them; otherwise that one would put back what this one had made.
+
+    Args:
+        take: Returns a function that puts back what is there now.
+    """
+
+    def __init__(self, take: Callable[[], Callable[[], None]]) -> None:
+        self._take = take
+        self._open: list[tuple[object, Callable[[], None]]] = []
+        self._lock = threading.RLock()
+
+    @contextlib.contextmanager
+    def replaced(self, put: Callable[[], object]) -> Iterator[None]:
+        """Replace it for a block by what a function puts there."""
+        block = object()
+        with self._lock:
+            self._open.append((block, self._take()))
+            put()
+        try:
+            yield
+        finally:
+            with self._lock:
+                place = next(i for i, (opened, _) in enumerate(self._open) if opened is block)
+                _, restore = self._open.pop(place)
+                if place < len(self._open):
+                    self._open[place] = (self._open[place][0], restore)
+                else:
+                    restore()
+
+
+def _take_states() -> Callable[[], None]:
+    state = random.getstate()
+    numpy_state = take_numpy_state()
+
+    def restore() -> None:
+        random.setstate(state)
+        numpy_state.restore()
+
+    return restore
+
+
+def _take_entropy() -> Callable[[], None]:
+    return functools.partial(_set_entropy, os.urandom)
+
+
+def _set_entropy(urandom: Callable[[int], bytes]) -> None:
+    # `random` has a name of its own for it, which SystemRandom uses, and so do `secrets` and NumPy
+    # for the generators that get no seed.
+    os.urandom = random._urandom = urandom  # type: ignore[attr-defined]
+
+
+_states = _Blocks(_take_states)
+_entropy = _Blocks(_take_entropy)
+
+
 @contextlib.contextmanager
 def seeded_globals(seed: int = 0) -> Iterator[None]:
     """Seed `random` and `numpy.random` for a block, then restore their states."""
-    state = random.getstate()
-    numpy_state = take_numpy_state()
-    random.seed(seed)
-    # numpy.random takes no seed of more than 32 bits.
-    np.random.seed(seed & 0xFFFFFFFF)
-    try:
+
+    def put() -> None:
+        random.seed(seed)
+        # numpy.random takes no seed of more than 32 bits.
+        np.random.seed(seed & 0xFFFFFFFF)
+
+    with _states.replaced(put):
         yield
-    finally:
-        random.setstate(state)
-        numpy_state.restore()
 
 
 @contextlib.contextmanager
 def fixed_entropy(seed: int = 0) -> Iterator[None]:
     """Replace the operating system's entropy by a seeded stream for a block."""
-    urandom = os.urandom
-    # `random` has a name of its own for it, which SystemRandom uses, and so do `secrets` and NumPy
-    # for the generators that get no seed.
-    os.urandom = random._urandom = random.Random(seed).randbytes  # type: ignore[attr-defined]
-    try:
+    stream = random.Random(seed).randbytes
+    with _entropy.replaced(functools.partial(_set_entropy, stream)):
         yield
-    finally:
-        os.urandom = random._urandom = urandom  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
