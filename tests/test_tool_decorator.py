@@ -151,6 +151,31 @@ def test_a_generator_gets_what_is_sent_to_it(tmp_path: Path) -> None:
     assert attempt.result == ["first", 5, "caught 'k'"]
 
 
+def test_a_generator_called_by_name_reruns_lazily(tmp_path: Path) -> None:
+    def agent(ep: Any) -> list[Any]:
+        ep.tool(lines)
+        ep.tool(lines_later)
+        ep.tool(refund)
+        early = ep.execute("lines", {"text": "a b"}, call_id="call_7")
+        said = [ep.call("refund", order="O1"), next(early), *early, next(ep.call("lines", text="c"))]
+
+        async def read() -> list[str]:
+            return [item async for item in ep.call("lines_later", text="d e")]
+
+        return [*said, *asyncio.run(read())]
+
+    with trajrec.episode(tmp_path) as ep:
+        said = agent(ep)
+    assert [(a.tool, a.start.call_id) for a in attempts(tmp_path)] == [
+        ("refund", ""),
+        ("lines", "call_7"),
+        ("lines", ""),
+        ("lines_later", ""),
+    ]
+    with trajrec.rerun(only(tmp_path)) as rerun:
+        assert agent(rerun) == said == ["O1: 1", "a", "b", "c", "d", "e"]
+
+
 class Hostile:
     """An object that raises whatever it is asked."""
 

@@ -10,7 +10,7 @@ from trajrec.agents.counters import StepCounter
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.exchange_memory import ExchangeMemory
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
-from trajrec.agents.tool_wrappers import ToolDecorator, ToolFunction
+from trajrec.agents.tool_wrappers import NamedGenerators, ToolDecorator, ToolFunction
 from trajrec.corpus.episode import Episode
 from trajrec.protocols import Access, Tool, Verdict
 from trajrec.replay.agents.live_fork import FunctionTool
@@ -33,6 +33,7 @@ class ContinuedEpisode(AsyncBlock, ToolDecorator):
         self.episode = episode
         self.live: AgentEpisode | None = None
         self._functions: list[FunctionTool] = []
+        self._generators = NamedGenerators()
         self._steps = StepCounter()
         self._has_ended = False
 
@@ -66,12 +67,14 @@ class ContinuedEpisode(AsyncBlock, ToolDecorator):
     ) -> None:
         tool = FunctionTool(function=function, name=name, schema=schema, access=access)
         self._functions.append(tool)
+        self._generators.add(name, function)
         if self.live is not None:
             self.live.tool(function, name=name, schema=schema, access=access)
 
     def call(self, tool: str, /, **arguments: Value) -> Value:
         """Return the recorded result of a call, or raise its recorded exception."""
-        return self.execute(tool, arguments)
+        begun = self._generators.begun(self, tool, arguments, "")
+        return self.execute(tool, arguments) if begun is None else begun
 
     def register_tool(self, tool: Tool) -> None:
         """Describe a tool to the live episode; the recording needs no description."""

@@ -178,11 +178,11 @@ class Rerun(ContinuedEpisode):
             if attempt.start.call_id and attempt.end is not None
         }
 
-    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+    def open_stream(self, tool: str, arguments: JsonObject, call_id: str = "") -> ToolStream:
         """Return the recorded items of a call of a generator."""
-        found = self._take_attempt(tool, arguments, "", has_code=True)
+        found = self._take_attempt(tool, arguments, call_id, has_code=True)
         if isinstance(found, AgentEpisode):
-            return found.open_stream(tool, arguments)
+            return found.open_stream(tool, arguments, call_id)
         return AnsweredStream(None if self._runs(found) else call_items(found))
 
     def _runs(self, attempt: Attempt) -> bool:
@@ -201,6 +201,8 @@ class Rerun(ContinuedEpisode):
         Raises:
             AgentDivergedError: The recording has no such call at this step.
         """
+        if run is None and (begun := self._generators.begun(self, tool, arguments, call_id)):
+            return begun
         found = self._take_attempt(tool, arguments, call_id, has_code=run is not None)
         if isinstance(found, AgentEpisode):
             return found.execute(tool, arguments, call_id=call_id, run=run)

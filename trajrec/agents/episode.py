@@ -21,7 +21,7 @@ from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.routing import connect_taps
 from trajrec.agents.stand_ins import stand_in_for
 from trajrec.agents.tool_calls import IsError, OpenToolCall, find_error
-from trajrec.agents.tool_wrappers import ToolDecorator, ToolFunction, ToolStream, wrap_tool
+from trajrec.agents.tool_wrappers import ToolDecorator, ToolFunction, ToolStream
 from trajrec.agents.toolbox import Toolbox
 from trajrec.log.remote import local_folder
 from trajrec.log.schema import episode_id
@@ -223,9 +223,9 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
     ) -> None:
         self._toolbox.add_function(function, name, schema, access)
 
-    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+    def open_stream(self, tool: str, arguments: JsonObject, call_id: str = "") -> ToolStream:
         """Begin the call of a tool that is a generator; its wrapper notes the items."""
-        return self._running().calls.open_stream(tool, arguments)
+        return self._running().calls.open_stream(tool, arguments, call_id)
 
     def open_call(self, tool: str, arguments: JsonObject, invalid: str = "") -> OpenToolCall:
         """Begin a call that runs in another process, whose end is told to the returned object."""
@@ -269,9 +269,9 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
                 f"a tool is called by its name, got {tool!r}; "
                 "a function is called as `ep.tool(function)(...)`"
             )
-        generator = None if run is not None else self._toolbox.generator(tool)
-        if generator is not None:
-            return wrap_tool(self, tool, generator)(**arguments)
+        generators = self._toolbox.generators
+        if run is None and (begun := generators.begun(self, tool, arguments, call_id)):
+            return begun
         run = run or self._toolbox.find(tool, arguments, self.world)
         if run is None:
             run = partial(self._toolbox.refuse, tool)

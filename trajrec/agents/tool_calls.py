@@ -96,9 +96,11 @@ class ToolCallRecorder:
         self._add_result(position, tool, result)
         return result
 
-    def open_stream(self, name: str, arguments: JsonObject) -> RecordedToolStream:
+    def open_stream(
+        self, name: str, arguments: JsonObject, call_id: str = ""
+    ) -> RecordedToolStream:
         """Begin a call whose result is the items of a generator; return what notes them."""
-        position, tool, _, _ = self._begin(name, arguments, "", "")
+        position, tool, _, _ = self._begin(name, arguments, call_id, "")
         self.states.enter_call(position, tool)
         stream = RecordedToolStream(functools.partial(self._add_stream, position, tool))
         self._streams[position] = stream

@@ -133,7 +133,7 @@ class ToolDecorator(ABC):
         """Call a tool."""
 
     @abstractmethod
-    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+    def open_stream(self, tool: str, arguments: JsonObject, call_id: str = "") -> ToolStream:
         """Begin the call of a tool that is a generator."""
 
     @abstractmethod
@@ -166,21 +166,51 @@ def is_hooked(tool: str, call_id: str = "") -> bool:
     )
 
 
-def wrap_tool(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:
+class NamedGenerators:
+    """The generators among the tools of an episode, which are called by name."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, ToolFunction] = {}
+
+    def add(self, name: str, function: ToolFunction) -> None:
+        """Note the function of a tool."""
+        # Here, because each call asks for it.
+        self._functions.pop(name, None)
+        if is_generator(function):
+            self._functions[name] = function
+
+    def begun(
+        self, episode: ToolDecorator, tool: str, arguments: JsonObject, call_id: str
+    ) -> Value:
+        """Return the generator of a call by name, which begins when it is read.
+
+        Returns:
+            None if the tool is no generator.
+        """
+        function = self._functions.get(tool)
+        if function is None:
+            return None
+        return wrap_tool(episode, tool, function, call_id=call_id)(**arguments)
+
+
+def wrap_tool(
+    episode: ToolDecorator, name: str, function: ToolFunction, *, call_id: str = ""
+) -> ToolFunction:
     """Return a function that looks like another one and records its calls as a tool's.
 
     Args:
         episode: The episode.
         name: Name of the tool.
         function: The function.
+        call_id: Id that the model gave the one call of a generator.
     """
     called = _called(function)
     if inspect.iscoroutinefunction(called):
         wrapper = _async_wrapper(episode, name, function)
     elif inspect.isasyncgenfunction(called):
-        wrapper = _async_stream_wrapper(episode, name, function)
+        wrapper = _async_stream_wrapper(episode, name, function, call_id)
     elif inspect.isgeneratorfunction(called):
-        wrapper = _stream_wrapper(episode, name, function)
+        wrapper = _stream_wrapper(episode, name, function, call_id)
     else:
         wrapper = _plain_wrapper(episode, name, function)
     is_class = isinstance(function, type)
@@ -227,11 +257,13 @@ def _async_wrapper(episode: ToolDecorator, name: str, function: ToolFunction) ->
     return recorded
 
 
-def _stream_wrapper(episode: ToolDecorator, name: str, function: ToolFunction) -> ToolFunction:
+def _stream_wrapper(
+    episode: ToolDecorator, name: str, function: ToolFunction, call_id: str
+) -> ToolFunction:
     def recorded(*args: Value, **kwargs: Value) -> Generator[Value, Value, Value]:
         if is_hooked(name):
             return (yield from function(*args, **kwargs))
-        stream = episode.open_stream(name, arguments_of(function, args, kwargs))
+        stream = episode.open_stream(name, arguments_of(function, args, kwargs), call_id)
         if stream.recorded is not None:
             return (yield from stream.recorded)
         return (yield from _noted(lambda: function(*args, **kwargs), stream))
@@ -264,12 +296,12 @@ def _noted(run: Callable[[], Any], stream: ToolStream) -> Generator[Value, Value
 
 
 def _async_stream_wrapper(
-    episode: ToolDecorator, name: str, function: ToolFunction
+    episode: ToolDecorator, name: str, function: ToolFunction, call_id: str
 ) -> ToolFunction:
     async def recorded(*args: Value, **kwargs: Value) -> AsyncGenerator[Value, Value]:
         stream: ToolStream = AnsweredStream(None)
         if not is_hooked(name):
-            stream = episode.open_stream(name, arguments_of(function, args, kwargs))
+            stream = episode.open_stream(name, arguments_of(function, args, kwargs), call_id)
         if stream.recorded is not None:
             async for item in stream.recorded:
                 yield item

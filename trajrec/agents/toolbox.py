@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 
-from trajrec.agents.tool_wrappers import is_generator
+from trajrec.agents.tool_wrappers import NamedGenerators
 from trajrec.errors import UnknownToolError
 from trajrec.protocols import Access, Tool, World
 from trajrec.types import JsonObject, Value
@@ -16,12 +16,13 @@ class Toolbox:
 
     Attributes:
         tools: Name -> description.
+        generators: The functions that are generators.
     """
 
     def __init__(self, tools: Sequence[Tool]) -> None:
         self.tools = {tool.name: tool for tool in tools}
         self._functions: dict[str, Callable[..., Value]] = {}
-        self._generators: dict[str, Callable[..., Value]] = {}
+        self.generators = NamedGenerators()
 
     def add_function(
         self,
@@ -32,15 +33,8 @@ class Toolbox:
     ) -> None:
         """Make a function a tool."""
         self._functions[name] = function
-        # Here, because each call asks for it.
-        self._generators.pop(name, None)
-        if is_generator(function):
-            self._generators[name] = function
+        self.generators.add(name, function)
         self.tools[name] = Tool(name, schema, access, inspect.getdoc(function) or "")
-
-    def generator(self, tool: str) -> Callable[..., Value] | None:
-        """Return the function of a tool that is a generator; None if it is none."""
-        return self._generators.get(tool)
 
     def find(
         self, tool: str, arguments: JsonObject, world: World | None

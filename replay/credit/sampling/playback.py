@@ -13,7 +13,13 @@ from trajrec.agents.arguments import request_of
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.streams import Stream, is_stream
-from trajrec.agents.tool_wrappers import AnsweredStream, ToolDecorator, ToolFunction, ToolStream
+from trajrec.agents.tool_wrappers import (
+    AnsweredStream,
+    NamedGenerators,
+    ToolDecorator,
+    ToolFunction,
+    ToolStream,
+)
 from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Access, Tool, Verdict
 from trajrec.redaction.comparison import differences
@@ -90,6 +96,7 @@ class PlaybackEpisode(ToolDecorator):
         self.is_stopped = False
         self.divergence: AgentDivergedError | None = None
         self.outside: set[str] = set()
+        self._generators = NamedGenerators()
         self._calls = context.calls
         self._n_called = 0
         self._n_asked = dict.fromkeys(answers, 0)
@@ -119,7 +126,8 @@ class PlaybackEpisode(ToolDecorator):
 
     def call(self, tool: str, /, **arguments: Value) -> Value:
         """Return the recorded result of a tool call; see `AgentEpisode.call`."""
-        return self.execute(tool, arguments)
+        begun = self._generators.begun(self, tool, arguments, "")
+        return self.execute(tool, arguments) if begun is None else begun
 
     def execute(
         self,
@@ -154,8 +162,9 @@ class PlaybackEpisode(ToolDecorator):
         self, function: ToolFunction, *, name: str, schema: JsonObject | None, access: Access
     ) -> None:
         self.outside.add(name)
+        self._generators.add(name, function)
 
-    def open_stream(self, tool: str, arguments: JsonObject) -> ToolStream:
+    def open_stream(self, tool: str, arguments: JsonObject, call_id: str = "") -> ToolStream:
         """Return the recorded items of a generator that is a tool; stop the agent at a new call."""
         items = self.execute(tool, arguments)
         return AnsweredStream(RecordedStream(items, None))
