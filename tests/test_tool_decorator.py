@@ -151,6 +151,20 @@ def test_a_generator_gets_what_is_sent_to_it(tmp_path: Path) -> None:
     assert attempt.result == ["first", 5, "caught 'k'"]
 
 
+def test_an_item_that_changes_later_is_kept(tmp_path: Path) -> None:
+    def totals() -> Iterator[dict[str, int]]:
+        total: dict[str, int] = {}
+        for name in "abc":
+            total[name] = len(total)
+            yield total
+
+    with trajrec.episode(tmp_path) as ep:
+        for total in ep.tool(totals)():
+            total.pop("a", None)
+    (attempt,) = attempts(tmp_path)
+    assert attempt.result == [{"a": 0}, {"b": 0}, {"b": 0, "c": 1}]
+
+
 def test_a_generator_called_by_name_reruns_lazily(tmp_path: Path) -> None:
     def agent(ep: Any) -> list[Any]:
         ep.tool(lines)

@@ -15,6 +15,7 @@ from trajrec.recording.event_log import REFERRED_BYTES, EventLog
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
 from trajrec.values import codec
+from trajrec.values.plain import PLAIN_TYPES
 
 # Estimate of the size of an event without large values. The log flushes by the sum of such sizes.
 EVENT_BYTES = 200
@@ -62,6 +63,17 @@ class Journal:
         except Exception:
             return True
         return False
+
+    def snapshot(self, value: Value) -> Value:
+        """Return a value as it is now, to be encoded later: the agent may change it meanwhile."""
+        if type(value) in PLAIN_TYPES:
+            return value
+        try:
+            return codec.decode(codec.encode(value, opaque=True))
+        except Exception as exc:
+            if not self._raises(value):
+                raise
+            return codec.left_out(value, exc)
 
     def data(self, value: Value) -> bytes:
         """Return an encoded value, or a reference to a large one."""

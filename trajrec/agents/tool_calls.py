@@ -17,6 +17,7 @@ from trajrec.agents.counters import CallPosition, StepCounter
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.agents.journal import Journal
 from trajrec.agents.state_recorder import StateRecorder
+from trajrec.agents.tool_streams import RecordedToolStream
 from trajrec.log.assumptions import assumed_data
 from trajrec.log.events import CallEnd, CallStart
 from trajrec.log.open_ends import open_data
@@ -24,7 +25,6 @@ from trajrec.protocols import Tool
 from trajrec.recording.faults import is_infra
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
-from trajrec.values.recorded import RecordedStream
 from trajrec.wire.mcp_results import told_error
 
 IsError: TypeAlias = Callable[[Value], str | None]
@@ -102,14 +102,15 @@ class ToolCallRecorder:
         """Begin a call whose result is the items of a generator; return what notes them."""
         position, tool, _, _ = self._begin(name, arguments, call_id, "")
         self.states.enter_call(position, tool)
-        stream = RecordedToolStream(functools.partial(self._add_stream, position, tool))
+        on_end = functools.partial(self._add_stream, position, tool)
+        stream = RecordedToolStream(self._journal, on_end)
         self._streams[position] = stream
         return stream
 
     def leave_open(self) -> None:
         """Record of each generator that has no end its items, at the end of the episode."""
         for position, stream in list(self._streams.items()):
-            data, is_redacted = self._journal.encode(stream.items)
+            data, is_redacted = self._journal.encode(stream.kept)
             end = CallEnd(
                 episode=self._journal.number,
                 step=position.step,
@@ -205,11 +206,7 @@ class ToolCallRecorder:
         return value
 
     def _add_stream(
-        self,
-        position: CallPosition,
-        tool: Tool | None,
-        items: list[Value],
-        error: BaseException | None,
+        self, position: CallPosition, tool: Tool | None, error: BaseException | None
     ) -> None:
         """Add the end of a generator. Its items are the result, also before an exception."""
         stream = self._streams.pop(position)
@@ -218,16 +215,22 @@ class ToolCallRecorder:
             return
         # A generator that is closed early gave what the agent wanted of it.
         if error is None or isinstance(error, GeneratorExit):
-            self._add_result(position, tool, items)
+            self._add_result(position, tool, stream.items, kept=stream.kept)
         else:
-            self._add_exception(position, tool, error, origin="tool", result=items)
+            self._add_exception(position, tool, error, origin="tool", result=stream.kept)
 
     def _add_result(
-        self, position: CallPosition, tool: Tool | None, result: Value, *, is_async: bool = False
+        self,
+        position: CallPosition,
+        tool: Tool | None,
+        result: Value,
+        *,
+        kept: Value = None,
+        is_async: bool = False,
     ) -> None:
         time_ns = time.time_ns()
         error = self._is_error(result)
-        data, is_redacted = self._journal.encode(result)
+        data, is_redacted = self._journal.encode(result if kept is None else kept)
         end = CallEnd(
             episode=self._journal.number,
             step=position.step,
@@ -328,33 +331,6 @@ class OpenToolCall:
     def failed(self, error: BaseException, result: Value = None) -> None:
         """Record its exception, with the error as the other process told it."""
         self._recorder.end_call(self._position, self._tool, result, error)
-
-
-class RecordedToolStream:
-    """One call of a generator that is being recorded.
-
-    Args:
-        on_end: Called once at the end, with the items and the exception.
-
-    Attributes:
-        items: The items so far.
-        was_left: Whether the episode ended before the generator did.
-    """
-
-    recorded: RecordedStream | None = None
-    was_left = False
-
-    def __init__(self, on_end: Callable[[list[Value], BaseException | None], None]) -> None:
-        self._on_end = on_end
-        self.items: list[Value] = []
-
-    def received(self, item: Value) -> None:
-        """Note an item."""
-        self.items.append(item)
-
-    def ended(self, error: BaseException | None) -> None:
-        """Record the end."""
-        self._on_end(self.items, error)
 
 
 def find_error(result: Value) -> str | None:
