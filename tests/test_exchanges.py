@@ -376,6 +376,30 @@ def test_an_incremental_search_finds_what_a_whole_one_finds() -> None:
             assert json.loads(found) == json.loads(whole)
 
 
+@pytest.mark.parametrize(
+    "element",
+    [
+        '{"content": "a tab\t%s"}',
+        '{"content": "%s", "content": "twice"}',
+        '{"content": ' + "[" * 600 + '"%s"' + "]" * 600 + "}",
+    ],
+)
+def test_a_new_message_that_is_odd_json_is_searched(element: str) -> None:
+    secret = "ghp_a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
+    redactor = BodyRedactor(Redactor({}))
+    redactor.redact(b'{"messages": [{"content": "hi"}], "n": 1}')
+    body = f'{{"messages": [{{"content": "hi"}}, {element % secret}], "n": 1}}'
+    cleaned, _ = redactor.redact(body.encode())
+    assert secret.encode() not in cleaned
+    assert json.loads(cleaned, strict=False)["messages"][0] == {"content": "hi"}
+
+
+def test_a_document_of_megabytes_is_searched_by_its_names() -> None:
+    body = json.dumps({"image": "A" * (3 << 20), "password": "any words"}).encode()
+    cleaned = json.loads(BodyRedactor(Redactor({})).redact(body)[0])
+    assert cleaned["password"].startswith("[redacted password ")
+
+
 def test_attempts_of_one_model_call_share_its_step(tmp_path: Path) -> None:
     first_body = b'{"messages": [], "n": 1}'
     first = [*JSON, ("x-stainless-retry-count", "0")]

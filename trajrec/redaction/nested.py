@@ -11,7 +11,7 @@ from trajrec.types import Value
 
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
-MAX_JSON_CHARS = 1 << 20
+MAX_JSON_CHARS = 1 << 24
 """Longer texts are searched as plain text."""
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from trajrec.errors import EncodeError
 from trajrec.redaction.nested import Edit, edit_json
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import Value
@@ -22,7 +23,18 @@ REMEMBERED = 4
 _GROWING = re.compile(rb'"(?:messages|input|contents)"\s*:\s*\[')
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_decode_at = json.JSONDecoder(strict=False).raw_decode
+
+
+def _unique(pairs: list[tuple[str, Value]]) -> dict[str, Value]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        # Only one of its values would be searched.
+        raise ValueError("a key stands twice")
+    return value
+
+
+# As strict as the search of a whole body: an element that it refuses must be searched as a text.
+_decode_at = json.JSONDecoder(object_pairs_hook=_unique).raw_decode
 
 
 class ByteEdit(NamedTuple):
@@ -101,6 +113,8 @@ class BodyRedactor:
             position += len(tail[at:start].encode())
             element = tail[start:end]
             found = self._edits_of(element, value)
+            if found is None:
+                return None
             edits += [ByteEdit(position + a, position + b, data) for a, b, data in found]
             position += len(element.encode())
             ends.append(position)
@@ -117,12 +131,17 @@ class BodyRedactor:
         ]
         return _Seen(body, edits, ends, position)
 
-    def _edits_of(self, element: str, value: Value) -> list[ByteEdit]:
-        cleaned, n = self._redactor.redacted(value)
+    def _edits_of(self, element: str, value: Value) -> list[ByteEdit] | None:
+        """Return the changes of an element; None if it must be searched as a text."""
+        try:
+            cleaned, n = self._redactor.redacted(value)
+        except EncodeError:
+            # Nested deeper than a value of a log may be.
+            return None
         if not n:
             return []
         edits = edit_json(element, lambda _: cleaned)
-        return edits_in_bytes(element, edits or [])
+        return None if edits is None else edits_in_bytes(element, edits)
 
 
 def _tried(n_ends: int) -> Iterator[int]:
@@ -191,14 +210,14 @@ def _after_space(text: str, at: int) -> int:
     return at if match is None else match.end()
 
 
-def edits_in_bytes(text: str, edits: list[Edit], encoding: str = "utf-8") -> list[ByteEdit]:
+def edits_in_bytes(text: str, edits: list[Edit]) -> list[ByteEdit]:
     """Return edits of a decoded text as those of its bytes."""
     converted = []
     at = 0
     position = 0
     for edit in edits:
-        start = position + len(text[at : edit.start].encode(encoding, "surrogateescape"))
-        position = start + len(text[edit.start : edit.end].encode(encoding, "surrogateescape"))
+        start = position + len(text[at : edit.start].encode("utf-8", "surrogateescape"))
+        position = start + len(text[edit.start : edit.end].encode("utf-8", "surrogateescape"))
         at = edit.end
         # Half of a surrogate pair is an escape in JSON, and no character of UTF-8.
         data = edit.text.encode("utf-8", "backslashreplace")
