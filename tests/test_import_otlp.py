@@ -258,6 +258,62 @@ def test_parts_of_messages_of_another_form_are_kept(tmp_path: Path) -> None:
     assert lost_marks(path, tmp_path / "out") == []
 
 
+MESSAGE = "llm.input_messages.0.message"
+ANSWER = "llm.output_messages.0.message"
+ODD_LISTS: tuple[dict[str, str], ...] = (
+    {"llm.tools.0.tool.name": "mark name", "llm.tools.0.tool.description": "mark description"},
+    {"llm.tools.0.name": "mark name"},
+    {"llm.tools.0": "mark tool"},
+    {"llm.tools.0.tool.json_schema": "{}", "llm.tools.0.tool.odd": "mark odd"},
+    {ANSWER: "mark message"},
+    {"llm.input_messages.0.role": "mark role", f"{MESSAGE}.role": "user"},
+    {"llm.input_messages.0.content": "mark content", f"{MESSAGE}.content": "mark inner"},
+    {f"{ANSWER}.tool_calls": "mark no list"},
+    {f"{ANSWER}.tool_calls.0": "mark no call"},
+    {f"{ANSWER}.tool_calls.0.function.name": "mark name"},
+    {f"{CALL}.function": "mark no function"},
+    {f"{CALL}.id": "known", f"{ANSWER}.tool_calls.0.odd": "mark beside the call"},
+    {f"{MESSAGE}.contents": "mark no list"},
+    {f"{MESSAGE}.contents.0": "mark no block"},
+    {
+        f"{MESSAGE}.contents.0.message_content.text": "mark text",
+        f"{MESSAGE}.contents.0.odd": "mark beside the block",
+    },
+    {f"{MESSAGE}.content.deep": "mark deep", f"{MESSAGE}.content": "mark flat"},
+    {f"{MESSAGE}.content": "mark flat", f"{MESSAGE}.content.deep": "mark deep"},
+    {
+        "llm.input_messages.200000.message.content": "mark far",
+        "llm.input_messages.300000.message.content": "mark farther",
+    },
+    {f"{MESSAGE}.content": "mark one", "llm.input_messages.00.message.content": "mark two"},
+    {"llm.invocation_parameters": '{"messages": [{"role": "user", "content": "mark said"}]}'},
+)
+"""Attributes of OpenInference that have no place in its lists of messages and tools."""
+
+
+@pytest.mark.parametrize("attributes", ODD_LISTS)
+def test_odd_items_of_openinferences_lists_are_kept(
+    attributes: dict[str, str], tmp_path: Path
+) -> None:
+    path = write_json(tmp_path / "t.json", export(span("b1", **OPEN_MODEL, **attributes)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM model_calls") == 1
+    assert lost_marks(path, tmp_path / "out") == []
+
+
+def test_blocks_of_several_answers_stay_blocks(tmp_path: Path) -> None:
+    outputs = "llm.output_messages"
+    block = "message.contents.0.message_content"
+    attributes = {
+        f"{outputs}.0.{block}.type": "text",
+        f"{outputs}.0.{block}.text": "One.",
+        f"{outputs}.1.message.content": "Two.",
+    }
+    path = write_json(tmp_path / "t.json", export(span("b1", **OPEN_MODEL, **attributes)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT role, text FROM messages") == ("assistant", "One.Two.")
+
+
 def test_a_number_as_the_arguments_of_a_call_stays_a_number(tmp_path: Path) -> None:
     made = span("00f067aa0ba902b7", **OPEN_MODEL)
     value = {"doubleValue": 0.625}

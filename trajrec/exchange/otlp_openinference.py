@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from trajrec.exchange.chat import assistant, tool_call, usage_of_counts
 from trajrec.exchange.otlp_genai import as_text, json_value, odd_names
 from trajrec.exchange.otlp_spans import Span
@@ -13,27 +15,23 @@ KIND = "openinference.span.kind"
 KINDS = {"LLM": "model", "TOOL": "tool", "AGENT": "agent"}
 """Kind -> what it is of an agent."""
 
-MAX_ITEMS = 100_000
-"""The largest number of an item: a hostile attribute could name any."""
-
-_PREFIXES = ("llm.input_messages.", "llm.output_messages.", "llm.tools.")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
+_PARAMETERS = "llm.invocation_parameters"
 _COUNTS = "llm.token_count."
 
 
 def turn_of(span: Span, place: Place) -> Turn:
     """Return the turn of a call of a model."""
     attributes = span.attributes
-    lists = {prefix: _items(attributes, prefix) for prefix in _PREFIXES}
     span.take_text(KIND)
-    span.taken |= {name for name in attributes if name.startswith(_PREFIXES)}
-    request = [_message(item, "llm.input_messages.") for item in lists["llm.input_messages."]]
-    outputs = [_message(item, "llm.output_messages.") for item in lists["llm.output_messages."]]
-    tools = [
-        json_value(texts_by_key(item.get("tool")).get("json_schema"), place)
-        for item in lists["llm.tools."]
-    ]
-    parameters = json_value(span.take("llm.invocation_parameters"), place)
+    request = [_message(item, "user") for item in _items(span, "llm.input_messages.")]
+    outputs = [_message(item, "assistant") for item in _items(span, "llm.output_messages.")]
+    tools = [_tool(item, place) for item in _items(span, "llm.tools.")]
+    parameters = json_value(attributes.get(_PARAMETERS), place)
     given: JsonObject = parameters if type(parameters) is dict else {}
+    if "messages" not in given:
+        # Messages among the parameters need not be those of the request: they stay as they stand.
+        span.take(_PARAMETERS)
     if type(parameters) is not dict and parameters is not None:
         given = {"invocation_parameters": parameters}
     if tools:
@@ -53,7 +51,8 @@ def turn_of(span: Span, place: Place) -> Turn:
     return Turn(
         message=None,
         model=span.take_text("llm.model_name"),
-        request=list(request),
+        # Content is opt-in: without it the request is unknown, and not empty.
+        request=list(request) or None,
         answer=answer if outputs or usage else None,
         parameters={key: value for key, value in given.items() if key != "messages"} or None,
         start_ns=span.start_ns,
@@ -90,60 +89,71 @@ def call_of(span: Span, place: Place) -> Call:
     )
 
 
-def _items(attributes: JsonObject, prefix: str) -> list[JsonObject]:
-    """Return numbered attributes as a list of nested objects."""
+def _items(span: Span, prefix: str) -> list[JsonObject]:
+    """Return numbered attributes as a list of nested objects.
+
+    An attribute whose place another one has, or whose number is none, is a leftover.
+    """
     items: dict[int, JsonObject] = {}
-    for name, value in attributes.items():
+    for name, value in span.attributes.items():
         if not name.startswith(prefix):
             continue
         first, *path = name.removeprefix(prefix).split(".")
-        number = int(first) if first.isascii() and first.isdigit() and len(first) < 6 else -1
-        at: JsonObject = items.setdefault(number, {})
+        # A hostile attribute could name any number, and write it in several ways.
+        if not _NUMBER.fullmatch(first):
+            continue
+        at: Value = items.setdefault(int(first), {})
         for key in path[:-1]:
-            inner = at.get(key)
-            if type(inner) is not dict:
-                inner = at[key] = {} if inner is None else {"": inner}
-            at = inner
-        at[path[-1] if path else ""] = value
+            at = at.setdefault(key, {}) if type(at) is dict else None
+        last = path[-1] if path else ""
+        if type(at) is dict and last not in at:
+            at[last] = value
+            span.take(name)
     return [items[number] for number in sorted(items)]
 
 
-def _numbered(value: Value) -> list[Value]:
-    """Return the items of an object whose keys are numbers."""
+def _tool(item: JsonObject, place: Place) -> Value:
+    """Return the schema of a tool; an item that has other fields as it stands."""
+    tool = item.get("tool")
+    if item.keys() == {"tool"} and type(tool) is dict and tool.keys() == {"json_schema"}:
+        return json_value(tool["json_schema"], place)
+    return item
+
+
+def _entries(value: Value, name: str) -> tuple[list[JsonObject], bool]:
+    """Return the objects of a numbered list, and whether it holds nothing else.
+
+    Args:
+        value: An object whose keys are numbers: of each item, the field `name` is the object.
+        name: The name.
+    """
     fields = texts_by_key(value)
     keys = sorted(fields, key=lambda key: (len(key), key))
-    return [fields[key] for key in keys]
+    items = [texts_by_key(fields[key]) for key in keys]
+    entries = [texts_by_key(item.get(name)) for item in items]
+    is_whole = all(item.keys() == {name} and type(item[name]) is dict for item in items)
+    return entries, is_whole and type(value) in (dict, type(None))
 
 
-def _message(item: JsonObject, prefix: str) -> JsonObject:
+def _message(item: JsonObject, default_role: str) -> JsonObject:
+    """Return a message in the form of chats; parts of another form stay as they stand."""
     fields = texts_by_key(item.get("message"))
-    calls = []
-    for entry in _numbered(fields.get("tool_calls")):
-        call = texts_by_key(texts_by_key(entry).get("tool_call"))
-        function = texts_by_key(call.get("function"))
-        value = tool_call(
-            as_text(call.get("id")),
-            as_text(function.get("name")),
-            function.get("arguments", ""),
-        )
-        others = {key: field for key, field in call.items() if key not in ("id", "function")}
-        inner = {key: f for key, f in function.items() if key not in ("name", "arguments")}
-        value["function"] |= inner | odd_names(function)
-        calls.append(value | others | odd_names(call))
+    asked, has_only_calls = _entries(fields.get("tool_calls"), "tool_call")
+    calls = list(map(_call, asked))
     content = fields.get("content")
-    blocks = [
-        {
-            key: texts_by_key(texts_by_key(entry).get("message_content"))[key]
-            for key in texts_by_key(texts_by_key(entry).get("message_content"))
-        }
-        for entry in _numbered(fields.get("contents"))
-    ]
+    blocks, has_only_blocks = _entries(fields.get("contents"), "message_content")
     known = ("role", "content", "contents", "tool_calls", "tool_call_id", "name")
     rest = {key: value for key, value in fields.items() if key not in known}
-    rest |= {key: value for key, value in item.items() if key != "message"}
-    message = assistant(content if content is not None else blocks or None, calls, **rest)
+    beside = {key: value for key, value in item.items() if value is not fields}
+    if beside:
+        rest["original_item"] = beside
+    if not has_only_calls:
+        rest["original_tool_calls"] = fields["tool_calls"]
+    if not has_only_blocks:
+        rest["original_contents"] = fields["contents"]
+    message = assistant(content if content is not None else blocks or None, calls) | rest
     role = fields.get("role")
-    message["role"] = role if type(role) is str else "user"
+    message["role"] = role if type(role) is str else default_role
     if role is not None and type(role) is not str:
         message["original_role"] = role
     for key in ("tool_call_id", "name"):
@@ -154,11 +164,35 @@ def _message(item: JsonObject, prefix: str) -> JsonObject:
     return message
 
 
+def _call(call: JsonObject) -> JsonObject:
+    """Return a call in the form of chats."""
+    function = texts_by_key(call.get("function"))
+    value = tool_call(
+        as_text(call.get("id")),
+        as_text(function.get("name")),
+        function.get("arguments", ""),
+    )
+    others = {key: field for key, field in call.items() if key not in ("id", "function")}
+    inner = {key: f for key, f in function.items() if key not in ("name", "arguments")}
+    value["function"] |= inner | odd_names(function)
+    if call.get("function") is not None and function is not call["function"]:
+        others["original_function"] = call["function"]
+    return value | others | odd_names(call)
+
+
 def _merged(messages: list[JsonObject]) -> JsonObject:
     """Return several messages of one answer as one."""
     if len(messages) == 1:
         return messages[0]
     contents = [message["content"] for message in messages if message.get("content") is not None]
     calls = [call for message in messages for call in message.get("tool_calls", ())]
-    only = contents[0] if len(contents) == 1 else None
-    return assistant(only if len(contents) < 2 else "\n".join(map(str, contents)), calls)
+    if len(contents) < 2:
+        return assistant(contents[0] if contents else None, calls)
+    if all(type(content) is str for content in contents):
+        return assistant("\n".join(contents), calls)
+    blocks: list[Value] = []
+    for content in contents:
+        is_text = type(content) is str
+        part = [{"type": "text", "text": content}] if is_text else content
+        blocks += part if type(part) is list else [part]
+    return assistant(blocks, calls)
