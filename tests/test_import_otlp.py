@@ -175,6 +175,18 @@ def test_an_attribute_that_is_there_twice_is_kept() -> None:
     assert attributes == {"note": "second", "note (before)": "first"}
 
 
+def test_every_repetition_of_an_attribute_is_kept() -> None:
+    pairs = [{"key": "note", "value": value(text)} for text in ("first", "second", "third")]
+    attributes = attributes_of(pairs, Place(Path("t.json")))
+    assert sorted(attributes.values()) == ["first", "second", "third"]
+    assert attributes["note"] == "third"
+
+
+@pytest.mark.parametrize("bare", [0, False, "", 7])
+def test_a_bare_value_of_an_attribute_is_kept(bare: Any) -> None:
+    assert attributes_of([{"key": "note", "value": bare}], Place(Path("t.json"))) == {"note": bare}
+
+
 GEN_AI_MODEL = {"gen_ai.operation.name": "chat"}
 GEN_AI_TOOL = {"gen_ai.operation.name": "execute_tool"}
 OPEN_MODEL = {"openinference.span.kind": "LLM"}
@@ -312,6 +324,43 @@ def test_blocks_of_several_answers_stay_blocks(tmp_path: Path) -> None:
     path = write_json(tmp_path / "t.json", export(span("b1", **OPEN_MODEL, **attributes)))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT role, text FROM messages") == ("assistant", "One.Two.")
+
+
+@pytest.mark.parametrize("kind", [GEN_AI_MODEL, OPEN_MODEL])
+def test_a_request_whose_content_was_not_recorded_is_unknown(
+    kind: dict[str, str], tmp_path: Path
+) -> None:
+    path = write_json(tmp_path / "t.json", export(span("b1", **kind)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT is_reconstructed FROM model_calls") is True
+
+
+def test_an_empty_request_that_a_span_states_is_known(tmp_path: Path) -> None:
+    made = span("b1", **GEN_AI_MODEL, **{"gen_ai.input.messages": "[]"})
+    path = write_json(tmp_path / "t.json", export(made))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT is_reconstructed FROM model_calls") is False
+
+
+def test_an_evaluation_has_the_time_of_its_event(tmp_path: Path) -> None:
+    made = span("a1", gen_ai__operation__name="invoke_agent")
+    made["events"] = [
+        {
+            "name": "gen_ai.evaluation.result",
+            "timeUnixNano": "1795641547500000000",
+            "attributes": [{"key": "gen_ai.evaluation.name", "value": value("polite")}],
+        }
+    ]
+    path = write_json(tmp_path / "t.json", export(made))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT epoch_ns(checked_at) FROM checks") == 1795641547500000000
+
+
+def test_a_parent_of_zeros_is_none(tmp_path: Path) -> None:
+    made = span("a1", "0" * 16, gen_ai__operation__name="invoke_agent")
+    path = write_json(tmp_path / "t.json", export(made))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT ending FROM episodes") == "terminated"
 
 
 def test_a_number_as_the_arguments_of_a_call_stays_a_number(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from trajrec.exchange import otlp_genai, otlp_openinference
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.otlp_protobuf import is_protobuf, read_protobuf
-from trajrec.exchange.otlp_spans import Span, spans_of
+from trajrec.exchange.otlp_spans import Span, spans_of, time_or_none
 from trajrec.exchange.reading import Place, number_or_none
 from trajrec.exchange.records import Ending, ImportedEpisode, Note, Verdict
 
@@ -240,6 +240,7 @@ def _verdict(event: dict[str, object], episode: ImportedEpisode) -> Verdict:
         verdict=_PASSED.get(label.lower()) if type(label) is str else None,
         score=number_or_none(attributes.get("gen_ai.evaluation.score.value")),
         evidence=attributes,
+        time_ns=time_or_none(event.get("timeUnixNano")) or 0,
         is_primary=is_primary if type(is_primary) is bool else is_first,
         status=_STATUSES.get(status, "ok") if type(status) is str else "ok",
     )

@@ -23,6 +23,7 @@ KINDS = {
 
 _DICTS = frozenset((dict,))
 _REQUEST = "gen_ai.request."
+_INPUT = "gen_ai.input.messages"
 ATTEMPT = "trajrec.attempt"
 """The number of a retry in our own exports: the conventions know none."""
 _OUTCOMES: dict[Value, Outcome] = {
@@ -43,8 +44,8 @@ def turn_of(span: Span, place: Place) -> Turn:
     request: list[Value] = []
     if system is not None:
         request.append({"role": "system", "content": _content(system)})
-    request += _messages(span, "gen_ai.input.messages", place)
-    answers = _messages(span, "gen_ai.output.messages", place)
+    request += _messages(span, _INPUT, place)
+    answers = _messages(span, "gen_ai.output.messages", place, "assistant")
     reasons = span.take("gen_ai.response.finish_reasons", list) or []
     choices = []
     for number, message in enumerate(answers):
@@ -79,7 +80,7 @@ def turn_of(span: Span, place: Place) -> Turn:
         message=None,
         model=model,
         # Content is opt-in: without it the request is unknown, and not empty.
-        request=request,
+        request=request if request or _INPUT in span.taken else None,
         answer=answer if len(answer) > 1 or choices else None,
         parameters=requested or None,
         start_ns=span.start_ns,
@@ -133,16 +134,16 @@ def _outcome(span: Span, *, has_failed: bool) -> Outcome:
     return stated
 
 
-def _messages(span: Span, name: str, place: Place) -> list[JsonObject]:
+def _messages(span: Span, name: str, place: Place, default_role: str = "user") -> list[JsonObject]:
     """Return the messages of an attribute; one that is no list is a leftover."""
     messages = json_value(span.attributes.get(name), place)
     if type(messages) is not list:
         return []
     span.take(name)
-    return [converted for message in messages for converted in messages_of(message)]
+    return [converted for message in messages for converted in messages_of(message, default_role)]
 
 
-def messages_of(message: Value) -> list[JsonObject]:
+def messages_of(message: Value, default_role: str = "user") -> list[JsonObject]:
     """Return a message with parts as messages of the API of chats: a result becomes its own.
 
     >>> messages_of({"role": "user", "parts": [{"type": "text", "content": "Hi"}]})
@@ -152,7 +153,7 @@ def messages_of(message: Value) -> list[JsonObject]:
     parts = [] if fields.get("parts") is None else fields["parts"]
     if fields is not message or type(parts) is not list or not _DICTS.issuperset(map(type, parts)):
         # Of another form: as it stands.
-        return [{"role": "user", "content": message}]
+        return [{"role": default_role, "content": message}]
     others = {name: value for name, value in fields.items() if name not in ("role", "parts")}
     calls = [_call(part) for part in parts if part.get("type") == "tool_call"]
     results = [_result(part) for part in parts if part.get("type") == "tool_call_response"]
@@ -161,7 +162,7 @@ def messages_of(message: Value) -> list[JsonObject]:
     if rest or calls or not results or others:
         role = fields.get("role")
         value = assistant(_content(rest), calls, **others)
-        value["role"] = role if type(role) is str else "user"
+        value["role"] = role if type(role) is str else default_role
         if role is not None and type(role) is not str:
             value["original_role"] = role
         converted.append(value)

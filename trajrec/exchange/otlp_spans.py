@@ -134,6 +134,8 @@ def _span(record: JsonObject, place: Place, where: JsonObject, account: Account)
         error = message if type(message) is str else ""
     if status and (error is None or status.keys() - {"code", "message"} or error != message):
         rest["status"] = status
+    # Some writers give a root the id of zeros, which no span has.
+    parent_id = place.optional(str, record.get("parentSpanId"), "parentSpanId", "")
     events = []
     for event in dicts_of(place, record.get("events"), "events"):
         facts = {key: value for key, value in event.items() if key != "attributes"}
@@ -142,7 +144,7 @@ def _span(record: JsonObject, place: Place, where: JsonObject, account: Account)
     return Span(
         trace_id=place.optional(str, record.get("traceId"), "traceId", ""),
         span_id=place.expect(str, record.get("spanId"), "spanId"),
-        parent_id=place.optional(str, record.get("parentSpanId"), "parentSpanId", ""),
+        parent_id=parent_id if parent_id.strip("0") else "",
         name=place.optional(str, record.get("name"), "name", ""),
         start_ns=nanoseconds(record.get("startTimeUnixNano"), account),
         end_ns=nanoseconds(record.get("endTimeUnixNano"), account),
@@ -156,12 +158,17 @@ def _span(record: JsonObject, place: Place, where: JsonObject, account: Account)
 
 def nanoseconds(value: Value, account: Account) -> int:
     """Return a time, which OTLP writes as a text of digits; 0 if it is unknown."""
-    text = value if type(value) is str else str(value) if type(value) is int else ""
-    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 1 << 63:
-        return int(text)
-    if value is not None:
+    time_ns = time_or_none(value)
+    if time_ns is None and value is not None:
         account.drop(f"a time that is none: {value!r:.40}")
-    return 0
+    return time_ns or 0
+
+
+def time_or_none(value: Value) -> int | None:
+    """Return a time of OTLP, None if it is none."""
+    text = value if type(value) is str else str(value) if type(value) is int else ""
+    is_time = text.isascii() and text.isdigit() and len(text) < 20 and int(text) < 1 << 63
+    return int(text) if is_time else None
 
 
 def attributes_of(value: Value, place: Place) -> JsonObject:
@@ -169,8 +176,11 @@ def attributes_of(value: Value, place: Place) -> JsonObject:
     attributes: JsonObject = {}
     for item in dicts_of(place, value, "attributes"):
         name = place.expect(str, item.get("key"), "the key of an attribute")
-        if name in attributes:
-            attributes[f"{name} (before)"] = attributes[name]
+        before = name
+        while before in attributes:
+            before = f"{before} (before)"
+        if before != name:
+            attributes[before] = attributes[name]
         attributes[name] = plain_value(item.get("value"), place, 0)
         if item.keys() - {"key", "value"}:
             attributes[f"{name} (as it stands)"] = item
@@ -183,7 +193,7 @@ def plain_value(value: Value, place: Place, depth: int) -> Value:
     if depth > MAX_DEPTH:
         raise place.error("an attribute is nested too deeply")
     if len(fields) != 1:
-        return value or None
+        return None if value == {} else value
     if "intValue" in fields:
         number = fields["intValue"]
         is_text = type(number) is str and number.removeprefix("-").isdecimal() and len(number) < 21

@@ -197,12 +197,15 @@ class _Writer:
             for tool in offered_tools(call)
         ]
         system = [{"type": "text", "content": content.system}]
+        inputs = _inputs(content)
+        # An import without the content of requests knows of no message, and not that there is none.
+        is_known = bool(inputs) or not call.start.is_reconstructed
         attributes: JsonObject = {
             "gen_ai.operation.name": "chat",
             "gen_ai.request.model": model,
             **{f"gen_ai.request.{name}": value for name, value in parameters.items()},
             "gen_ai.system_instructions": None if content.system is None else json_text(system),
-            "gen_ai.input.messages": json_text(_inputs(content)),
+            "gen_ai.input.messages": json_text(inputs) if is_known else None,
             "gen_ai.tool.definitions": json_text(tools) if tools else None,
         }
         if answer is not None:
