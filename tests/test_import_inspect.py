@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imported import DATA, column, imported, needs_data, one, write_json
+from imported import (
+    DATA,
+    column,
+    imported,
+    needs_data,
+    one,
+    texts_of_logs,
+    write_json,
+)
 
 import trajrec
 from trajrec.errors import ImportFileError
@@ -260,3 +268,12 @@ def test_a_score_on_the_way_counts_own_turns_alone(tmp_path: Path) -> None:
     path = write_json(tmp_path / "log.json", log(sample(*events)))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT step FROM checks WHERE phase = 'step'") == 1
+
+
+def test_secrets_beside_a_change_or_in_an_error_type_are_redacted(tmp_path: Path) -> None:
+    key = f"sk-ant-api03-{'a1B2' * 23}_AA"
+    store = {"event": "store", "changes": [], "metadata": {"api_key": key}}
+    failed = tool_event("c", error={"type": f"bad key {key}", "message": "m"}, result="")
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), store, failed)))
+    import_trajectories(path, tmp_path / "out", redact=True).raise_if_failed()
+    assert key not in texts_of_logs(tmp_path / "out")[0]

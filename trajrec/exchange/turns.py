@@ -203,7 +203,7 @@ class TurnWriter:
                 time_ns=turn.end_ns,
                 outcome=outcome,
                 answer_data=None if answer is None else self._values.single(self._episode, answer),
-                error_type=turn.error_type,
+                error_type=self._values.text(turn.error_type),
                 message=self._values.text(turn.error),
                 extra_data=end_data(is_unknown=False),
             )

@@ -217,7 +217,7 @@ class _EpisodeWriter:
                 result_data=values.data(number, call.result) if call.has_result else None,
                 is_raised=call.is_raised,
                 origin=call.origin if outcome != "ok" else "",
-                error_type=call.error_type,
+                error_type=values.text(call.error_type),
                 message=values.text(call.error),
                 extra_data=end_data(is_unknown=call.outcome == "unknown", extra=extra),
             )
@@ -256,7 +256,7 @@ class _EpisodeWriter:
                 time_ns=fault.time_ns,
                 phase=fault.phase,
                 origin=fault.origin,
-                error_type=fault.error_type,
+                error_type=values.text(fault.error_type),
                 message=values.text(fault.message),
                 traceback=values.text(fault.traceback),
                 extra_data=extra_data(_stored(values, self._number, fault.extra)),
@@ -276,7 +276,6 @@ class _EpisodeWriter:
 
     def _write_change(self, change: Change) -> None:
         index = max(self._calls_of_step.get(self._step, 0) - 1, 0)
-        facts = {} if change.extra is None else {"extra": change.extra}
         self._add(
             StateChange(
                 episode=self._number,
@@ -289,7 +288,7 @@ class _EpisodeWriter:
                 note="reported",
                 actor=change.actor,
                 origin="reported",
-                extra_data=codec.encode(facts) if facts else None,
+                extra_data=extra_data(_stored(self._values, self._number, change.extra)),
             )
         )
 
