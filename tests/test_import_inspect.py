@@ -12,8 +12,10 @@ from imported import (
     DATA,
     column,
     imported,
+    lost_leaves,
     needs_data,
     one,
+    sources_of,
     texts_of_logs,
     write_json,
 )
@@ -268,6 +270,61 @@ def test_a_score_on_the_way_counts_own_turns_alone(tmp_path: Path) -> None:
     path = write_json(tmp_path / "log.json", log(sample(*events)))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT step FROM checks WHERE phase = 'step'") == 1
+
+
+USER = {"role": "user", "content": "mark pooled"}
+FAULT = {"message": "KeyError('x')", "traceback": "..."}
+NESTED_CALL = {"id": "c", "function": "f", "arguments": {}}
+ODD_SAMPLES: tuple[dict[str, Any], ...] = (
+    sample(model_event("a"), limit={"type": "mark limit", "limit": 777}, error=FAULT),
+    sample(model_event("a", calls=[{**NESTED_CALL, "type": "mark type"}])),
+    sample(model_event("a", calls=[{**NESTED_CALL, "id": 777}])),
+    sample(tool_event("c", error={"type": "timeout", "message": "m", "more": "mark more"})),
+    sample(tool_event("c", error={"type": "unknown", "message": "m"}, result=777)),
+    sample(model_event("a"), events_data={"messages": [USER]}),
+    sample(events_data={"messages": [USER], "call_pool": ["mark call"]}),
+    sample(model_event("a"), events_data={"messages": "mark no list"}),
+    sample(model_event("a"), events_data={"messages": [], "odd": "mark odd"}),
+    sample(model_event("a"), events_data={"messages": [{}]}, message_pool=[USER]),
+    sample(model_event("a"), message_pool=[USER]),
+    sample(model_event("a"), transcript={"events": [{"event": "info", "data": "mark info"}]}),
+    sample(model_event("a"), transcript={"odd": "mark odd"}),
+    sample(model_event("mark said", pending=True)),
+    sample(tool_event("c", pending=True, completed=None, result="mark result")),
+    sample(tool_event("c", pending=True, error={"type": "unknown", "message": "mark error"})),
+)
+"""Samples with values that have no place, or stand beside those that take theirs."""
+
+
+@pytest.mark.parametrize("odd", ODD_SAMPLES)
+def test_odd_parts_of_a_sample_are_kept(odd: dict[str, Any], tmp_path: Path) -> None:
+    path = write_json(tmp_path / "log.json", log(odd))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM all_episodes") == 1
+    lost = lost_leaves(sources_of(path), tmp_path / "out")
+    assert [text for text in lost if text.startswith(("mark", "777"))] == []
+
+
+def test_an_error_after_a_limit_is_the_ending(tmp_path: Path) -> None:
+    odd = sample(model_event("a"), limit={"type": "token", "limit": 5}, error=FAULT)
+    path = write_json(tmp_path / "log.json", log(odd))
+    with imported(path, tmp_path / "out") as corpus:
+        row = one(corpus, "SELECT ending, stop_reason FROM episodes")
+        assert row == ("error", "limit: token")
+
+
+def test_a_call_that_has_not_ended_is_open(tmp_path: Path) -> None:
+    event = tool_event("c", pending=True, completed=None, result="")
+    path = write_json(tmp_path / "log.json", log(sample(event)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT outcome FROM attempts") == "open"
+
+
+def test_a_text_before_a_bracket_is_no_class_of_an_error(tmp_path: Path) -> None:
+    error = {"message": "Error code: 400 (bad request)", "traceback": "..."}
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), error=error)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT error_type FROM failures") == ""
 
 
 def test_secrets_beside_a_change_or_in_an_error_type_are_redacted(tmp_path: Path) -> None:

@@ -27,9 +27,13 @@ def set_result(call: Call, result: Value, error: Value, place: Place) -> None:
     call.origin = _ORIGINS.get(kind, "tool")
     call.error_type = kind
     call.error = place.optional(str, fields.get("message"), "the message of an error", "")
-    call.is_raised = not result
-    call.has_result = bool(result)
+    # Beside an error, Inspect writes an empty text in place of no result.
+    call.has_result = result not in (None, "")
+    call.is_raised = not call.has_result
     call.result = result
+    rest = {name: value for name, value in fields.items() if name not in ("type", "message")}
+    if rest:
+        call.result_extra = {"error": rest}
     if kind == "parsing" and not call.invalid:
         call.invalid = "unknown tool" if "not found" in call.error else "arguments"
 

@@ -159,6 +159,9 @@ class _Conditions:
                 episode.extra = {**self.extra, **(episode.extra or {})}
                 if odd:
                     episode.extra["metadata"] = odd
+                if sample_id is None and self.task:
+                    # A sample without an id is no task of its own.
+                    episode.extra["task"] = self.task
             main = False
             yield episode
 

@@ -39,6 +39,7 @@ class SampleMessages:
         self._converted: list[Value] | None = None
         self._said: list[Value] = []
         self._referred: set[str] = set()
+        self._pooled_refs: set[int] = set()
 
     def resolved(self, value: Value) -> Value:
         """Return a value with the texts that its attachments stand for."""
@@ -60,12 +61,19 @@ class SampleMessages:
         return value
 
     def unreferred(self) -> JsonObject:
-        """Return the texts of the attachments that no value stood for, by their names."""
-        return {
+        """Return the attachments and messages of the stores that nothing has stood for."""
+        rest: JsonObject = {}
+        texts = {
             name: text
             for name, text in self._attachments.items()
             if name not in self._referred and type(text) is str
         }
+        if texts:
+            rest["unreferred attachments"] = texts
+        numbers = set(range(len(self._pool))) - self._pooled_refs
+        if numbers:
+            rest["unreferred messages"] = [self._pool[number] for number in sorted(numbers)]
+        return rest
 
     def request(self, event: JsonObject) -> list[Value]:
         """Return the messages of the request of a model event.
@@ -84,6 +92,7 @@ class SampleMessages:
             if not 0 <= first <= stop <= len(self._pool):
                 raise place.error(f"input_refs names messages {ref} of {len(self._pool)}")
             part = self._pooled()[first:stop]
+            self._pooled_refs.update(range(first, stop))
             # Mostly there is one part, which may be long.
             messages = messages + part if messages else part
         own = event.get("input")
@@ -133,6 +142,8 @@ class SampleMessages:
         if type(calls) is list:
             message["tool_calls"] = [_call(call) for call in calls]
         if message.get("role") == "tool" and type(message.get("function")) is str:
+            if message.get("name") is not None:
+                message["original_name"] = message["name"]
             message["name"] = message.pop("function")
         return message
 
@@ -153,6 +164,48 @@ def _call(value: Value) -> Value:
     call = tool_call(
         call_id if type(call_id) is str else "", value["function"], value.get("arguments")
     )
+    if type(call_id) not in (str, type(None)):
+        call["original_id"] = call_id
+    if value.get("type") not in ("function", None):
+        call["original_type"] = value["type"]
     if _CALL.issuperset(value):
         return call
     return call | {name: item for name, item in value.items() if name not in _CALL}
+
+
+def odd_stores(sample: JsonObject) -> JsonObject:
+    """Return the parts of a sample's stores of texts and messages that no message is made of."""
+    odd: JsonObject = {
+        name: sample[name]
+        for name in ("attachments", "events_data", "transcript")
+        if type(sample.get(name)) not in (dict, type(None))
+    }
+    transcript = texts_by_key(sample.get("transcript"))
+    stored = texts_by_key(sample.get("events_data"))
+    for name, texts in (
+        ("attachments", sample.get("attachments")),
+        ("transcript.content", transcript.get("content")),
+    ):
+        if type(texts) is dict:
+            others = {k: v for k, v in texts.items() if type(v) not in (str, type(None))}
+            odd |= {name: others} if others else {}
+        elif texts is not None:
+            odd[name] = texts
+    # Of two lists, the first that is not empty is read.
+    events = sample.get("events")
+    pool = stored.get("messages")
+    is_read = {
+        "transcript.content": True,
+        "transcript.events": not events,
+        "events_data.messages": type(pool) is list,
+        "message_pool": type(sample.get("message_pool")) is list and not pool,
+    }
+    parts = {f"transcript.{name}": value for name, value in transcript.items()}
+    parts |= {f"events_data.{name}": value for name, value in stored.items()}
+    parts["message_pool"] = sample.get("message_pool")
+    odd |= {
+        name: value
+        for name, value in parts.items()
+        if value not in (None, "", [], {}) and not is_read.get(name)
+    }
+    return odd

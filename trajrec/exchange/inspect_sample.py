@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Literal
 
 from trajrec.exchange.account import Account
 from trajrec.exchange.inspect_conversation import read_conversation, set_result
-from trajrec.exchange.inspect_messages import SampleMessages
+from trajrec.exchange.inspect_messages import SampleMessages, odd_stores
 from trajrec.exchange.inspect_scores import verdicts_of
 from trajrec.exchange.reading import Place, dicts_of, parse_arguments, texts_by_key
 from trajrec.exchange.records import (
@@ -77,13 +78,16 @@ EVENT = frozenset(("event",))
 CHANGES = frozenset(("event", "changes"))
 SANDBOX = frozenset(("event", "timestamp", "action"))
 
+# The `repr` of an exception: the text of others may have a bracket anywhere.
+_ERROR_CLASS = re.compile(r"([^\W\d][\w.]{0,78})\(")
+
 
 def read_sample(
     sample: JsonObject, place: Place, position: str, account: Account
 ) -> Iterator[ImportedEpisode]:
     """Yield the episode of a sample, and those of the agents that it called as tools."""
     rest = account.take(sample, "sample", SAMPLE) or {}
-    rest |= _odd_stores(sample)
+    rest |= odd_stores(sample)
     messages = SampleMessages(sample, place)
     episode = ImportedEpisode(
         position=position,
@@ -97,10 +101,6 @@ def read_sample(
     if any(event.get("event") in ("model", "tool") for event in events):
         reader.read(events)
         reader.add_rest(sample)
-        for key in ("calls", "call_pool"):
-            pool = texts_by_key(sample.get("events_data")).get(key)
-            if pool:
-                rest[f"events_data.{key}"] = pool
     else:
         reader.read(events)
         read_conversation(sample, messages, episode.items, account, place)
@@ -109,32 +109,10 @@ def read_sample(
             rest["output"] = messages.resolved(output)
     episode.items += verdicts_of(sample, events, place, account, reader.is_own)
     _add_ending(sample, place, account, episode)
-    unreferred = messages.unreferred()
-    if unreferred:
-        rest["unreferred attachments"] = unreferred
+    rest |= messages.unreferred()
     episode.extra = rest or None
     yield episode
     yield from reader.nested
-
-
-def _odd_stores(sample: JsonObject) -> JsonObject:
-    """Return what stands in the place of a sample's stored texts and is none: nothing refers to it."""
-    odd: JsonObject = {
-        name: sample[name]
-        for name in ("attachments", "events_data", "transcript")
-        if type(sample.get(name)) not in (dict, type(None))
-    }
-    transcript = texts_by_key(sample.get("transcript"))
-    for name, texts in (
-        ("attachments", sample.get("attachments")),
-        ("transcript.content", transcript.get("content")),
-    ):
-        if type(texts) is dict:
-            others = {k: v for k, v in texts.items() if type(v) not in (str, type(None))}
-            odd |= {name: others} if others else {}
-        elif texts is not None:
-            odd[name] = texts
-    return odd
 
 
 def _events_of(sample: JsonObject, place: Place) -> list[JsonObject]:
@@ -248,6 +226,9 @@ class _EventReader:
             if event.get(name):
                 parameters[name] = event[name]
         error = event.get("error")
+        is_open = _is_pending(event, output.get("choices"))
+        if is_open and output:
+            rest = {**(rest or {}), "output": output}
         return Turn(
             message=None,
             model=place.optional(str, event.get("model"), "model", ""),
@@ -258,7 +239,7 @@ class _EventReader:
             end_ns=self._account.time(event.get("completed")),
             error="" if error is None else str(error),
             error_type="" if error is None else "inspect.ModelError",
-            is_open=event.get("pending") is True,
+            is_open=is_open,
             extra=messages.resolved(rest),
         )
 
@@ -288,7 +269,7 @@ class _EventReader:
             extra=self._messages.resolved(rest),
         )
         set_result(call, self._messages.resolved(event.get("result")), event.get("error"), place)
-        if event.get("pending") is True:
+        if _is_pending(event, event.get("result")):
             call.outcome = "open"
         owner.items.append(call)
         step = max(self._steps.get(owner.position, -1), 0)
@@ -328,6 +309,12 @@ class _EventReader:
             self._episode.items.append(Note(values=values))
 
 
+def _is_pending(event: JsonObject, result: Value) -> bool:
+    """Return whether an event has not ended; one that has a result or an error has."""
+    ended = (event.get("completed"), event.get("error"), result or None)
+    return event.get("pending") is True and ended == (None, None, None)
+
+
 def _add_ending(
     sample: JsonObject, place: Place, account: Account, episode: ImportedEpisode
 ) -> None:
@@ -343,20 +330,21 @@ def _add_ending(
         fault.phase = phase
         episode.items.append(fault)
         episode.ending = "error"
-    elif sample.get("limit") is not None:
+    if sample.get("limit") is not None:
         limit = place.expect(dict, sample["limit"], "limit")
         account.keep("limit", len(limit))
-        episode.ending = "truncated"
+        episode.ending = "error" if error else "truncated"
         episode.stop_reason = f"limit: {limit.get('type')}"
         episode.items.append(Note(values={"limit": limit}))
-    elif sample.get("completed_at") is not None or sample.get("scores"):
+    elif not error and (sample.get("completed_at") is not None or sample.get("scores")):
         episode.ending = "terminated"
 
 
 def _fault(record: JsonObject, place: Place, extra: JsonObject | None) -> Fault:
     message = place.optional(str, record.get("message"), "error.message", "")
+    error_class = _ERROR_CLASS.match(message)
     return Fault(
-        error_type=message.partition("(")[0] if "(" in message[:80] else "",
+        error_type="" if error_class is None else error_class[1],
         message=message,
         traceback=place.optional(str, record.get("traceback"), "error.traceback", ""),
         extra=extra,
