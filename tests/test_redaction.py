@@ -754,3 +754,86 @@ def test_json_nested_deeply_raises_nothing_and_is_searched(depth: int) -> None:
     cleaned = REDACTOR.text("[" * depth + json.dumps(KEY) + "]" * depth)
     assert KEY not in cleaned
     assert cleaned.count("[redacted ") == 1
+
+
+@pytest.mark.parametrize(
+    "secret", ["hunter2", "p\u00e4ssw\u00f6rt", "correct horse/b\u00e4ttery+1"]
+)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda secret: {secret: 1},
+        lambda secret: [{"a": {secret}}],
+        lambda secret: {"a": secret.encode(), "b": 1},
+        lambda secret: json.dumps({"a": secret}),
+        lambda secret: "a=1&b=" + urllib.parse.quote(secret),
+        lambda secret: "a=1&b=" + urllib.parse.quote_plus(secret),
+        lambda secret: "a=1&b=" + urllib.parse.quote(secret, safe=""),
+    ],
+)
+def test_a_secret_of_the_user_is_found_in_each_spelling(
+    secret: str, place: Callable[[str], Any]
+) -> None:
+    # A secret that is read from a file ends with a line's end.
+    redactor = Redactor({"API_KEY": "x" * 40}, also=[f"{secret}\n"])
+    assert redactor.encode(place(secret))[1]
+    assert "[redacted environment " in repr(redactor.plain(place(secret)))
+
+
+@pytest.mark.parametrize("rule", [r"^\d{6}$", r"(?<!.)\d{6}", r"\A\d{6}\Z"])
+def test_an_own_rule_may_look_at_the_ends_of_a_text(rule: str) -> None:
+    redactor = Redactor({}, rules={"pin": rule})
+    cleaned = redactor.plain({"a": "x", "b": "123456", "123457": "y"})
+    assert cleaned["b"].startswith("[redacted pin ")
+    assert "123457" not in cleaned
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"password": "any words"}',
+        bytearray(b'{"a": {"password": "any words"}}'),
+        '\r\n{"password": "any words"}',
+        np.str_('{"password": "any words"}'),
+    ],
+)
+def test_a_document_of_json_is_read_in_each_type_of_text(text: Any) -> None:
+    for value in (text, {"body": text}):
+        cleaned = REDACTOR.plain(value)
+        assert "any words" not in repr(cleaned)
+        assert "[redacted password " in repr(cleaned)
+    assert type(REDACTOR.plain(text)) is type(codec.decode(codec.encode(text)))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {b"password": b"any words"},
+        {"password": np.array(["any words", "x y"])},
+        {"password": np.array([["any words"]], object)},
+        np.array([("any words", 1)], [("password", "U9"), ("n", "i4")]),
+        np.array(
+            [(("any words", b"x"), 2)],
+            [("password", [("a", "U9"), ("b", "S1")]), ("n", "i4")],
+        ),
+    ],
+)
+def test_names_hide_texts_in_bytes_arrays_and_records(value: Any) -> None:
+    data, is_redacted = REDACTOR.encode(value)
+    assert is_redacted
+    cleaned = codec.decode(data)
+    assert "any words" not in repr(cleaned)
+    assert "[redacted password " in repr(cleaned)
+    if isinstance(value, np.ndarray):
+        assert cleaned.shape == value.shape
+        assert np.array_equal(cleaned["n"], value["n"])
+        one = REDACTOR.plain(value[0])
+        assert type(one) is np.void
+        assert one.tolist() == cleaned[0].tolist()
+
+
+def test_a_token_in_a_field_of_records_is_found() -> None:
+    records = np.array([("a", 1), (KEY, 2)], [("note", "U60"), ("n", "i4")])
+    cleaned = REDACTOR.plain({"records": records})["records"]
+    assert cleaned["note"].tolist() == ["a", mark("api key", KEY)]
+    assert REDACTOR.encode(records[:1]) == (codec.encode(records[:1]), False)

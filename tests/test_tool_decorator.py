@@ -171,7 +171,12 @@ def test_a_generator_called_by_name_reruns_lazily(tmp_path: Path) -> None:
         ep.tool(lines_later)
         ep.tool(refund)
         early = ep.execute("lines", {"text": "a b"}, call_id="call_7")
-        said = [ep.call("refund", order="O1"), next(early), *early, next(ep.call("lines", text="c"))]
+        said = [
+            ep.call("refund", order="O1"),
+            next(early),
+            *early,
+            next(ep.call("lines", text="c")),
+        ]
 
         async def read() -> list[str]:
             return [item async for item in ep.call("lines_later", text="d e")]

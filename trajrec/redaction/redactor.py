@@ -173,7 +173,7 @@ class Redactor:
 
     def _survey(self, value: Value) -> Survey:
         """Return the texts of a value."""
-        survey = Survey(self._strength_of)
+        survey = Survey(self._strength_of, self._scanner.key_chars)
         try:
             survey.add(value)
         except RecursionError:
@@ -191,6 +191,9 @@ class Redactor:
             return True
         if not survey.texts:
             return False
+        if self._scanner.has_patterns:
+            # A rule such as `^\d{6}$` finds nothing in texts that are searched as one.
+            return True
         joined = _BORDER.join(survey.texts).encode("utf-8", "surrogatepass")
         findings = self._scanner.search(joined)
         return bool(findings.spans) or (survey.has_json and self._has_hidden(joined, findings))
@@ -244,6 +247,12 @@ class Redactor:
 
     def _data(self, data: bytes) -> tuple[bytes, int]:
         """Return bytes without secrets, and their number."""
+        try:
+            text, n = self._text(data.decode())
+        except UnicodeDecodeError:
+            pass
+        else:
+            return (text.encode("utf-8", "backslashreplace"), n) if n else (data, 0)
         edits = _as_edits(data, self._scanner.search(data).spans, "latin-1")
         if not edits:
             return data, 0

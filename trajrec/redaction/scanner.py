@@ -144,6 +144,17 @@ class Scanner:
         variants = {variant for secret in secrets for variant in _variants(secret)}
         self._secrets = sorted(variants, key=len, reverse=True)
 
+    @property
+    def has_patterns(self) -> bool:
+        """Whether there are rules of the user's own, which may look at the ends of a text."""
+        return bool(self._unsigned)
+
+    @functools.cached_property
+    def key_chars(self) -> int:
+        """Characters of the shortest text that may be a secret without words beside it."""
+        own = [len(secret.decode("utf-8", "surrogatepass")) for secret in self._secrets]
+        return min([0] if self._unsigned else [RUN_BYTES, *own])
+
     @functools.cached_property
     def _shapes_by_sign(self) -> dict[bytes, list[_CompiledShape]]:
         return _by_sign(self._shapes) | {_SHORT_OPTION: _compiled(self._options)}
@@ -373,10 +384,13 @@ def _merged(data: bytes, spans: list[Span]) -> list[Span]:
 
 def _variants(secret: str) -> set[bytes]:
     """Return a secret as texts have it: as it is, inside of JSON, and inside of a URL."""
+    # What is read from a file ends with a line's end.
+    secret = secret.strip() or secret
     plain = secret.encode("utf-8", "surrogatepass")
-    escaped = json.dumps(secret, ensure_ascii=False)[1:-1].encode("utf-8", "surrogatepass")
-    quoted = urllib.parse.quote(plain, safe="").encode()
-    return {plain, escaped, quoted}
+    escaped = [json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (False, True)]
+    quoted = [urllib.parse.quote(plain, safe="/"), urllib.parse.quote(plain, safe="")]
+    form = urllib.parse.quote_plus(plain)
+    return {plain, *(text.encode("utf-8", "surrogatepass") for text in (*escaped, *quoted, form))}
 
 
 _TOKENS = TokenSearch(TOKENS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
 from trajrec.redaction.digests import is_mark, mark
-from trajrec.redaction.names import Strength, kind_of
+from trajrec.redaction.names import MAX_NAME_CHARS, Strength, kind_of
 from trajrec.redaction.plausibility import (
     is_mask,
     is_placeholder,
@@ -65,6 +67,16 @@ _PAIR_NAMES = ("name", "key", "header", "variable", "field")
 SQLITE_SCHEMA = "sqlite_schema"
 
 
+_TEXT_KINDS = "USTO"
+
+
+def has_texts(dtype: np.dtype[Any]) -> bool:
+    """Return whether arrays of a dtype have texts or objects, or records with some."""
+    if dtype.names is None:
+        return dtype.kind in _TEXT_KINDS
+    return any(has_texts(dtype[name]) for name in dtype.names)
+
+
 class Cleaner:
     """Takes the secrets out of one decoded value.
 
@@ -116,8 +128,10 @@ class Cleaner:
             return type(value)(self._clean_items(value))
         if isinstance(value, (set, frozenset)):
             return type(value)(map(self.clean, value))
-        if isinstance(value, np.ndarray) and value.dtype.kind in "USTO":
-            return self._clean_array(value)
+        if isinstance(value, np.ndarray) and has_texts(value.dtype):
+            return self._clean_array(value, self.clean)
+        if isinstance(value, np.void) and has_texts(value.dtype):
+            return self._clean_array(np.asarray(value), self.clean)[()]
         return value
 
     def hide(self, value: Value, kind: str, strength: Strength) -> Value:
@@ -147,6 +161,10 @@ class Cleaner:
             return Opaque(value.type_name, mark(kind, value.text))
         if isinstance(value, (list, tuple, set, frozenset)) and not hasattr(value, "_fields"):
             return type(value)(self.hide(item, kind, strength) for item in value)
+        if isinstance(value, (np.ndarray, np.void)) and has_texts(value.dtype):
+            hide = partial(self.hide, kind=kind, strength=strength)
+            cleaned = self._clean_array(np.asarray(value), hide)
+            return cleaned[()] if isinstance(value, np.void) else cleaned
         return self.clean(value)
 
     def _hide_text(self, text: str, kind: str, strength: Strength) -> str:
@@ -166,7 +184,7 @@ class Cleaner:
         has_pieces = not _TEXT_TOKEN_WORDS.isdisjoint(value)
         cleaned = {}
         for key, item in value.items():
-            name = key if isinstance(key, str) else ""
+            name = name_of(key)
             if name == "value" and paired is not None:
                 name = paired
             strength: Strength = "key" if is_key and name in _PRIVATE_PARTS else ""
@@ -200,11 +218,13 @@ class Cleaner:
             elif isinstance(item, str) and (is_pair or item.startswith("--")):
                 name = item
 
-    def _clean_array(self, value: Array) -> Array:
-        """Return an array of texts or objects without secrets."""
+    def _clean_array(self, value: Array, clean: Callable[[Value], Value]) -> Array:
+        """Return an array of texts, objects or records without secrets."""
+        if value.dtype.names is not None:
+            return self._clean_records(value, clean)
         items = value.ravel().tolist()
         n_before = self.n
-        cleaned = [self.clean(item) for item in items]
+        cleaned = [clean(item) for item in items]
         if self.n == n_before:
             return value
         dtype = value.dtype if value.dtype.kind in "TO" else None
@@ -213,6 +233,22 @@ class Cleaner:
         for index, item in enumerate(cleaned):
             array[index] = item
         return array.reshape(value.shape)
+
+    def _clean_records(self, value: Array, clean: Callable[[Value], Value]) -> Array:
+        """Return an array of records without secrets. A mark may need a wider field."""
+        n_before = self.n
+        fields = {}
+        for name in value.dtype.names or ():
+            field = value[name]
+            strength = self._strength_of(name)
+            hide = partial(self.hide, kind=kind_of(name), strength=strength) if strength else clean
+            fields[name] = self._clean_array(field, hide) if has_texts(field.dtype) else field
+        if self.n == n_before:
+            return value
+        array = np.empty(value.shape, [(name, field.dtype) for name, field in fields.items()])
+        for name, field in fields.items():
+            array[name] = field
+        return array
 
 
 def _strength_in_list(name: str, value: Value, strength: Strength) -> Strength:
@@ -279,6 +315,13 @@ def _is_file(value: Mapping[Value, Value]) -> bool:
     """Return whether a dict is a file of a watched folder; see `trajrec.tracking.folder`."""
     mode = value.get("mode")
     return isinstance(mode, str) and mode.isdigit() and not {"text", "bytes"}.isdisjoint(value)
+
+
+def name_of(key: Value) -> str:
+    """Return a key of a dict as a name: some clients of databases give bytes."""
+    if isinstance(key, str):
+        return key
+    return key.decode("latin-1") if isinstance(key, bytes) and len(key) <= MAX_NAME_CHARS else ""
 
 
 def pair_name(value: Mapping[Value, Value]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
-from trajrec.redaction.structure import KUBERNETES_SECRET, pair_name
+from trajrec.redaction.structure import KUBERNETES_SECRET, has_texts, name_of, pair_name
 from trajrec.types import Value
 from trajrec.values.codec import Opaque, Plain, Ref
 from trajrec.values.encoder import MAX_REPR
@@ -14,13 +14,10 @@ from trajrec.values.plain import IMMUTABLE_TYPES
 NUMBERS = IMMUTABLE_TYPES - {str, bytes, np.str_, np.bytes_}
 """Types of values that have no text."""
 
-TEXT_KINDS = "USTO"
-"""Kinds of NumPy's dtypes that have texts or objects."""
+KEY_CHARS = 16
+"""Shorter keys cannot be secrets themselves, but for those of the user's own."""
 
-# Short keys cannot be secrets themselves.
-_KEY_CHARS = 16
-
-_JSON_STARTS = frozenset('{[ \n\t"')
+_JSON_STARTS = frozenset('{[ \r\n\t"')
 _FEW_ITEMS = 8
 
 
@@ -29,6 +26,7 @@ class Survey:
 
     Args:
         strength_of: Returns how surely a name names a secret.
+        key_chars: Shorter keys cannot be secrets.
 
     Attributes:
         texts: The texts.
@@ -37,22 +35,21 @@ class Survey:
         has_object: Whether there is an object that only its encoding shows.
     """
 
-    __slots__ = ("_strength_of", "has_json", "has_name", "has_object", "texts")
+    __slots__ = ("_key_chars", "_strength_of", "has_json", "has_name", "has_object", "texts")
 
-    def __init__(self, strength_of: StrengthOf) -> None:
+    def __init__(self, strength_of: StrengthOf, key_chars: int = KEY_CHARS) -> None:
         self.texts: list[str] = []
         self.has_name = False
         self.has_json = False
         self.has_object = False
         self._strength_of = strength_of
+        self._key_chars = key_chars
 
     def add(self, value: Value) -> None:
         """Add a value."""
         cls = type(value)
         if cls is str:
-            self.texts.append(value)
-            if value[:1] in _JSON_STARTS:
-                self.has_json = True
+            self._add_text(value)
         elif cls in NUMBERS:
             return
         elif cls is dict:
@@ -60,15 +57,20 @@ class Survey:
         elif cls is list or cls is tuple:
             self._add_items(value)
         elif cls is bytes:
-            self.texts.append(value.decode("latin-1"))
-        elif cls is np.ndarray:
-            if value.dtype.kind in TEXT_KINDS:
+            self._add_text(value.decode("utf-8", "surrogateescape"))
+        elif cls is np.ndarray or cls is np.void:
+            if has_texts(value.dtype):
                 self.has_name = True
         elif cls is set or cls is frozenset:
             for item in value:
                 self.add(item)
         else:
             self._add_other(value)
+
+    def _add_text(self, text: str) -> None:
+        self.texts.append(text)
+        if text[:1] in _JSON_STARTS:
+            self.has_json = True
 
     def _add_dict(self, value: dict[Value, Value]) -> None:
         texts = self.texts
@@ -77,11 +79,11 @@ class Survey:
             cls = type(item)
             if type(key) is not str:
                 self.add(key)
-            elif len(key) >= _KEY_CHARS:
+            elif len(key) >= self._key_chars:
                 texts.append(key)
             if cls in NUMBERS:
                 continue
-            if type(key) is str and strength_of(key):
+            if strength_of(name_of(key)):
                 self.has_name = True
             if cls is str:
                 texts.append(item)
@@ -123,9 +125,9 @@ class Survey:
             # The rest of a secret at its end may have been cut off.
             self.has_name = self.has_name or len(value.text) >= MAX_REPR
         elif cls is bytearray or cls is np.bytes_:
-            self.texts.append(value.decode("latin-1"))
+            self._add_text(value.decode("utf-8", "surrogateescape"))
         elif cls is np.str_:
-            self.texts.append(str(value))
+            self._add_text(str(value))
         elif cls is not Ref:
             self.has_object = True
 
