@@ -788,6 +788,13 @@ def test_an_own_rule_may_look_at_the_ends_of_a_text(rule: str) -> None:
     assert "123457" not in cleaned
 
 
+def test_a_word_of_many_texts_is_no_secret_variable() -> None:
+    redactor = Redactor({"POSTGRES_PASSWORD": "password", "MY_PASSWORD": "swordfish"})
+    text = "Please enter the password of the database."
+    assert redactor.text(text) == text
+    assert "swordfish" not in redactor.text("It is swordfish.")
+
+
 @pytest.mark.parametrize(
     "text",
     [

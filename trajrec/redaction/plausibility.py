@@ -74,6 +74,15 @@ def is_placeholder(value: str) -> bool:
     return len(set(lowered)) <= 2
 
 
+def is_common_word(value: str) -> bool:
+    """Return whether a value is a word that programs and sentences are full of, such as "password".
+
+    >>> is_common_word("Password"), is_common_word("password1"), is_common_word("hunter2")
+    (True, False, False)
+    """
+    return value.lower() in _PLACEHOLDERS
+
+
 def looks_random(value: str) -> bool:
     """Return whether letters and digits alternate as they do not in words, names and numbers.
 

@@ -16,6 +16,7 @@ from trajrec.redaction.nested import (
     may_be_json,
     unescaped,
 )
+from trajrec.redaction.plausibility import is_common_word
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Findings, Scanner, Span
 from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner, as_bytes, may_hide
@@ -342,7 +343,9 @@ def _secrets_of(variables: frozenset[tuple[str, str]]) -> frozenset[str]:
         if len(value) < MIN_SECRET_CHARS or name in _HARMLESS_VARIABLES:
             continue
         if SECRET_VARIABLE.search(name) or strength_of(name) in ("key", "password"):
-            secrets.add(value)
+            # POSTGRES_PASSWORD=password hides nothing, and would damage most texts.
+            if not is_common_word(value):
+                secrets.add(value)
         elif "://" in value:
             data = value.encode("utf-8", "surrogateescape")
             for span in scanner.search(data).spans:
