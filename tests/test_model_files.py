@@ -60,3 +60,24 @@ def test_a_file_without_its_algorithm_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.zip").touch()
     assert load_acting(f"fake_models.TQC:{tmp_path}/model.zip")[1] == "cpu"
     del sys.modules["fake_models"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_is_loaded_as_its_own_algorithm_alone(tmp_path: Path) -> None:
+    sb3 = pytest.importorskip("stable_baselines3")
+    line = "MountainCarContinuous-v0"
+    made = {
+        "A2C": sb3.A2C("MlpPolicy", "CartPole-v1"),
+        "PPO": sb3.PPO("MlpPolicy", "CartPole-v1", n_steps=64),
+        "DQN": sb3.DQN("MlpPolicy", "CartPole-v1", buffer_size=8),
+        "SAC": sb3.SAC("MlpPolicy", line, buffer_size=8),
+        "TD3": sb3.TD3("MlpPolicy", line, buffer_size=8),
+        "DDPG": sb3.DDPG("MlpPolicy", line, buffer_size=8),
+    }
+    for name, model in made.items():
+        model.save(tmp_path / name)
+        assert type(load_acting(f"{name}:{tmp_path / name}.zip")) is type(model)
+    for name, other in (("A2C", "PPO"), ("DQN", "PPO"), ("TD3", "SAC"), ("PPO", "DQN")):
+        with pytest.raises(ValueError, match=f"--policy {name}:.* as a model of"):
+            load_acting(f"{name}:{tmp_path / other}.zip")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import importlib
+import inspect
+import json
 import os
 import secrets
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from trajrec.cli.exit_status import CannotMakeError
@@ -124,8 +128,44 @@ def _load_model(name: str) -> Policy:
         raise ValueError(f"--policy {name}: {package.__name__} has no algorithm {cls}")
     if not Path(file).is_file():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+    other = _other_algorithm(package, getattr(package, cls), file)
+    if other:
+        raise ValueError(
+            f"--policy {name}: {file} holds {other}, which {cls} does not have: "
+            "name the algorithm that saved it"
+        )
     model: Policy = getattr(package, cls).load(file, device="cpu")
     return model
+
+
+def _other_algorithm(package: ModuleType, algorithm: type[Value], file: str) -> str:
+    """Return what a file says of options that only other algorithms of the package have, or "".
+
+    A2C loads a model of PPO without complaint, and gives it its own name.
+    """
+    try:
+        with zipfile.ZipFile(file) as members:
+            fields = json.loads(members.read("data"))
+        # All algorithms save some options of others as null.
+        saved = {name for name, value in fields.items() if value is not None}
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError):
+        # Another package's models may be stored in another way: its own `load` knows them.
+        return ""
+    # DDPG is a TD3, and saves the options of both.
+    own = {option for cls in algorithm.__mro__ for option in _options(cls)}
+    for name, other in sorted(vars(package).items()):
+        extra = _options(other) - own if hasattr(other, "load") else set()
+        if extra & saved:
+            return f"{', '.join(sorted(extra & saved))} as a model of {name}"
+    return ""
+
+
+def _options(cls: Value) -> set[str]:
+    """Return the names of the arguments of a class."""
+    try:
+        return set(inspect.signature(cls).parameters)
+    except (TypeError, ValueError):
+        return set()
 
 
 def load_function(name: str, flag: str, alternative: str = "") -> Callable[..., Value]:
