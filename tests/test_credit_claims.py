@@ -214,6 +214,11 @@ def test_returns_that_are_all_zero_are_no_shares(tmp_path: Path) -> None:
     table = credit.estimate(episode, take(0), n_rollouts=2, env=Losing, max_steps=5, steps=[3])
     assert {row.value for row in table} == {0.0}
     assert {row.ci_method for row in table} == {intervals.NO_SPREAD}
+    decision = credit.decisive_step(
+        episode, take(0), n_rollouts=2, max_rollouts=4, env=Losing, max_steps=5
+    )
+    assert {row.ci_method for row in decision.table} == {intervals.NO_SPREAD}
+    assert not any(row.estimand.startswith("P(") for row in decision.table)
 
 
 # --- rollouts without a result ---

@@ -277,6 +277,33 @@ def test_hindsight_needs_probabilities_and_two_episodes(tmp_path: Path) -> None:
         credit.hindsight_credit(episodes, never)
 
 
+class FromTwo(gym.Env[Any, Any]):
+    """Its actions are 2 and 3."""
+
+    observation_space = gym.spaces.Discrete(1)
+    action_space = gym.spaces.Discrete(2, start=2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        return 0, float(action == 3), True, False, {}
+
+
+def test_hindsight_refuses_actions_that_begin_elsewhere(tmp_path: Path) -> None:
+    with trajrec.record(FromTwo(), tmp_path) as env:
+        for action in (2, 3):
+            env.reset(seed=0)
+            env.step(action)
+    # The probabilities of four actions would be read at the wrong places.
+    policy = credit.TabularPolicy([[0.1, 0.2, 0.3, 0.4]], state=lambda _: 0)
+    with trajrec.open(tmp_path) as corpus:
+        episodes = list(corpus.episodes())
+        with pytest.raises(ValueError, match=r"from 0 on; .* of Discrete\(2, start=2\)"):
+            credit.hindsight_credit(episodes, policy)
+
+
 @pytest.mark.slow
 def test_sql_returns_each_run_of_credit_and_the_latest(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, 1, size=4)

@@ -261,7 +261,8 @@ class Search(SearchArms):
         n_confirm = min(n_confirm, max(MIN_SCENARIOS, self.n_affordable()))
         sizes = [ArmSize(step, "redrawn", n_confirm), ArmSize(step, "kept", n_confirm)]
         has_confirmed = self.grow(sizes, first=CONFIRMING_SCENARIO)
-        effect = self.effect(step)
+        has_shares = self.has_shares()
+        effect = self.effect(step, has_shares=has_shares)
         probabilities = finding.probabilities
         confidence = None
         if probabilities is not None:
@@ -281,7 +282,7 @@ class Search(SearchArms):
         if reason:
             note = f"undecided among {format_steps(candidates)}: {reason}"
         samples = sorted(self.samples.items())
-        rows = [self.row(at, arm) for (at, arm), _ in samples]
+        rows = [self.row(at, arm, has_shares=has_shares) for (at, arm), _ in samples]
         arms = [ArmRollouts(at, arm, rollouts) for (at, arm), rollouts in samples]
         notes = [note, *invalid_note([self.arm(*key) for key, _ in samples], self.on_error)]
         table = make_table(self.sampler, [*rows, effect], arms, notes=notes)

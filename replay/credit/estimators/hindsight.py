@@ -8,6 +8,7 @@ told apart by their keys of 64 bits, or by their observations if a log has no ke
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
@@ -24,6 +25,9 @@ Method = Literal["hca", "cocoa", "rudder"]
 
 # Returns that differ by rounding are the same return.
 RETURN_DECIMALS = 9
+
+# The first action of a Discrete space that does not begin at 0, as Gymnasium and Minari write it.
+_OTHER_START = re.compile(r"""start["']?[=:]\s*(-?[1-9]\d*)""")
 
 
 def hindsight_credit(
@@ -50,8 +54,8 @@ def hindsight_credit(
         A table for each episode.
 
     Raises:
-        ValueError: The method is unknown, the policy has no probability of a recorded action, or
-            there are fewer than two episodes.
+        ValueError: The method is unknown, the policy has no probability of a recorded action,
+            actions are no numbers from 0 on, or there are fewer than two episodes.
 
     Source:
         HCA: Harutyunyan et al., arXiv 1912.02503. COCOA: Meulemans et al., arXiv 2306.16803.
@@ -64,6 +68,8 @@ def hindsight_credit(
         raise ValueError(
             f"hindsight compares episodes with each other: at least 2 are needed, got {n}"
         )
+    for episode in episodes:
+        _require_actions_from_0(episode)
     counts = _VisitCounts(episodes, policy)
     by_method: dict[Method, Callable[[], FloatArray]] = {
         "hca": counts.hca,
@@ -240,6 +246,17 @@ class _Numbers:
 
     def number(self, key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers))
+
+
+def _require_actions_from_0(episode: Episode) -> None:
+    """Check that an action is its place in the policy's probabilities."""
+    space = episode.header.env.action_space
+    start = _OTHER_START.search(space)
+    if start or any(np.ndim(action) for action in episode.actions):
+        raise ValueError(
+            f"hindsight needs actions that are whole numbers from 0 on; those of episode "
+            f"{episode.id} are of {space or 'an unknown space'}"
+        )
 
 
 def _probability(policy: Value, observation: Value, action: Value) -> float:

@@ -93,10 +93,18 @@ class SearchArms:
 
     @property
     def is_share(self) -> bool:
-        """Whether results are 0 or 1, so that their mean is a probability."""
+        """Whether results are 0 or 1 so far: a search may take them for failures and successes."""
         # A recorded end without a verdict says nothing against it.
         has_no_verdict = self.sampler.by_score and math.isnan(self.outcome)
         return self._is_binary and (has_no_verdict or self.outcome in (0.0, 1.0))
+
+    def has_shares(self) -> bool:
+        """Return whether results are known to be 0 or 1, so that a reported mean is a probability.
+
+        It goes through all rollouts: ask once.
+        """
+        arms = [Arm.of(rollouts, self.sampler).valid for rollouts in self.samples.values()]
+        return self.is_share and self.sampler.has_shares(arms)
 
     def sample_value(self, step: int, n: int) -> FloatArray:
         """Run n more rollouts of the policy from a step; return their results, (m,) float64."""
@@ -106,7 +114,7 @@ class SearchArms:
         results = self.results(step, "value")[n_before:]
         return results[~np.isnan(results)]
 
-    def effect(self, step: int) -> Estimate:
+    def effect(self, step: int, *, has_shares: bool) -> Estimate:
         """Return Q - V at a step, from the rollouts of the confirmation."""
         redrawn = self.arm(step, "redrawn")
         kept = self.arm(step, "kept")
@@ -115,7 +123,7 @@ class SearchArms:
             redrawn,
             step=step,
             is_paired=self.sampler.is_paired,
-            scale=None if self.is_share else intervals.spread_within([redrawn.valid, kept.valid]),
+            scale=None if has_shares else intervals.spread_within([redrawn.valid, kept.valid]),
             spread=PairSpread.of([kept.values - redrawn.values]),
             estimator="decisive",
             estimand="Q(action) - V, in fresh scenarios",
@@ -169,15 +177,15 @@ class SearchArms:
         """Return the results of an arm, (n,) float64; NaN for a rollout without one."""
         return self.arm(step, arm).values
 
-    def row(self, step: int, name: str) -> Estimate:
+    def row(self, step: int, name: str, *, has_shares: bool) -> Estimate:
         """Return the mean result of an arm."""
         arm = self.arm(step, name)
-        measure = "P(success)" if self.is_share else "return"
+        measure = "P(success)" if has_shares else "return"
         action = "recorded action" if name in ("action", "kept") else "action redrawn"
         return estimate_arm(
             arm,
             step=step,
-            scale=None if self.is_share else intervals.spread_within([arm.valid]),
+            scale=None if has_shares else intervals.spread_within([arm.valid]),
             estimator=name,
             estimand=f"{measure} with the {action}",
             noise=self.sampler.noise,
