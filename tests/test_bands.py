@@ -43,6 +43,21 @@ def shown(corpus: trajrec.Corpus) -> dict[str, Any]:
     }
 
 
+def test_bands_of_different_numbers_have_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # One task was tried again until it passed: its rate of a half is none.
+    record_run(tmp_path, "k1", {**counts(kept=(1, 4)), "retried": [False, True]})
+    with trajrec.open(tmp_path) as corpus:
+        bands = corpus.bands(min_n=1)
+        assert "different numbers of rollouts" in bands.note
+        # An interface is compared with itself alone, and a lost rollout was begun too.
+        record_run(tmp_path, "k2", {"kept": [True, True, "infra", "infra"]})
+        assert corpus.bands("task <> 'retried'", min_n=1).note == ""
+    assert main(["bands", str(tmp_path)]) == 0
+    assert "note: tasks have different numbers" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_bands_show_counts_intervals_and_exclusions(corpus: trajrec.Corpus) -> None:
     assert shown(corpus) == {

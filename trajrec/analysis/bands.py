@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from trajrec.analysis.conditions import SELECT_BY_FIXED, outcome_columns
+from trajrec.analysis.planned import is_balanced
 from trajrec.analysis.rollouts import find_check, rollout_rows
 from trajrec.analysis.source import Source, fetch, quoted
 from trajrec.conditions import bracketed
@@ -162,11 +163,13 @@ class Bands(Sequence[TaskBand]):
 
     Attributes:
         before: Only rollouts that began before this time were used; None if all were.
+        note: What the rates rest on, if tasks have different numbers of rollouts; else "".
     """
 
     def __init__(self, rows: Sequence[TaskBand], before: datetime.datetime | None) -> None:
         self._rows = tuple(rows)
         self.before = before
+        self.note = _note(self._rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -185,6 +188,20 @@ class Bands(Sequence[TaskBand]):
     def tasks(self, band: str) -> list[str]:
         """Return the tasks of a band, as it was seen, sorted."""
         return sorted({row.task for row in self._rows if row.band == band})
+
+
+def _note(rows: Sequence[TaskBand]) -> str:
+    """Return a note if tasks under one interface have different numbers of rollouts."""
+    counts: dict[tuple[str | None, ...], list[tuple[int, int]]] = {}
+    for row in rows:
+        key = (row.check, *row.digests.values())
+        counts.setdefault(key, []).append((row.n, sum(row.excluded.values())))
+    if all(is_balanced(of_tasks) for of_tasks in counts.values()):
+        return ""
+    return (
+        "tasks have different numbers of rollouts: if a task's rollouts went on until one passed, "
+        "or ended with the first that did, its rate and interval are wrong"
+    )
 
 
 def read_bands(

@@ -7,7 +7,7 @@ high, and by task as well as pooled. The first rollout of each task is not affec
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from trajrec.analysis.rollouts import Cell
 from trajrec.types import Value
@@ -43,17 +43,22 @@ def apply_plan(cells: dict[str, Cell], trials: Value) -> tuple[dict[str, Cell], 
                 unit: _completed(cell, planned[unit] or 0) for unit, cell in cells.items()
             }, None
         note = f"{len(extra)} tasks have more rollouts than eval_protocol.trials says"
-    elif _is_balanced(cells):
+    elif is_balanced((cell.n, cell.n_excluded) for cell in cells.values()):
         return cells, None
     else:
         note = "tasks have different numbers of rollouts, and eval_protocol.trials is not declared"
     return cells, note
 
 
-def _is_balanced(cells: dict[str, Cell]) -> bool:
-    """Return whether all tasks have equal numbers of rollouts, or of graded ones."""
-    graded = {cell.n for cell in cells.values()}
-    begun = {cell.n + cell.n_excluded for cell in cells.values()}
+def is_balanced(counts: Iterable[tuple[int, int]]) -> bool:
+    """Return whether all tasks have equal numbers of rollouts, or of graded ones.
+
+    Args:
+        counts: The graded and the excluded rollouts of each task.
+    """
+    of_tasks = list(counts)
+    graded = {n for n, _ in of_tasks}
+    begun = {n + n_excluded for n, n_excluded in of_tasks}
     return len(graded) <= 1 or len(begun) <= 1
 
 

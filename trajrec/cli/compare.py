@@ -248,6 +248,8 @@ def bands(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     keys = [key for key in KEYS if len({row.digests[key] for row in rows}) > 1]
     names = (*NAMES[:2], *keys, *NAMES[2:])
     print_table(names, [_band_row(row, keys) for row in rows], is_list=True)
+    if rows.note:
+        print(f"note: {rows.note}")
     return ExitStatus.OK
 
 
