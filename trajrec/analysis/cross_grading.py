@@ -190,7 +190,8 @@ def _read_cells(
 ) -> dict[str, dict[str, Any]]:
     """Return for each task the rollouts that both versions graded, and their successes."""
     # A time and a verdict in one number: its least value is the first verdict, and takes half the
-    # time of arg_min over a million episodes.
+    # time of arg_min over a million episodes. Likewise a step and the verdicts of both versions: the
+    # largest value is those of the last state that both graded.
     packed = "2 * epoch_us(coalesce(checked_at, make_timestamp(0))) + verdict::INT"
     query = f"""
         WITH chosen AS (
@@ -199,19 +200,23 @@ def _read_cells(
             FROM (SELECT * FROM episodes WHERE {bracketed(run.where)}
                 AND (fault IS NULL OR fault = 'verifier') AND {IS_OF_AGENT})
         ), verdicts AS (
-            SELECT episode_id, state_digest, {_is_of(first)} AS is_first, {packed} AS packed
+            SELECT episode_id, state_digest, step, {_is_of(first)} AS is_first, {packed} AS packed
             FROM checks SEMI JOIN chosen USING (episode_id)
             WHERE kind = 'rollout' AND status = 'ok' AND verdict IS NOT NULL
                 AND state_digest IS NOT NULL AND phase <> 'step'
                 AND ({_is_of(first)} OR {_is_of(second)})
         ), states AS (
-            SELECT episode_id, state_digest, min(packed) FILTER (is_first) AS first,
-                min(packed) FILTER (NOT is_first) AS second
+            SELECT episode_id, state_digest, max(coalesce(step, 0))::BIGINT AS last_step,
+                min(packed) FILTER (is_first) & 1 AS first,
+                min(packed) FILTER (NOT is_first) & 1 AS second
             FROM verdicts GROUP BY episode_id, state_digest
             HAVING first IS NOT NULL AND second IS NOT NULL
         ), pairs AS (
-            SELECT episode_id, any_value(first) & 1 = 1 AS first, any_value(second) & 1 = 1 AS second
-            FROM states GROUP BY episode_id
+            SELECT episode_id, packed & 2 = 2 AS first, packed & 1 = 1 AS second
+            FROM (
+                SELECT episode_id, max(4 * last_step + 2 * first + second) AS packed
+                FROM states GROUP BY episode_id
+            )
         )
         SELECT unit, count(*) AS n_all, count(first) AS n,
             count(*) FILTER (first) AS first, count(*) FILTER (second) AS second
