@@ -25,6 +25,7 @@ COMMANDS = {
 }
 
 # No file may grow beyond a kilobyte, as if the disk had no more space.
+# Before Python 3.12 the byte code of a module would be cut there, and no later process could import it.
 LIMITED = (
     "import json, resource, signal, sys\n"
     "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -48,7 +49,7 @@ def test_a_result_that_finds_no_space_is_named_and_gone(tmp_path: Path, command:
         (episode, *_) = corpus.episodes()
     arguments = [episode.id if part == "EPISODE" else part for part in command]
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, json.dumps(arguments)],
+        [sys.executable, "-B", "-c", LIMITED, json.dumps(arguments)],
         cwd=tmp_path,
         capture_output=True,
         text=True,
