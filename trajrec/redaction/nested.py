@@ -15,11 +15,6 @@ MAX_JSON_CHARS = 1 << 24
 """Longer texts are searched as plain text."""
 
 
-_BACKSLASHES = re.compile(rb"\\+")
-_CODES = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
-_LETTERS = ((b"\\n", b"\n"), (b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\/", b"/"), (b'\\"', b'"'))
-
-
 class Edit(NamedTuple):
     """A part of a text, and the text in place of it.
 
@@ -65,20 +60,6 @@ def edit_json(text: str, clean: Callable[[Value], Value]) -> list[Edit] | None:
         for string, token in zip(strings, tokens, strict=True)
         if json.loads(token[0]) != string
     ]
-
-
-def unescaped(data: bytes) -> bytes:
-    r"""Return a document of JSON, at all its depths, with characters in place of their escapes.
-
-    It is no document any more, but has all words that the document stands for.
-
-    >>> unescaped(rb'{"a": "b\nc\/d"}')
-    b'{"a": "b\nc/d"}'
-    """
-    data = _BACKSLASHES.sub(rb"\\", data)
-    for escape, character in _LETTERS:
-        data = data.replace(escape, character)
-    return _CODES.sub(lambda code: bytes([int(code[1], 16)]), data)
 
 
 def _strings(value: Value) -> Iterator[str]:

@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterable, Mapping
 
 from trajrec.redaction.digests import mark
+from trajrec.redaction.escapes import unescaped
 from trajrec.redaction.names import Strength, kind_of, strength_of
 from trajrec.redaction.nested import (
     Edit,
     apply_edits,
     edit_json,
     may_be_json,
-    unescaped,
 )
 from trajrec.redaction.plausibility import is_common_word
 from trajrec.redaction.rules import Shape

@@ -17,6 +17,7 @@ from trajrec.redaction.assignments import (
     name_at,
 )
 from trajrec.redaction.digests import mark_spans
+from trajrec.redaction.escapes import ESCAPE, has_escape
 from trajrec.redaction.names import LAST_PART, PARTS, strength_of
 from trajrec.redaction.percent import decoded_parts
 from trajrec.redaction.plausibility import is_aws_secret
@@ -64,16 +65,6 @@ _INSERTED = b"values"
 _SHORT_OPTION = b"-"
 """The sign of an option of one letter. The letter is not part of the sign: "-p" may begin the name
 of another option."""
-
-# What stands for one character, or for a colour of a terminal. A letter at its end belongs to it, and
-# not to the word behind it: `\nghp_...` in JSON and in reprs, `%20ghp_...` in URLs.
-_COLOUR = rb"\[[0-9;]{0,16}[A-Za-z]"
-_ESCAPED_RUN = re.compile(
-    rb"[\\%%\x1b](?:(?<=\\)(?:[nrtfvb]|(?:x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|033|e)(?:%(colour)s)?)"
-    rb"|(?<=%%)[0-9A-Fa-f]{2}|(?<=\x1b)%(colour)s)(?=[\w\-.+/=~%%:|$]{%(run)d})"
-    % {b"colour": _COLOUR, b"run": RUN_BYTES}
-)
-_ESCAPES = (b"\\", b"%", b"\x1b")
 
 _OPTION_SIGN = re.compile(r"-[a-z] ?\Z")
 
@@ -190,7 +181,7 @@ class Scanner:
         has_name = self._look_at(data, hits, spans)
         if start >= 0:
             self._find_tokens(data, classes, start, spans)
-            if any(sign in data for sign in _ESCAPES):
+            if has_escape(data):
                 self._find_escaped(data, classes, spans)
         if self._has_own(data):
             self._find_own(data, spans)
@@ -273,15 +264,18 @@ class Scanner:
 
     def _find_escaped(self, data: bytes, classes: bytes, spans: list[Span]) -> None:
         """Add the secrets in runs that begin behind an escape."""
-        for escape in _ESCAPED_RUN.finditer(data):
+        for escape in ESCAPE.finditer(data):
             start = escape.end()
-            end = classes.find(b" ", start + RUN_BYTES)
-            stop = (len(data) if end < 0 else end) - start
+            limit = start + 2 * LONG_RUN_BYTES
+            end = classes.find(b" ", start + RUN_BYTES, limit)
+            # Behind the next escape there is another run.
+            escape_end = data.find(b"%", start + RUN_BYTES, limit if end < 0 else end)
+            stop = next((stop for stop in (escape_end, end) if stop >= 0), limit)
             before = data[max(0, start - _CONTEXT_BYTES) : start]
             secrets: list[Span] = []
             # By itself: the patterns do not see the letter of the escape then.
-            run = data[start : start + 2 * LONG_RUN_BYTES]
-            self._find_in_run(run, 0, min(stop, len(run)), secrets, before)
+            run = data[start:limit]
+            self._find_in_run(run, 0, min(stop - start, len(run)), secrets, before)
             spans += [
                 Span(start + secret.start, start + secret.end, secret.kind) for secret in secrets
             ]
