@@ -844,3 +844,30 @@ def test_a_token_in_a_field_of_records_is_found() -> None:
     cleaned = REDACTOR.plain({"records": records})["records"]
     assert cleaned["note"].tolist() == ["a", mark("api key", KEY)]
     assert REDACTOR.encode(records[:1]) == (codec.encode(records[:1]), False)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        'name,password,note\nbob,hunter2xx,"hi, there"\n"X, Ann",hunter3xx,"a ""b"" c"\ncy,"hunter4xx",\n',
+        'name\tpassword\nbob "b"\thunter2xx\n"a\tb"\thunter3xx\ncy\thunter4xx\n',
+        "INSERT INTO users (id, inserted_at, password) VALUES (1, 'x', 'hunter2xx'), (2, 'y', 'hunter3xx')",
+        r"INSERT INTO users (note, password) VALUES ('it\'s', 'hunter2xx'), ('a\\', 'hunter3xx')",
+        "INSERT INTO users (note, password) VALUES ('it''s', 'hunter2xx'), ('', 'hunter3xx')",
+        "insert ignore into users (note, password) values (now(), 'hunter2xx'), (1, 'hunter3xx')",
+        "REPLACE INTO users (note, password) VALUES ('a, (b)', 'hunter2xx'), (1, 'hunter3xx')",
+    ],
+)
+def test_each_row_of_a_table_is_searched(table: str) -> None:
+    cleaned = REDACTOR.text(table)
+    assert re.findall(r"hunter\dxx", cleaned) == []
+    assert cleaned.count("[redacted password ") == len(re.findall(r"hunter\dxx", table))
+    assert re.sub(r"\[redacted .*?\]", "*", cleaned) == re.sub(r"hunter\dxx", "*", table)
+
+
+def test_a_table_of_thousands_of_rows_is_searched_to_its_end() -> None:
+    table = "name,password\n" + "".join(f"bob,hunter{n}xx\n" for n in range(5000))
+    assert REDACTOR.text(table).count("[redacted password ") == 5000
+    rows = ", ".join(f"('bob', 'hunter{n}xx')" for n in range(5000))
+    cleaned = REDACTOR.text(f"INSERT INTO users (name, password) VALUES {rows};")
+    assert cleaned.count("[redacted password ") == 5000

@@ -12,9 +12,6 @@ from trajrec.redaction.assignments import Assigned, Name, StrengthOf
 from trajrec.redaction.names import kind_of
 from trajrec.redaction.plausibility import is_secret_value
 
-MAX_ROWS = 1000
-"""Rows of a table that are searched."""
-
 _MAX_HEADER_BYTES = 2000
 _MAX_STATEMENT_BYTES = 4000
 
@@ -23,9 +20,22 @@ _AROUND = b" \"'`*\r"
 _HEADER_CELL = re.compile(rb"[\s\"'`*]*[\w .()\-]{0,64}[\s\"'`*]*")
 _RULE = re.compile(rb"[\s|:+\-]+")
 
-_INSERT = re.compile(rb"insert\s+(?:or\s+\w+\s+)?into\s+[^\s(]+\s*\(([^()]{1,2000})\)\s*\Z", re.I)
+# A cell in quotes may have the border in it.
+_CELLS = {
+    border: re.compile(
+        rb'[ ]*"(?:[^"]|"")*"[ \r]*(?=%(border)s|\Z)|[^%(border)s]*'
+        % {b"border": re.escape(border)}
+    )
+    for border in (b",", b"|", b"\t")
+}
+
+_INTO = re.compile(
+    rb"\b(?:insert\s+(?:(?:or\s+\w+|ignore)\s+)?|replace\s+)into\s+[^\s(]+\s*\Z", re.I
+)
+_MAX_INTO_BYTES = 300
 _SQL_VALUE = re.compile(
-    rb"\s*(?:[NEen]?'(?P<text>(?:[^']|'')*)'|[^,()']*(?:\([^()']*\))?[^,()']*)\s*(?P<end>[,)])"
+    # MySQL writes an apostrophe as \', other databases as ''.
+    rb"\s*(?:[NEen]?'(?P<text>(?:[^']|''|(?<=\\)')*?)'|[^,()']*(?:\([^()']*\))?[^,()']*)\s*(?P<end>[,)])"
 )
 _NEXT_ROW = re.compile(rb"\s*,?\s*\(")
 
@@ -57,11 +67,11 @@ def _column(
     data: bytes, position: int, border: bytes, *, column: int, n_cells: int, name: Name
 ) -> Iterator[Assigned]:
     """Yield the secrets in one column of the lines from a position on."""
-    for _ in range(MAX_ROWS):
+    while True:
         stop = data.find(b"\n", position)
         line = data[position : len(data) if stop < 0 else stop]
         if not _RULE.fullmatch(line):
-            cells = line.split(border)
+            cells = _cells_of(line, border)
             if len(cells) != n_cells:
                 return
             start = position + sum(len(cell) + 1 for cell in cells[:column])
@@ -73,6 +83,20 @@ def _column(
         position = stop + 1
 
 
+def _cells_of(line: bytes, border: bytes) -> list[bytes]:
+    """Return the cells of a line between borders."""
+    if b'"' not in line:
+        return line.split(border)
+    cells = []
+    position = 0
+    while position <= len(line):
+        cell = _CELLS[border].match(line, position)
+        assert cell is not None
+        cells.append(cell[0])
+        position = cell.end() + 1
+    return cells
+
+
 def find_inserted(data: bytes, position: int, strength_of: StrengthOf) -> Iterator[Assigned]:
     """Yield the secrets in the rows of an INSERT statement.
 
@@ -82,19 +106,21 @@ def find_inserted(data: bytes, position: int, strength_of: StrengthOf) -> Iterat
         strength_of: Returns how surely a name names a secret.
     """
     start = max(0, position - _MAX_STATEMENT_BYTES)
-    before = data[start:position]
-    begin = before.lower().rfind(b"insert")
-    statement = None if begin < 0 else _INSERT.match(before, begin)
-    if statement is None:
+    before = data[start:position].rstrip()
+    begin = before.rfind(b"(")
+    if begin < 0 or not before.endswith(b")"):
+        return
+    if _INTO.search(before, max(0, begin - _MAX_INTO_BYTES), begin) is None:
         return
     names = [
-        name.strip(b" \r\n\t\"'`[]").decode("utf-8", "replace") for name in statement[1].split(b",")
+        name.strip(b" \r\n\t\"'`[]").decode("utf-8", "replace")
+        for name in before[begin + 1 : -1].split(b",")
     ]
     strengths = [strength_of(name) for name in names]
     if not any(strengths):
         return
     position += len(b"values")
-    for _ in range(MAX_ROWS):
+    while True:
         row = _NEXT_ROW.match(data, position)
         if row is None:
             return
