@@ -45,6 +45,24 @@ def test_one_call_has_other_arguments(name: str, is_streamed: bool, number: int)
     assert [call.name for call in calls] == [call.name for call in CALLS]
 
 
+@pytest.mark.parametrize("is_streamed", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("name", DIALECTS)
+def test_half_a_pair_of_surrogates_stays_an_escape(name: str, is_streamed: bool) -> None:
+    before = answer(name, Turn("One moment \ud83d", CALLS), is_streamed=is_streamed)
+    wanted = {"order": "O\ude00"}
+    after = edit_arguments(dialect_named(name), before, 1, wanted)
+    assert after.decode("utf-8")
+    answered = dialect_named(name).answer(200, before.content_type, after)
+    assert answered.calls[1].arguments == wanted
+    assert answered.text == "One moment \ud83d"
+
+
+def test_a_changed_request_is_utf_8() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"a\\ud83d"}]}'
+    changed = edit_whole(HttpRequest("POST", CHAT_URL, [], body), RequestEdit(model="n")).body
+    assert changed == body.replace(b'"m"', b'"n"')
+
+
 def test_call_without_arguments_gets_some() -> None:
     for name in DIALECTS:
         for is_streamed in (False, True):

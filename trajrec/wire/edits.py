@@ -15,7 +15,7 @@ from trajrec.wire.contents import AnswerContent, Dialect
 from trajrec.wire.dialects.choose import dialect_of
 from trajrec.wire.dialects.urls import model_in, with_model
 from trajrec.wire.exchange import HttpRequest, header
-from trajrec.wire.json_bodies import NOT_JSON, as_dict, as_list, dicts_in, read_json, to_text
+from trajrec.wire.json_bodies import NOT_JSON, as_dict, as_list, dicts_in, read_json, to_bytes
 from trajrec.wire.sse import split_events
 
 
@@ -83,7 +83,7 @@ def edit_request(request: HttpRequest, edit: RequestEdit) -> HttpRequest:
         # Azure's clients say it in both places, and the address decides.
         in_body = edit if "model" in value else edit._replace(model=None)
     edit_value(value, in_body, dialect.name)
-    edited = to_text(value).encode("utf-8", "surrogatepass")
+    edited = to_bytes(value)
     _prove_request(dialect, url, edited, edit)
     return request._replace(url=url, body=edited)
 
@@ -294,14 +294,14 @@ def _candidates(answer: AnswerBody, before: Value, after: JsonObject) -> Iterato
     whole = read_json(answer.body)
     if whole is not NOT_JSON:
         for changed in edited_copies([whole], before, after):
-            yield to_text(changed[0]).encode("utf-8", "surrogatepass")
+            yield to_bytes(changed[0])
         return
     if "event-stream" in answer.content_type or answer.body.lstrip()[:5] in (b"data:", b"event"):
         events = split_events(answer.body)
         values = [read_json(event.data) for event in events]
         for changed in edited_copies(values, before, after):
             yield b"".join(
-                _event(event.name, event.data if value is NOT_JSON else to_text(value).encode())
+                _event(event.name, event.data if value is NOT_JSON else to_bytes(value))
                 for event, value in zip(events, changed, strict=True)
             )
         return
@@ -310,7 +310,7 @@ def _candidates(answer: AnswerBody, before: Value, after: JsonObject) -> Iterato
     if NOT_JSON in values:
         return
     for changed in edited_copies(values, before, after):
-        yield b"".join(to_text(value).encode() + b"\n" for value in changed)
+        yield b"".join(to_bytes(value) + b"\n" for value in changed)
 
 
 def _event(name: str, data: bytes) -> bytes:
@@ -356,7 +356,7 @@ def _replace(group: list[_Holder], after: JsonObject) -> None:
         if type(holder[name]) is dict:
             holder[name] = after
         else:
-            holder[name] = to_text(after) if place == 0 else ""
+            holder[name] = to_bytes(after).decode() if place == 0 else ""
 
 
 def _groups(values: list[Value], before: Value) -> list[list[_Holder]]:

@@ -139,3 +139,15 @@ def to_text(value: Value) -> str:
     '{"b":[1],"a":"é"}'
     """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def to_bytes(value: Value) -> bytes:
+    """Return the bytes of `to_text`, in which a lone surrogate stands as its escape.
+
+    A model or a tool that cuts a text between the halves of a pair sends one. In UTF-8 it has no
+    bytes, and a server refuses those that Python would give it.
+
+    >>> to_bytes({"a": "\\ud83d"})
+    b'{"a":"\\\\ud83d"}'
+    """
+    return to_text(value).encode("utf-8", "backslashreplace")
