@@ -221,6 +221,16 @@ def test_the_real_sdk_sees_no_difference(tmp_path: Path) -> None:
     assert asyncio.run(use(answer)) == bare
 
 
+def test_half_a_pair_of_surrogates_is_answered_as_told() -> None:
+    call = RecordedCall("say", {"b": "\ud83d", "a": 1}, {"content": ["cut \ude00"]}, "")
+    answers = SessionAnswers(RecordedCalls([call]), [])
+    asked = b'{"id": 1, "method": "tools/call", "params": '
+    asked += b'{"name": "say", "arguments": {"a": 1, "b": "\\ud83d"}}}'
+    line = answers.answer(read_message(asked))
+    assert read_message(line).result() == {"content": ["cut \ude00"]}
+    assert line.decode("utf-8")
+
+
 def test_calls_are_matched_by_name_and_arguments() -> None:
     calls = RecordedCalls([RecordedCall("f", {"n": n}, {"n": n}, "") for n in (1, 2, 1)])
     answers = SessionAnswers(calls, [])

@@ -6,13 +6,13 @@ Source:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from trajrec.protocols import Access, Tool
 from trajrec.types import JsonObject, Value
-from trajrec.wire.json_bodies import as_dict, as_text, dicts_in, read_json
+from trajrec.wire.json_bodies import as_dict, as_text, dicts_in, read_json, to_bytes
 from trajrec.wire.mcp_results import access_of_hints, told_error
 
 CALL = "tools/call"
@@ -147,7 +147,7 @@ def request_key(method: str, params: Value) -> bytes:
     if method in _BY_METHOD_ALONE:
         # The page of a long list.
         kept = {name: item for name, item in kept.items() if name == "cursor"}
-    return method.encode() + b" " + msgspec.json.encode(kept, order="deterministic")
+    return method.encode("utf-8", "surrogatepass") + b" " + _encoded(kept, order="deterministic")
 
 
 def response_line(message_id: Value, result: Value) -> bytes:
@@ -166,4 +166,19 @@ def told_error_line(message_id: Value, error: JsonObject) -> bytes:
 
 
 def _line(value: JsonObject) -> bytes:
-    return msgspec.json.encode(value) + b"\n"
+    return _encoded(value) + b"\n"
+
+
+def _encoded(value: JsonObject, order: Literal["deterministic"] | None = None) -> bytes:
+    try:
+        return msgspec.json.encode(value, order=order)
+    except UnicodeEncodeError:
+        # A lone surrogate, of a text that the server has cut.
+        return to_bytes(value if order is None else _sorted(value))
+
+
+def _sorted(value: Value) -> Value:
+    """Return a value whose objects have their keys in order."""
+    if type(value) is dict:
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return list(map(_sorted, value)) if type(value) is list else value
