@@ -195,6 +195,39 @@ def test_a_generator_called_by_name_reruns_lazily(tmp_path: Path) -> None:
         assert agent(rerun) == said == ["O1: 1", "a", "b", "c", "d", "e"]
 
 
+def test_a_future_stays_one_and_is_recorded(tmp_path: Path) -> None:
+    async def find(query: str) -> str:
+        await asyncio.sleep(60 if query == "slow" else 0)
+        return query.upper()
+
+    def search(query: str) -> asyncio.Future[str]:
+        return asyncio.ensure_future(find(query))
+
+    async def agent(ep: Any) -> None:
+        tool = ep.tool(search)
+        calls = [tool("a"), ep.call("search", query="b"), ep.model(search, "c")]
+        done, _ = await asyncio.wait(calls)
+        assert {call.result() for call in done} == {"A", "B", "C"}
+        # The program does not await this one, and may await another twice.
+        tool("d")
+        slow = tool("slow")
+        await asyncio.sleep(0.01)
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
+        assert (await calls[0], await calls[0]) == ("A", "A")
+
+    with trajrec.episode(tmp_path) as ep:
+        asyncio.run(agent(ep))
+    assert [(a.result, a.end.outcome if a.end else "") for a in attempts(tmp_path)] == [
+        ("A", "ok"),
+        ("B", "ok"),
+        ("D", "ok"),
+        (None, "cancelled"),
+    ]
+    assert [call.answer for call in only(tmp_path).transcript.model_calls] == ["C"]
+
+
 class Hostile:
     """An object that raises whatever it is asked."""
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Literal
 
+from trajrec.agents.awaitables import of_same_kind
 from trajrec.agents.conversation import Conversation
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.journal import Journal
@@ -63,7 +64,7 @@ class ModelCallRecorder:
             self._add_exception(number, exc)
             raise
         if inspect.isawaitable(answer):
-            return self._await(number, answer)
+            return of_same_kind(answer, self._await(number, answer))
         return self._record_answer(number, answer)
 
     def _begin(

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 import msgspec
 
 from trajrec.agents.arguments import ArgumentCheck
+from trajrec.agents.awaitables import of_same_kind
 from trajrec.agents.counters import CallPosition, StepCounter
 from trajrec.agents.freeze import derive_seed, frozen
 from trajrec.agents.journal import Journal
@@ -92,7 +93,7 @@ class ToolCallRecorder:
             raise
         if inspect.isawaitable(result):
             self.states.running.leave(position)
-            return self._await(position, tool, time_ns, result)
+            return of_same_kind(result, self._await(position, tool, time_ns, result))
         self._add_result(position, tool, result)
         return result
 
