@@ -97,6 +97,46 @@ def test_interleaved_conversations_come_back_whole(tmp_path: Path) -> None:
     assert result[-1][0].fields == {"role": "user", "content": "an object"}
 
 
+class Answer:
+    """A streamed answer that is read in a block."""
+
+    def __init__(self, pieces: str) -> None:
+        self._pieces = iter(pieces)
+
+    def __enter__(self) -> Answer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close nothing."""
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        if piece == "!":
+            raise ConnectionError("cut off")
+        return piece
+
+
+def test_an_error_of_the_program_is_no_failure_of_the_model(tmp_path: Path) -> None:
+    def read(pieces: str, error: type[BaseException]) -> None:
+        with ep.model(Answer, pieces) as answer:
+            next(answer)
+            if pieces == "ab":
+                raise error
+            next(answer)
+
+    with trajrec.episode(tmp_path) as ep:
+        for pieces, error in (("ab", KeyError), ("a!", ConnectionError), ("ab", KeyboardInterrupt)):
+            with pytest.raises(error):
+                read(pieces, error)
+    close_logs()
+    calls = only(tmp_path).transcript.model_calls
+    assert [(call.outcome, call.answer) for call in calls] == [
+        ("ok", ["a"]),
+        ("error", ["a"]),
+        ("cancelled", ["a"]),
+    ]
+
+
 def test_streamed_answers_are_recorded_whole(tmp_path: Path) -> None:
     async def pieces() -> Any:
         for text in "xyz":

@@ -69,7 +69,7 @@ class Stream:
         return self
 
     def __exit__(self, *exc: Value) -> Value:
-        self._over(exc[1])
+        self._left(exc[1])
         return self._stream.__exit__(*exc) if hasattr(self._stream, "__exit__") else None
 
     async def __aenter__(self) -> Stream:
@@ -78,7 +78,7 @@ class Stream:
         return self
 
     async def __aexit__(self, *exc: Value) -> Value:
-        self._over(exc[1])
+        self._left(exc[1])
         return await self._stream.__aexit__(*exc) if hasattr(self._stream, "__aexit__") else None
 
     def leave(self) -> bool:
@@ -97,6 +97,11 @@ class Stream:
         # A piece after an exception is not recorded: the answer has its end already.
         if not self._is_over:
             self._on_piece(piece)
+
+    def _left(self, exc: BaseException | None) -> None:
+        """End the stream with its block. An error of the stream itself has ended it before."""
+        # What the program raises is no failure of the model; an interrupt gives the answer up.
+        self._over(None if isinstance(exc, Exception) else exc)
 
     def _over(self, exc: BaseException | None) -> None:
         if not self._is_over:
