@@ -29,8 +29,10 @@ from trajrec.proxies import server as proxy_server
 from trajrec.proxies.answering import RerunAnswers
 from trajrec.proxies.framing import ChunkedBody
 from trajrec.proxies.recording import CommandRecording
+from trajrec.proxies.remote import RemoteTap
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import command_environment, make_routes, upstream_of
+from trajrec.wire.exchange import HttpRequest
 
 KEY = "sk-proj-Zx81kPq0aTeVn4Rw7YbM2c"
 JSON = {"Content-Type": "application/json", "Authorization": f"Bearer {KEY}"}
@@ -287,6 +289,21 @@ def test_a_mark_names_the_episode_of_a_request(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         n_calls = sorted(len(episode.transcript.model_calls) for episode in corpus.episodes())
     assert n_calls == [1, 3, 3]
+
+
+def test_a_mark_names_the_episode_of_a_tapped_request(tmp_path: Path) -> None:
+    url = "https://api.example.com/v1/chat/completions"
+    with ModelServer([]) as server, proxy(tmp_path, server.url, is_one_episode=False) as address:
+        tap = RemoteTap(address, is_rerun=False)
+        for k, mark in enumerate("abab"):
+            headers = [("x-trajrec-episode", mark)]
+            exchange = tap.begin(HttpRequest("POST", url, headers, chat(f"{k}")))
+            assert exchange is not None
+            exchange.responded(200, [])
+            exchange.ended(None)
+    with trajrec.open(tmp_path) as corpus:
+        n_calls = [len(episode.transcript.model_calls) for episode in corpus.episodes()]
+    assert n_calls == [2, 2]
 
 
 @pytest.mark.slow

@@ -10,11 +10,17 @@ from trajrec.errors import RerunStopped
 from trajrec.proxies.frames import receive_frame, send_frame, split
 from trajrec.proxies.messages import SocketReader
 from trajrec.taps.exceptions import name_of
-from trajrec.wire.exchange import Exchange, Headers, HttpAnswer, HttpRequest
+from trajrec.wire.exchange import Exchange, Headers, HttpAnswer, HttpRequest, header
 
 Begin: TypeAlias = Callable[[HttpRequest, str], Exchange | None]
 """Takes a request and the mark of its episode ("" without one); returns the exchange that notes or
 answers it, or None. It raises `RerunStopped` if a rerun has no such request."""
+
+MARK_HEADER = "x-trajrec-episode"
+"""The header by which a client names the episode of a request."""
+
+MARK_CHARS = 200
+"""The characters of such a name that count."""
 
 ASK_S = 30.0
 """How long a program may take to say which request it is about to send."""
@@ -35,7 +41,7 @@ def take_reports(reader: SocketReader, begin: Begin) -> None:
     asked, body = receive_frame(read)
     request = HttpRequest(str(asked["method"]), str(asked["url"]), _headers(asked["headers"]), body)
     try:
-        exchange = begin(request, "")
+        exchange = begin(request, header(request.headers, MARK_HEADER)[:MARK_CHARS])
     except RerunStopped as exc:
         send_frame(connection, {"kind": "miss", "message": str(exc)})
         return

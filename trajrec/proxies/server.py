@@ -24,7 +24,7 @@ from trajrec.proxies.messages import (
     written,
 )
 from trajrec.proxies.relay import ClientLeft, Rewriter, deliver, relay, request_bytes
-from trajrec.proxies.reports import Begin, take_reports
+from trajrec.proxies.reports import MARK_CHARS, MARK_HEADER, Begin, take_reports
 from trajrec.proxies.upstreams import Route, Routes, Upstream, upstream_of
 from trajrec.taps.raw_answers import reason_of
 from trajrec.wire.encodings import decoded_request
@@ -50,8 +50,6 @@ MAX_CONNECTIONS = 512
 
 # A request that nobody records or answers must not be tried again.
 _NO_RETRY = ("x-should-retry", "false")
-
-_NAME_CHARS = 200
 
 
 class ProxyServer:
@@ -340,12 +338,12 @@ class ProxyServer:
 
 def _episode_mark(head: RequestHead, path: str) -> tuple[str, str]:
     """Return the mark of the episode that a request names, and its path without the mark."""
-    mark = head.value("x-trajrec-episode")
+    mark = head.value(MARK_HEADER)
     if path.startswith("/e/"):
         name, slash, rest = path[3:].partition("/")
         mark = name
         path = slash + rest
-    return mark[:_NAME_CHARS], path
+    return mark[:MARK_CHARS], path
 
 
 def _has_dots(path: str) -> bool:
