@@ -92,6 +92,37 @@ def test_a_world_without_set_state_is_compared(
     assert "could not be restored" in forced.notes[0]
 
 
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Odd(Counter):
+    """A world whose results and exceptions can hardly be stored."""
+
+    def tools(self) -> list[Tool]:
+        return [Tool(name) for name in ("cycle", "mute", "surrogate")]
+
+    def call(self, name: str, arguments: dict[str, Any], /) -> Any:
+        if name == "mute":
+            raise Mute
+        if name == "surrogate":
+            raise ValueError("cut \ud83d")
+        cycle: list[Any] = []
+        cycle.append(cycle)
+        return cycle
+
+
+def test_results_that_can_hardly_be_stored_replay(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, world=Odd()) as ep:
+        ep.call("cycle")
+        for name in ("mute", "surrogate"):
+            with pytest.raises((Mute, ValueError)):
+                ep.call(name)
+    (episode,) = episodes(tmp_path)
+    assert replay_episode(episode, world=Odd()).grade == "exact"
+
+
 REPLAY = """
 import json, sys, trajrec
 with trajrec.open(sys.argv[1]) as corpus:

@@ -15,10 +15,12 @@ from trajrec.corpus.transcript import Attempt, AttemptKey
 from trajrec.errors import RedactedError, RestoreError, StateUnknownError
 from trajrec.log.schema import Failure
 from trajrec.protocols import Verifier, World
+from trajrec.recording.error_text import message_of
 from trajrec.redaction.comparison import is_same_redacted, redacted_like
 from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.execution_result import ExecutionResult
 from trajrec.replay.agents.program_changes import NotMadeError, ProgramChanges
+from trajrec.replay.agents.recorded_answers import as_stored
 from trajrec.replay.agents.world_changes import (
     UNORDERED,
     differences,
@@ -205,7 +207,7 @@ class WorldExecution:
             name = codec.type_name(exc)
             if failure is not None and failure.error_type == name:
                 return None
-            actual = f"{name}: {exc}"
+            actual = f"{name}: {message_of(exc)}"
             return Divergence(step=-1, field="error", expected=expected, actual=actual)
         if failure is not None:
             actual = "no exception"
@@ -302,14 +304,14 @@ class WorldExecution:
                 with self._frozen(start.time_ns, *attempt.key):
                     result = resolve(result)
         except Exception as exc:
-            actual = f"{codec.type_name(exc)}: {exc}"
+            actual = f"{codec.type_name(exc)}: {message_of(exc)}"
             if end.is_raised and actual == expected:
                 return None
             return self._judge(start.step, Change(("error",), expected, actual))
         if end.is_raised:
-            actual = f"returned {result!r}"
+            actual = f"returned {as_stored(result)!r}"
             return self._judge(start.step, Change(("error",), expected, actual))
-        live = codec.decode(codec.encode(result, opaque=True))
+        live = as_stored(result)
         if end.is_redacted:
             live = redacted_like(attempt.result, live, self._tolerance.redactor)
         for change in diff(attempt.result, live):

@@ -37,10 +37,13 @@ class ErrorText(NamedTuple):
 NO_ERROR = ErrorText("", "", "", False)
 
 
-def _message_of(exc: BaseException) -> str:
-    """Return an exception's message. Its own code may fail, which must not hide the exception."""
+def message_of(exc: BaseException) -> str:
+    """Return an exception's message as a log has it, with its secrets.
+
+    Its own code may fail, which must not hide the exception.
+    """
     try:
-        return str(exc)
+        return storable(str(exc))
     except Exception:
         # As Python's own tracebacks have it.
         return "<exception str() failed>"
@@ -53,7 +56,7 @@ def describe_error(exc: BaseException, redactor: Redactor) -> ErrorText:
         frames, error = "", (frames + error)[-TRACEBACK_CHARS - _CUT_CHARS :]
     frames = storable(frames)
     error = storable(error)
-    message = storable(_message_of(exc))
+    message = message_of(exc)
     cleaned_frames = _clean_frames(redactor, frames)
     cleaned_error = redactor.text(error)
     # The traceback ends with the message, so it need not be searched a second time.

@@ -15,6 +15,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError, SnapshotError, UnreplayableError
 from trajrec.protocols import RestorableState, Verifier, World
+from trajrec.recording.error_text import message_of
 from trajrec.replay.agents.world_changes import is_outside_world
 from trajrec.replay.agents.world_replay import check_proved, continue_world, walk_world
 from trajrec.replay.credit.sampling.context import Context, Recording, ToolCall, as_calls
@@ -256,7 +257,7 @@ class WorldSimulator:
                 tool,
                 arguments,
                 result=None,
-                error=f"{codec.type_name(exc)}: {exc}",
+                error=f"{codec.type_name(exc)}: {message_of(exc)}",
                 is_async=is_async,
             )
         return ToolCall(
