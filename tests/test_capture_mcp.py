@@ -26,6 +26,7 @@ from trajrec.proxies.mcp_answers import McpAnswers, RecordedCalls
 from trajrec.proxies.mcp_config import recorders, wrapped_servers
 from trajrec.proxies.mcp_messages import read_messages
 from trajrec.proxies.mcp_sessions import McpRecording
+from trajrec.proxies.mcp_sse import Place, SseServer
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import Routes
 from trajrec.wire.exchange import HttpRequest
@@ -443,6 +444,35 @@ def test_a_redirected_call_is_recorded_once(tmp_path: Path, session_id: str) -> 
         ("error", "the MCP server ended before its answer"),
     ]
     assert [event.name for event in transcript.side_effects] == ["mcp s initialize"]
+
+
+def test_a_client_that_leaves_at_the_end_counts_once(tmp_path: Path) -> None:
+    asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "f"}}
+    body = json.dumps(asked).encode()
+    with trajrec.episode(tmp_path, wire=False) as ep:
+        recording = McpRecording(ep)
+        exchange = recording.exchange("s", HttpRequest("POST", "http://a/mcp", [], body))
+        exchange.responded(200, [("content-type", "application/json")])
+        exchange.received(json.dumps({"jsonrpc": "2.0", "id": 1, "result": {}}).encode())
+        exchange.ended(None)
+        exchange.ended(GeneratorExit())
+        streams = SseServer(recording, "s", "http://a/sse", "/token")
+        session = recording.open("s")
+        post = streams.exchange(Place(session, streams.upstream, "/"), body)
+        post.responded(202, [])
+        post.ended(None)
+        post.ended(GeneratorExit())
+        answer = {"jsonrpc": "2.0", "id": 1, "result": {"n": 1}}
+        recording.take_line(session, json.dumps(answer).encode(), is_from_client=False)
+        recording.close(session)
+        recording.close_all()
+    trajrec.close_logs()
+    assert recording.n_calls == 2
+    attempts = only(tmp_path).transcript.attempts
+    assert [(attempt.outcome, attempt.result) for attempt in attempts] == [
+        ("ok", {}),
+        ("ok", {"n": 1}),
+    ]
 
 
 @pytest.mark.parametrize("coding", ["br", "gzip"])

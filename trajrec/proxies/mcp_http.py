@@ -125,6 +125,7 @@ class McpExchange:
         self._n_bytes = 0
         self._n_waiting = 0
         self._is_lost = False
+        self._is_over = False
         self._n_expected = -1
 
     def responded(self, status: int, headers: Headers) -> None:
@@ -173,6 +174,10 @@ class McpExchange:
 
     def ended(self, error: BaseException | None) -> None:
         """End the calls of the request that have no answer, unless it may come in another way."""
+        # A client that leaves when the last bytes are sent to it ends the exchange again.
+        if self._is_over:
+            return
+        self._is_over = True
         if self._events is not None:
             for event in self._events.finish():
                 self._take(event.data)

@@ -219,6 +219,7 @@ class SsePost:
         self._session = session
         self._asked = asked
         self._status = 0
+        self._is_over = False
 
     def responded(self, status: int, headers: Headers) -> None:
         """Note the head of the response."""
@@ -229,6 +230,10 @@ class SsePost:
 
     def ended(self, error: BaseException | None) -> None:
         """End the calls that the server has not taken."""
+        # A client that leaves when the last bytes are sent to it ends the exchange again.
+        if self._is_over:
+            return
+        self._is_over = True
         if error is None and self._status < 400:
             return
         reason = f"HTTP status {self._status}" if self._status else "the request got no response"
