@@ -350,3 +350,14 @@ def test_only_the_code_of_an_answered_tool_excuses_requests(tmp_path: Path) -> N
             trajrec.rerun(episode) as rerun,
         ):
             agent(rerun, run=run, asks=asks)
+
+
+def test_a_tools_own_exception_gets_no_new_attribute() -> None:
+    class Tools:
+        async def call_tool(self, name: str, arguments: dict[str, Any]) -> Any:
+            raise KeyError(name)
+
+    toolset = pydantic_ai._HookedToolset(Tools(), "call-1")
+    with pytest.raises(KeyError) as raised:
+        asyncio.run(toolset.call_tool("look", {}))
+    assert not hasattr(raised.value, "message")

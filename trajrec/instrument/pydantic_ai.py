@@ -52,15 +52,17 @@ class _HookedToolset:
         self, name: str, arguments: JsonObject, *args: Value, **kwargs: Value
     ) -> Value:
         """Call the tool, or give its recorded result."""
+        has_run = False
+
+        async def run() -> Value:
+            nonlocal has_run
+            has_run = True
+            return await self._toolset.call_tool(name, arguments, *args, **kwargs)
+
         try:
-            return await call_async(
-                name,
-                arguments,
-                self._call_id,
-                lambda: self._toolset.call_tool(name, arguments, *args, **kwargs),
-            )
+            return await call_async(name, arguments, self._call_id, run)
         except Exception as exc:
             # A recorded ModelRetry has its text only.
-            if exc.args and not hasattr(exc, "message"):
+            if not has_run and exc.args and not hasattr(exc, "message"):
                 exc.message = exc.args[0]  # type: ignore[attr-defined]
             raise
