@@ -235,6 +235,17 @@ def test_the_step_of_a_mistake_is_a_text_that_names_a_step(tmp_path: Path) -> No
         assert one(corpus, "SELECT outcome FROM episodes") == "failure"
 
 
+@pytest.mark.parametrize(("step", "status"), [("1", "ok"), ("2", "not_evaluated")])
+def test_the_step_of_a_mistake_is_one_of_the_history(
+    step: str, status: str, tmp_path: Path
+) -> None:
+    history = [{"role": "a", "content": "x"}, {"role": "b", "content": "y"}]
+    case = {"question": "q", "history": history, "mistake_agent": "b", "mistake_step": step}
+    path = write_json(tmp_path / "c.json", {**case, "is_correct": False})
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT status FROM checks WHERE check_id = 'mistake'") == status
+
+
 @needs_data
 def test_the_truth_of_a_case_is_in_no_goal(tmp_path: Path) -> None:
     with imported(DATA / "who-when" / "Hand-Crafted_24.json", tmp_path) as corpus:

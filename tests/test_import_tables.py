@@ -8,7 +8,16 @@ from typing import Any
 
 import duckdb
 import pytest
-from imported import DATA, column, imported, needs_data, one, write_json, write_lines
+from imported import (
+    DATA,
+    column,
+    imported,
+    lost_leaves,
+    needs_data,
+    one,
+    write_json,
+    write_lines,
+)
 
 import trajrec
 from trajrec.errors import ImportFileError
@@ -65,6 +74,26 @@ def test_a_reward_without_a_judged_part_says_so(tmp_path: Path) -> None:
         # A part may be met though another one fails.
         met = "SELECT count(*) FROM checks WHERE check_id = 'env_assertion 0' AND verdict"
         assert one(corpus, met) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"), [("seed", 0.625), ("seed", 1 << 64), ("trial", [0.625]), ("id", 0.625)]
+)
+def test_conditions_of_another_type_are_kept(name: str, odd: Any, tmp_path: Path) -> None:
+    simulation = {"id": "s", "task_id": "1", "messages": chat(("assistant", "Hi.")), name: odd}
+    results = {"info": {}, "tasks": [], "simulations": [simulation]}
+    path = write_json(tmp_path / "t.json", results)
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM episodes") == 1
+    assert not lost_leaves(simulation, tmp_path / "out")
+
+
+def test_a_trial_of_another_type_is_kept(tmp_path: Path) -> None:
+    episode = {"task_id": "1", "reward": 1.0, "traj": chat(("assistant", "Hi.")), "trial": 0.625}
+    path = write_json(tmp_path / "t.json", [episode])
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM episodes") == 1
+    assert not lost_leaves(episode, tmp_path / "out")
 
 
 @needs_data
@@ -146,6 +175,31 @@ field = "won"
         assert json.loads(one(corpus, "SELECT extra FROM episodes")) == {"seen": "yesterday"}
         said = corpus.sql("SELECT role, text FROM messages ORDER BY number").fetchall()
         assert said == [("user", "Hi."), ("assistant", "Hello.")]
+
+
+def test_fields_named_as_those_of_chats_do_not_hide_the_mapped(tmp_path: Path) -> None:
+    said = {"who": "user", "role": "admin", "text": "Hi.", "content": "Other."}
+    told = {"who": "assistant", "role": None, "text": "Hello.", "content": None}
+    path = write_lines(tmp_path / "t.jsonl", [{"talk": [said, told]}])
+    mapping = tmp_path / "m.toml"
+    mapping.write_text(
+        'name = "mine"\nrequires = ["talk"]\nmessages = ["talk"]\n'
+        '[message]\nrole = "who"\ncontent = ["text", "content"]\n'
+    )
+    with imported(path, tmp_path / "out", mapping=mapping) as corpus:
+        rows = corpus.sql("SELECT role, text FROM messages ORDER BY number").fetchall()
+        assert rows == [("user", "Hi."), ("assistant", "Hello.")]
+    assert not lost_leaves([said, told], tmp_path / "out")
+
+
+def test_a_null_beside_the_id_of_a_call_does_not_hide_it(tmp_path: Path) -> None:
+    calls = [call("c1"), call("c2")]
+    result = {"role": "tool", "tool_call_id": None, "id": "c2", "content": "two"}
+    messages = [*chat(("user", "Go.")), {"role": "assistant", "tool_calls": calls}, result]
+    path = write_lines(tmp_path / "t.jsonl", [{"messages": messages}])
+    with imported(path, tmp_path / "out") as corpus:
+        rows = corpus.sql("SELECT call_id, result FROM attempts ORDER BY call_id").fetchall()
+        assert rows == [("c1", None), ("c2", '"two"')]
 
 
 def test_a_mapping_with_a_wrong_name_is_refused(tmp_path: Path) -> None:

@@ -150,7 +150,9 @@ class ChatReader:
         return calls
 
     def _add_result(self, message: JsonObject, place: Place, time_ns: int) -> None:
-        call_id = message.get("tool_call_id", message.get("id"))
+        call_id = message.get("tool_call_id")
+        # Tables have a null for each field that other rows have.
+        call_id = message.get("id") if call_id is None else call_id
         requestor = message.get("requestor")
         waiting = self._waiting
         if call_id is None:

@@ -104,9 +104,14 @@ def _as_chat(message: JsonObject, mapping: Mapping) -> JsonObject:
     known = columns.roles.get(role, role) if type(role) is str else role
     content = next((name for name in columns.content if message.get(name) is not None), None)
     used = {columns.role, content}
-    others = {name: value for name, value in message.items() if name not in used}
     text = None if content is None else message[content]
-    value = {"role": known, "content": text, **others}
+    value = {"role": known, "content": text}
+    for name, field in message.items():
+        if name in value and name not in used and field is not None:
+            # A field that has one of these names, and that the mapping does not read.
+            value[f"original_{name}"] = field
+        elif name not in used and name not in value:
+            value[name] = field
     if known != role:
         value["original_role"] = role
     return value

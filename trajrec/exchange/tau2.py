@@ -173,14 +173,20 @@ class _Run:
         ending = _ENDINGS.get(reason, "unknown")
         fault: Literal["", "infra"] = "infra" if reason == "infrastructure_error" else ""
         seed = record.get("seed")
+        is_seed = type(seed) is int and abs(seed) < 1 << 63
         metadata = {"group": task_id or None, "trial": record.get("trial"), "run": record.get("id")}
+        odd = {name: v for name, v in metadata.items() if type(v) not in (str, int, type(None))}
+        if seed is not None and not is_seed:
+            odd["seed"] = seed
+        if odd:
+            extra["metadata"] = odd
         costs = ("agent_cost", "user_cost")
         episode = ImportedEpisode(
             position=position,
             task=task_id,
             goal=task.get("user_scenario"),
             metadata={key: value for key, value in metadata.items() if type(value) in (str, int)},
-            seed=seed if type(seed) is int and abs(seed) < 1 << 63 else None,
+            seed=seed if is_seed else None,
             start_ns=account.time(record.get("start_time")),
             end_ns=account.time(record.get("end_time")),
             interface=self._interface,

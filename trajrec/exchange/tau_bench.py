@@ -56,6 +56,9 @@ def _episode(record: JsonObject, place: Place, position: str, account: Account) 
     task_id = record.get("task_id")
     items = ChatReader(FORM, account, place).read(record.get("traj"), "traj")
     metadata = {"group": task_id, "trial": record.get("trial")}
+    odd = {name: v for name, v in metadata.items() if type(v) not in (str, int, type(None))}
+    if odd:
+        extra["metadata"] = odd
     has_stopped = STOP in last_text(items)
     episode = ImportedEpisode(
         position=position,

@@ -47,6 +47,7 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     for message in dicts_of(place, case.get("history"), "history"):
         account.take(message, "message", frozenset(message))
         episode.items.append(_turn(message))
+    n_steps = len(episode.items)
     for name in ("is_correct", "is_corrected"):
         if type(case.get(name)) is bool:
             verdict = Verdict(check_id="correct", verdict=case[name], is_primary=True)
@@ -54,7 +55,7 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
             episode.items.append(verdict)
         elif case.get(name) is not None:
             episode.extra = {**(episode.extra or {}), name: case[name]}
-    step = _step_of(case.get("mistake_step"), len(episode.items))
+    step = _step_of(case.get("mistake_step"), n_steps)
     names = ("mistake_agent", "mistake_step", "mistake_reason")
     evidence = {name: case[name] for name in names if case.get(name) is not None}
     episode.items.append(
