@@ -163,6 +163,26 @@ def test_arguments_of_a_registered_world_are_checked(
         replay_episode(episode_of(tmp_path, world))
 
 
+class Listing:
+    def __init__(
+        self, *, hosts: list[str], sizes: dict[str, int], kind: type[int], limit: int | None = None
+    ) -> None:
+        pass
+
+
+def test_an_item_of_a_list_is_no_argument_for_it() -> None:
+    trajrec.register_world(Listing)
+    name = f"{__name__}:Listing"
+    try:
+        world = worlds.find_world(name)
+        assert world is not None
+        for argument, value in (("hosts", "a"), ("sizes", 1), ("kind", 1)):
+            assert "is no argument that a log may give" in world.find_mistake({argument: value})
+        assert world.find_mistake({"limit": None}) == ""
+    finally:
+        del worlds._registry[name]
+
+
 def test_only_classes_are_registered() -> None:
     with pytest.raises(TypeError, match="a world is registered by its class"):
         trajrec.register_world(lambda: Counter())  # type: ignore[type-var]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar, get_type_hints
+from types import UnionType
+from typing import NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from trajrec.types import Value
 
@@ -116,7 +117,9 @@ def _declared(world: type) -> dict[str, tuple[type, ...]]:
     arguments = {}
     for name in inspect.signature(world).parameters:
         hint = hints.get(name)
-        members = getattr(hint, "__args__", None) or (hint,)
+        # The types in a list or a Literal are not those of the argument.
+        is_union = get_origin(hint) in (Union, UnionType)
+        members = get_args(hint) if is_union else (hint,)
         types = tuple(kind for kind in members if kind in PLAIN_TYPES)
         if types:
             arguments[name] = types
