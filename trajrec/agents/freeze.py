@@ -141,7 +141,11 @@ def _replace(others: Mapping[int, Any], modules: Iterable[str]) -> list[tuple[An
         if module is None or package in _NEED_CLOCKS:
             continue
         # The dict is read directly: getattr may run the code of a lazy module.
-        for name, value in list(getattr(module, "__dict__", {}).items()):
+        names = dict(getattr(module, "__dict__", {}))
+        # A trial goes through all names of the process, of which a dozen are clocks.
+        if others.keys().isdisjoint(map(id, names.values())):
+            continue
+        for name, value in names.items():
             if id(value) in others:
                 undo.append((module, name, value))
                 setattr(module, name, others[id(value)])
