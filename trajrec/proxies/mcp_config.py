@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from trajrec.log.locks import is_running
 from trajrec.proxies.mcp_shim import VARIABLE, shim_command
 from trajrec.proxies.mcp_sse import SSE_TYPE
 from trajrec.types import JsonObject, Value
@@ -183,21 +184,10 @@ def _remove_left_copies() -> None:
         return
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}[0-9]*-*"):
         number = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        with contextlib.suppress(OSError, ValueError, OverflowError):
+        with contextlib.suppress(OSError):
             is_own = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
-            if is_own and not _is_running(int(number)):
+            if is_own and not is_running(number):
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process_id: int) -> bool:
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        # Another user's.
-        return True
-    return True
 
 
 class _Copies:
