@@ -70,7 +70,13 @@ class FolderWorld:
         are_texts = all(isinstance(value, str) for value in arguments.values())
         if arguments.keys() != properties.keys() or not are_texts:
             raise self.Refusal(f"{name} takes exactly the texts {list(properties)}")
-        return getattr(self, f"_{name}")(**arguments)
+        try:
+            return getattr(self, f"_{name}")(**arguments)
+        except OSError as exc:
+            # Without the path of the folder: it differs from run to run, and a replay compares it.
+            raise self.Refusal(f"{name}: {exc.strerror}") from None
+        except ValueError as exc:
+            raise self.Refusal(f"{name}: {exc}") from None
 
     def _lay_out(self, files: Mapping[str, str]) -> None:
         """Replace the folder by one with these files.
@@ -96,12 +102,15 @@ class FolderWorld:
         ]
 
     def _read_file(self, path: str) -> str:
-        return self._existing(path).read_text()
+        # Not as text files are read, which would take "\r\n" for "\n": a state must hold both.
+        return self._existing(path).read_bytes().decode()
 
     def _write_file(self, path: str, text: str) -> str:
+        # First: a text that cannot be written changes nothing.
+        data = text.encode()
         file = self._inside(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        file.write_bytes(data)
         return f"wrote {len(text)} characters"
 
     def _delete_file(self, path: str) -> str:

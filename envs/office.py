@@ -114,8 +114,7 @@ class Office(FolderWorld):
         if not 0 <= self._task < len(TASKS):
             raise ValueError(f"options['task'] must be in [0, {len(TASKS)}), got {self._task!r}")
         self._lay_out(_make_files(rng))
-        self.database.executescript(f"DROP TABLE IF EXISTS expenses;{SCHEMA}")
-        self._insert(_make_expenses(rng))
+        self._lay_out_expenses(_make_expenses(rng))
         self.before = self.get_state()
         return TASKS[self._task].goal
 
@@ -141,17 +140,21 @@ class Office(FolderWorld):
         return {"task": self._task, "files": files, "expenses": expenses}
 
     def set_state(self, state: OfficeState) -> None:
-        """Restore a state that `get_state` returned."""
+        """Restore a state that `get_state` returned.
+
+        `before` stays as it is: for `task_solved`, first reset the office to the same task and
+        seed.
+        """
         self._task = state["task"]
         self._lay_out(state["files"])
-        self.database.execute("DELETE FROM expenses")
-        self._insert(state["expenses"])
+        self._lay_out_expenses(state["expenses"])
 
     def rows(self, sql: str) -> list[Row]:
         """Return all rows of a query."""
         return [list(row) for row in self.database.execute(sql).fetchall()]
 
-    def _insert(self, rows: list[Row]) -> None:
+    def _lay_out_expenses(self, rows: list[Row]) -> None:
+        self.database.executescript(f"DROP TABLE IF EXISTS expenses;{SCHEMA}")
         self.database.executemany("INSERT INTO expenses VALUES (?, ?, ?, ?, ?)", rows)
 
     def _move_file(self, path: str, to: str) -> str:
@@ -170,10 +173,13 @@ class Office(FolderWorld):
             return self.rows(sql)[:MAX_ROWS]
 
     def _execute(self, sql: str) -> int:
-        if sql.lstrip().lower().split(" ")[0] not in ("insert", "update", "delete"):
+        if sql.lower().split()[:1] not in (["insert"], ["update"], ["delete"]):
             raise OfficeError("execute takes an INSERT, UPDATE or DELETE")
         with _refuse_sql_errors():
-            return self.database.execute(sql).rowcount
+            cursor = self.database.execute(sql)
+            # Only behind the last row of a RETURNING all rows are counted.
+            cursor.fetchall()
+            return cursor.rowcount
 
 
 @contextlib.contextmanager

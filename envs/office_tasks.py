@@ -16,7 +16,7 @@ PAID = 4
 
 
 class OfficeState(TypedDict):
-    """The whole state of an office.
+    """The state of an office. The first state, which tasks compare it with, is no part of it.
 
     Attributes:
         task: Index of the task in `TASKS`.

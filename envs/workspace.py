@@ -136,7 +136,7 @@ class Workspace(FolderWorld):
 
     def get_state(self) -> WorkspaceState:
         """Return the task and the files."""
-        files = {path: (self.path / path).read_text() for path in self._list_files()}
+        files = {path: self._read_file(path) for path in self._list_files()}
         return {"task": self._task, "files": files}
 
     def set_state(self, state: WorkspaceState) -> None:
@@ -164,10 +164,14 @@ class Workspace(FolderWorld):
         return run_tests(self.path)
 
 
-def run_tests(folder: Path) -> SuiteResult:
+def run_tests(folder: Path, pattern: str = "test_*.py") -> SuiteResult:
     """Run the unittest modules of a folder in a process of its own.
 
     The process gets no variable of this one's environment except the path of programs.
+
+    Args:
+        folder: The folder.
+        pattern: The names of the modules.
 
     Returns:
         The exit status and the output. Seconds and the folder's path are removed from the output,
@@ -175,7 +179,7 @@ def run_tests(folder: Path) -> SuiteResult:
     """
     # -P keeps the folder out of the path until discovery adds it: a file unittest.py of an agent
     # must not replace the runner. -B writes no __pycache__, which would be a change of the state.
-    command = [sys.executable, "-B", "-P", "-m", "unittest", "discover", "-p", "test_*.py"]
+    command = [sys.executable, "-B", "-P", "-m", "unittest", "discover", "-p", pattern]
     environment = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT") if name in os.environ}
     # Without a fixed seed of hashes, the order of a printed set would differ from run to run.
     environment["PYTHONHASHSEED"] = "0"
@@ -186,7 +190,9 @@ def run_tests(folder: Path) -> SuiteResult:
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
+            # A program may print any bytes.
+            errors="backslashreplace",
             timeout=TEST_SECONDS,
         )
     except subprocess.TimeoutExpired:
@@ -206,8 +212,10 @@ def grade(world: Workspace) -> Verdict:
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
         shutil.copytree(world.path, project)
-        (project / f"test_{task.name}.py").write_text(task.tests)
-        result = run_tests(project)
+        module = f"test_{task.name}.py"
+        (project / module).write_text(task.tests)
+        # This module alone: an agent may have added tests of its own.
+        result = run_tests(project, module)
     # A module that ends the process with status 0 runs no test, so the output must count them.
     has_run = f"Ran {len(task.cases)} tests" in result["output"]
     return Verdict(has_run and result["exit_status"] == 0, evidence=result)

@@ -12,7 +12,8 @@ import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
 
 import trajrec
-from trajrec.envs import GymWorld, KeyDoor, Office, Shop, ToolTextEnv
+from trajrec.envs import GymWorld, KeyDoor, Office, Shop, ToolTextEnv, Workspace
+from trajrec.envs.office import OfficeError
 from trajrec.envs.shop_tasks import TASKS
 from trajrec.replay import check_determinism
 
@@ -141,3 +142,62 @@ def test_a_file_without_a_suffix_counts_as_a_change() -> None:
     assert world.get_state()["files"]["README"] == "unasked"
     world.set_state(before)
     assert world.get_state() == before
+
+
+@pytest.mark.parametrize("arguments", [{"path": "notes"}, {"path": "config.ini/x"}])
+def test_refused_writes_name_no_folder_of_the_machine(arguments: dict[str, str]) -> None:
+    world = Office(seed=0)
+    world.reset()
+    with pytest.raises(OfficeError) as caught:
+        world.call("write_file", {**arguments, "text": "x"})
+    assert str(world.path) not in str(caught.value)
+
+
+def test_a_text_that_cannot_be_written_changes_nothing() -> None:
+    world = Office(seed=0)
+    world.reset()
+    before = world.get_state()
+    with pytest.raises(OfficeError, match="surrogates"):
+        world.call("write_file", {"path": "draft.txt", "text": "\ud800"})
+    assert world.get_state() == before
+
+
+def test_a_restored_folder_has_the_same_line_ends() -> None:
+    world = Office(seed=0)
+    world.reset()
+    world.call("write_file", {"path": "dos.txt", "text": "a\r\nb"})
+    other = Office(seed=1)
+    other.set_state(world.get_state())
+    assert (other.path / "dos.txt").read_bytes() == b"a\r\nb"
+    assert other.call("read_file", {"path": "dos.txt"}) == "a\r\nb"
+
+
+@pytest.mark.parametrize(
+    "sql", ["UPDATE\nexpenses SET paid = 1", "DELETE FROM expenses RETURNING id"]
+)
+def test_an_office_counts_all_rows_that_a_statement_changed(sql: str) -> None:
+    world = Office(seed=0)
+    world.reset()
+    assert world.call("execute", {"sql": sql}) == 24
+
+
+def test_tests_that_an_agent_adds_do_not_count() -> None:
+    world = Workspace()
+    world.reset(options={"task": 0})
+    for name, arguments in world.ground_truth_calls():
+        world.call(name, arguments)
+    lines = [
+        "import unittest",
+        "class More(unittest.TestCase):",
+        "    def test_it(self): self.fail()",
+    ]
+    world.call("write_file", {"path": "test_more.py", "text": "\n".join(lines)})
+    assert world.task_solved()
+
+
+def test_tests_may_print_any_bytes() -> None:
+    world = Workspace()
+    world.reset(options={"task": 0})
+    lines = ["import sys", 'sys.stdout.buffer.write(b"\\xff")']
+    world.call("write_file", {"path": "test_median.py", "text": "\n".join(lines)})
+    assert "\\xff" in world.call("run_tests", {})["output"]
