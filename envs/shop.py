@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import string
 from collections.abc import Callable
 from typing import TypedDict
 
@@ -33,12 +32,12 @@ from trajrec.envs.shop_tools import (
     REFUND_DAYS,
     TOOLS,
 )
+from trajrec.envs.text import text_space
 from trajrec.protocols import Tool
 from trajrec.types import Info, JsonObject, Observation, Value
 
 # Only an error that repeats a long argument is as long as this; the observation is then cut.
 MAX_TEXT = 4096
-_TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.printable))
 
 # Price of a new order if no earlier order has the same item.
 DEFAULT_CENTS = 5000
@@ -112,10 +111,11 @@ class Shop(gymnasium.Env[dict[str, str], str]):
             raise ValueError(f"max_steps must be at least 1, got {max_steps!r}")
         self.seed = seed
         self.max_steps = max_steps
+        # Spaces of its own: with shared ones, the draws of one shop depend on the others.
         self.observation_space: spaces.Space[Observation] = spaces.Dict(
-            {"goal": _TEXT, "result": _TEXT}
+            {"goal": text_space(MAX_TEXT), "result": text_space(MAX_TEXT)}
         )
-        self.action_space = _TEXT
+        self.action_space = text_space(MAX_TEXT)
         self._database = empty_database()
         self._initial = empty_database()
         self._task = 0

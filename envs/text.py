@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from trajrec.protocols import HasState, RestorableState, Tool, World
-from trajrec.types import Action, AnyEnv, Info, JsonObject, Value
+from trajrec.types import Action, AnyEnv, Array, Info, JsonObject, Value
 
 # Long enough for the states of the worlds that we ship; a longer result is cut.
 MAX_TEXT = 1 << 16
-_TEXT = spaces.Text(max_length=MAX_TEXT, min_length=0, charset=frozenset(string.printable))
 Check = Callable[[World], bool]
 
 
@@ -86,9 +86,10 @@ class ToolTextEnv(gymnasium.Env[str, str]):
         max_steps: Number of steps after which the episode is truncated.
     """
 
-    observation_space = action_space = _TEXT
-
     def __init__(self, world: World, check: Check, *, max_steps: int = 30) -> None:
+        # Spaces of its own: with shared ones, the draws of one environment depend on the others.
+        self.observation_space = text_space(MAX_TEXT)
+        self.action_space = text_space(MAX_TEXT)
         self.world = world
         self.check = check
         self.max_steps = max_steps
@@ -153,21 +154,52 @@ class ToolTextEnv(gymnasium.Env[str, str]):
         self._n_steps = state["n_steps"]
 
 
+def text_space(max_length: int) -> spaces.Text:
+    """Return a space of printable texts."""
+    return spaces.Text(max_length=max_length, min_length=0, charset=frozenset(string.printable))
+
+
 def _to_action(space: spaces.Space[Action], value: Value) -> Action:
-    """Convert an action from JSON to the type that its space holds."""
+    """Convert an action from JSON to the type that its space holds.
+
+    Raises:
+        ValueError: The space does not hold the action.
+    """
+    action = value
     if isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)):
-        value = np.array(value, space.dtype)
-    if not space.contains(value):
+        action = _to_array(value, np.dtype(space.dtype))
+    elif isinstance(space, spaces.Dict) and isinstance(value, dict):
+        has_all = value.keys() == space.spaces.keys()
+        inner = space.spaces.items()
+        action = {key: _to_action(part, value[key]) for key, part in inner} if has_all else None
+    elif isinstance(space, spaces.Tuple) and isinstance(value, list):
+        has_all = len(value) == len(space.spaces)
+        action = tuple(map(_to_action, space.spaces, value)) if has_all else None
+    if action is None or not space.contains(action):
         raise ValueError(f"action must be in {space}, got {value!r}")
-    return value
+    return action
+
+
+def _to_array(value: Value, dtype: np.dtype[Any]) -> Array | None:
+    """Return numbers as an array; None if they are no numbers, or other ones in this dtype."""
+    try:
+        given = np.array(value)
+    except ValueError:
+        return None
+    if given.dtype.kind not in "biuf":
+        return None
+    with np.errstate(invalid="ignore"):
+        array = given.astype(dtype)
+    # A fraction or a large number would become another integer.
+    return array if dtype.kind == "f" or np.array_equal(array, given) else None
 
 
 def _to_json(value: Value) -> Value:
     """Convert a value to JSON types; an unknown object becomes its repr."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, (np.ndarray, np.generic)):
+        plain = value.tolist()
+        # A long double stays one.
+        return repr(value) if isinstance(plain, np.generic) else _to_json(plain)
     if isinstance(value, dict):
         return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

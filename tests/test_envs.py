@@ -201,3 +201,61 @@ def test_tests_may_print_any_bytes() -> None:
     lines = ["import sys", 'sys.stdout.buffer.write(b"\\xff")']
     world.call("write_file", {"path": "test_median.py", "text": "\n".join(lines)})
     assert "\\xff" in world.call("run_tests", {})["output"]
+
+
+@pytest.mark.parametrize("make", [Shop, make_office])
+def test_two_environments_draw_from_spaces_of_their_own(make: Any) -> None:
+    first, other = make(), make()
+    first.action_space.seed(1)
+    drawn = [first.action_space.sample() for _ in range(2)]
+    first.action_space.seed(1)
+    again = [first.action_space.sample()]
+    other.action_space.sample()
+    other.observation_space.seed(2)
+    assert [*again, first.action_space.sample()] == drawn
+
+
+class Echo(gym.Env[Any, Any]):
+    """Returns its action as the observation."""
+
+    def __init__(self, space: gym.Space[Any]) -> None:
+        self.action_space = self.observation_space = space
+
+    def reset(self, **_: Any) -> Any:
+        return None, {}
+
+    def step(self, action: Any) -> Any:
+        assert not isinstance(self.action_space, gym.spaces.Dict) or action["a"].dtype == np.float32
+        return action, 0.0, False, False, {"made of": np.array([1j])}
+
+
+BYTES = gym.spaces.Box(0, 255, (1,), np.uint8)
+PARTS = gym.spaces.Dict(a=gym.spaces.Box(0, 1, (1,)), b=gym.spaces.Tuple([BYTES]))
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [
+        (BYTES, [2.5]),
+        (BYTES, [300]),
+        (BYTES, ["2"]),
+        (BYTES, [[1], [2, 3]]),
+        (gym.spaces.MultiDiscrete([3, 3]), [1.9, 0.2]),
+        (gym.spaces.MultiBinary(1), [0.5]),
+        (PARTS, {"a": [0.5]}),
+        (PARTS, {"a": [0.5], "b": [[0.5]]}),
+    ],
+)
+def test_an_action_that_a_space_cannot_hold_is_refused(space: Any, action: Any) -> None:
+    world = GymWorld(Echo(space))
+    world.reset()
+    with pytest.raises(ValueError, match="action must be in"):
+        world.call("act", {"action": action})
+
+
+def test_the_parts_of_an_action_reach_the_environment_as_arrays() -> None:
+    world = GymWorld(Echo(PARTS))
+    world.reset()
+    result = world.call("act", {"action": {"b": [[7]], "a": [0.5]}})
+    assert result["observation"] == {"a": [0.5], "b": [[7]]}
+    assert json.loads(json.dumps(result["info"])) == {"made of": ["1j"]}
