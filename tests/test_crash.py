@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tiers import Share, suite
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError, LogWriteError
+from trajrec.log import locks
 from trajrec.log.compaction import compact
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
@@ -279,6 +281,19 @@ def test_recover_refuses_a_log_that_is_being_written(tmp_path: Path) -> None:
     with pytest.raises(LogError, match="a living process is writing this log"):
         recover(env.path)
     env.close()
+
+
+def test_a_reader_that_asks_for_the_writer_takes_no_lock_from_it(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    path = tmp_path / "log.trj"
+    path.touch()
+    with open(path, "rb") as reading, open(path, "ab") as writing:
+        fcntl.flock(reading, fcntl.LOCK_SH)
+        timer = threading.Timer(0.1, fcntl.flock, (reading, fcntl.LOCK_UN))
+        timer.start()
+        locks.hold(writing.fileno())
+        timer.join()
+        assert locks.is_being_written(path)
 
 
 @pytest.mark.slow

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import time
 from pathlib import Path
 
 try:
@@ -13,12 +13,19 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 
+_HOLD_S = 5.0
+"""Longest wait for the processes that ask for the writer of a log."""
+
+_POLL_S = 0.001
+
+
 def hold(descriptor: int) -> None:
     """Lock an open log for as long as the process lives; even kill -9 releases the lock."""
-    if fcntl is not None:
-        # Some network file systems have no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    deadline = time.monotonic() + _HOLD_S
+    # A process that asks whether the new log is being written holds it for some microseconds.
+    # Without its lock, a log would be recovered under its writer. None: there are no locks.
+    while try_hold(descriptor) is False and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def try_hold(descriptor: int) -> bool | None:
