@@ -23,6 +23,7 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.removal import remove
 from trajrec.errors import CorpusError, ImportFileError, LogError
+from trajrec.log.journal import journal_path
 from trajrec.log.reader import LogReader
 from trajrec.log.removal import LogChunks, episode_digests, remove_episodes
 from trajrec.replay import fork_many
@@ -116,6 +117,14 @@ def test_no_file_holds_what_was_removed(tmp_path: Path) -> None:
     after = contents(tmp_path)
     assert len(after) == 2
     assert all(is_same(after[key], before[key]) for key in after)
+
+
+@pytest.mark.parametrize("where", ["number = 1", "true"])
+def test_the_journal_that_a_killed_writer_left_goes_too(tmp_path: Path, where: str) -> None:
+    journal = journal_path(record(gym.make("CartPole-v1"), tmp_path, 3))
+    journal.write_bytes(b"the episodes again")
+    remove(tmp_path, where)
+    assert not journal.exists()
 
 
 @pytest.mark.slow

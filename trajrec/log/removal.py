@@ -21,6 +21,7 @@ from trajrec.log.chunk import LogChunk, Span
 from trajrec.log.columns import PackedColumn, Packer
 from trajrec.log.events import Blob
 from trajrec.log.frame_reader import NewFrame
+from trajrec.log.journal import delete_journal
 from trajrec.log.reader import LogReader
 from trajrec.log.record_encoder import encode_record
 from trajrec.log.rewriting import rewriting
@@ -87,6 +88,8 @@ def remove_episodes(path: Path, numbers: Collection[int], targets: Collection[st
     """
     with rewriting(path) as rewrite, LogReader(rewrite.path) as reader:
         chunks = LogChunks(reader, path)
+        # A writer that was killed after it had sealed the log leaves one, with the same episodes.
+        delete_journal(rewrite.path)
         kept = _Kept(chunks, frozenset(numbers), frozenset(targets))
         before = episode_digests(chunks)
         removed = {number: before[number] for number in sorted(numbers) if number in before}
