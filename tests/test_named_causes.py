@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import socket
@@ -108,6 +109,32 @@ def test_a_variant_that_repeats_nothing_shows_nothing() -> None:
 )
 def test_each_cause_is_named_also_with_two_outcomes(read: Callable[[], float], cause: str) -> None:
     assert cause_of(read).startswith(cause)
+
+
+class ReadsTime:
+    """Garbage that only a collection finds, and that reads the time as it goes."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        time.time()
+
+
+def test_finalizers_of_old_garbage_hide_no_cause() -> None:
+    def read() -> float:
+        # A collection comes at any moment, and finds what earlier trials have left.
+        gc.collect()
+        seconds = time.time()
+        for _ in range(1 + os.urandom(1)[0] % 8):
+            ReadsTime()
+        return seconds
+
+    gc.disable()
+    try:
+        assert cause_of(read).startswith("clock")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no command `date`")

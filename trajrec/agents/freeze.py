@@ -117,9 +117,15 @@ def stopped_clocks(seconds: int = STOPPED_S, tick_s: float = 0.0) -> Iterator[No
     # would change the time that the program reads.
     callbacks = gc.callbacks[:]
     gc.callbacks.clear()
+    # Nor is garbage of before the block collected in it: its finalizers may read the time.
+    is_ours = gc.get_freeze_count() == 0
+    if is_ours:
+        gc.freeze()
     try:
         yield
     finally:
+        if is_ours:
+            gc.unfreeze()
         gc.callbacks[:0] = callbacks
         for module, name, value in undo:
             setattr(module, name, value)
