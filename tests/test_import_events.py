@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imported import DATA, column, imported, needs_data, one, write_json, write_lines
+from imported import (
+    DATA,
+    column,
+    imported,
+    lost_leaves,
+    needs_data,
+    one,
+    write_json,
+    write_lines,
+)
 
 # The unmarked tier has test_import_counts.py, which reads a file of each format.
 pytestmark = pytest.mark.slow
@@ -181,6 +190,81 @@ def test_a_folder_of_the_sdk_is_read_as_one(tmp_path: Path) -> None:
         assert one(corpus, "SELECT outcome, message FROM attempts") == ("error", "no tool")
         assert one(corpus, "SELECT origin FROM failures") == "agent"
         assert one(corpus, "SELECT interface->>'$.base.model' FROM episodes") == "m"
+
+
+def sdk_action(number: int, call_id: str | None, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": f"e{number}",
+        "kind": "ActionEvent",
+        "timestamp": f"2026-01-01T00:00:0{number}",
+        "source": "agent",
+        "action": {"command": "ls"},
+        "tool_name": "terminal",
+        "tool_call_id": call_id,
+        "tool_call": {"id": call_id, "arguments": "{}"},
+        "llm_response_id": "r",
+        **fields,
+    }
+
+
+def sdk_result(number: int, call_id: str | None, **fields: Any) -> dict[str, Any]:
+    return {
+        "id": f"e{number}",
+        "kind": "ObservationEvent",
+        "timestamp": f"2026-01-01T00:00:0{number}",
+        "source": "environment",
+        "tool_name": "terminal",
+        "tool_call_id": call_id,
+        **fields,
+    }
+
+
+def test_events_of_the_sdk_are_told_by_their_first(tmp_path: Path) -> None:
+    first = sdk_action(1, "c1", thought=[{"type": "text", "text": "First."}])
+    second = sdk_action(2, "c2", thought=[{"type": "text", "text": "Second."}])
+    path = write_lines(tmp_path / "t.jsonl", [first, second, sdk_result(3, "c1", observation="a")])
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT format FROM imports") == "openhands-sdk"
+        rows = corpus.sql("SELECT call_id, result FROM attempts ORDER BY call").fetchall()
+        assert rows == [("c1", '"a"'), ("c2", None)]
+    assert lost_leaves([first["thought"], second["thought"]], tmp_path / "out") == {}
+
+
+def test_results_without_an_id_belong_to_no_call(tmp_path: Path) -> None:
+    events = [sdk_action(1, None), sdk_action(2, None), sdk_result(3, None, observation="a")]
+    path = write_lines(tmp_path / "t.jsonl", events)
+    with imported(path, tmp_path / "out") as corpus:
+        assert column(corpus, "SELECT result FROM attempts") == [None, None]
+        assert one(corpus, "SELECT count(*) FROM messages WHERE role = 'tool'") == 1
+
+
+def test_a_call_that_the_user_refused_has_failed(tmp_path: Path) -> None:
+    refused = sdk_result(2, "c", kind="UserRejectObservation", rejection_reason="Too risky.")
+    write_lines(tmp_path / "sdk.jsonl", [sdk_action(1, "c", thought=[]), refused])
+    action = {"id": 1, "source": "agent", "action": "run", "args": {"command": "ls"}}
+    observation = {"observation": "user_rejected", "content": "Too risky.", "cause": 1}
+    write_json(tmp_path / "v0.json", [action, {"id": 2, "source": "user", **observation}])
+    with imported(tmp_path, tmp_path / "out") as corpus:
+        rows = corpus.sql("SELECT outcome, error_type, message FROM attempts").fetchall()
+        assert rows == [("error", "rejected", "Too risky.")] * 2
+        assert column(corpus, "SELECT origin FROM failures") == ["user", "user"]
+
+
+def test_an_observation_of_another_answer_keeps_it(tmp_path: Path) -> None:
+    metadata = {"function_name": "run", "tool_call_id": "c", "model_response": {"id": "r1"}}
+    action = {
+        "id": 1,
+        "source": "agent",
+        "action": "run",
+        "args": {},
+        "tool_call_metadata": metadata,
+    }
+    other = {**metadata, "model_response": {"id": "another answer"}}
+    observation = {"observation": "run", "content": "a", "cause": 1, "tool_call_metadata": other}
+    path = write_json(tmp_path / "t.json", [action, {"id": 2, "source": "agent", **observation}])
+    with imported(path, tmp_path / "out"):
+        pass
+    assert lost_leaves(other, tmp_path / "out") == {}
 
 
 def dojo_run(**fields: Any) -> dict[str, Any]:

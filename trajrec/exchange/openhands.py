@@ -37,7 +37,9 @@ LINE = frozenset(("instance_id", "history", "test_result"))
 
 
 def _is_event(record: JsonObject) -> bool:
-    return {"id", "source"} <= record.keys() and bool({"action", "observation"} & record.keys())
+    # Those of the SDK have objects in these places.
+    is_named = str in (type(record.get("action")), type(record.get("observation")))
+    return {"id", "source"} <= record.keys() and is_named
 
 
 def _is_line(record: JsonObject) -> bool:
@@ -96,6 +98,7 @@ class _EventReader:
         self._account = account
         self._items: list[Item] = []
         self._calls: dict[object, Call] = {}
+        self._metadata: dict[object, JsonObject] = {}
         self._responses: dict[str, Turn] = {}
         self._goal: Value = None
         self._model = ""
@@ -174,6 +177,7 @@ class _EventReader:
         )
         self._items.append(call)
         self._calls[_key(event.get("id"))] = call
+        self._metadata[_key(event.get("id"))] = metadata
 
     def _turn(
         self, event: JsonObject, response: JsonObject, arguments: JsonObject, time_ns: int
@@ -214,7 +218,12 @@ class _EventReader:
         extras = texts_by_key(event.get("extras"))
         code = texts_by_key(extras.get("metadata")).get("exit_code", extras.get("exit_code"))
         kind = event.get("observation")
-        if kind == "error" or (type(code) is int and code > 0):
+        if kind == "user_rejected":
+            call.outcome = "error"
+            call.origin = "user"
+            call.error_type = "rejected"
+            call.error = call.result if type(call.result) is str else ""
+        elif kind == "error" or (type(code) is int and code > 0):
             call.outcome = "error"
             call.origin = "tool"
             call.error_type = "error" if kind == "error" else "exit code"
@@ -224,8 +233,10 @@ class _EventReader:
         elif code == 0 or event.get("success") is True:
             call.outcome = "ok"
         # An exit code of -1 says that the command still runs: nobody knows how it ends.
-        metadata = texts_by_key(event.get("tool_call_metadata"))
-        if metadata.get("model_response") is not None:
+        metadata = event.get("tool_call_metadata")
+        if metadata is not None and metadata != self._metadata[_key(event.get("cause"))]:
+            rest["tool_call_metadata"] = metadata
+        elif texts_by_key(metadata).get("model_response") is not None:
             self._account.drop("an observation repeats the answer of its action")
         if any(extras.get(name) is not None for name in EDIT):
             path = extras.get("path")

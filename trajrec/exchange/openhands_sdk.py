@@ -27,6 +27,7 @@ KINDS = frozenset(
         "ActionEvent",
         "ObservationEvent",
         "AgentErrorEvent",
+        "UserRejectObservation",
         "MessageEvent",
         "SystemPromptEvent",
         "ConversationStateUpdateEvent",
@@ -96,7 +97,7 @@ class _EventReader:
         self._times += [time_ns] if time_ns else []
         if kind == "ActionEvent":
             self._add_action(event, place, time_ns)
-        elif kind in ("ObservationEvent", "AgentErrorEvent"):
+        elif kind in ("ObservationEvent", "AgentErrorEvent", "UserRejectObservation"):
             self._add_result(event, place, time_ns)
         elif kind == "MessageEvent":
             self._add_message(event, place, time_ns)
@@ -132,7 +133,8 @@ class _EventReader:
         rest = self._account.take(event, "action", ACTION, {"source": "agent"})
         asked = texts_by_key(event.get("tool_call"))
         response = event.get("llm_response_id")
-        if type(response) is not str or response not in self._responses:
+        turn = self._responses.get(response) if type(response) is str else None
+        if turn is None:
             turn = Turn(
                 message={"role": "assistant", "content": event.get("thought")},
                 end_ns=time_ns,
@@ -140,6 +142,8 @@ class _EventReader:
             self._items.append(turn)
             if type(response) is str:
                 self._responses[response] = turn
+        elif event.get("thought") not in (None, "", [], texts_by_key(turn.message).get("content")):
+            rest = {**(rest or {}), "thought": event["thought"]}
         given = asked.get("arguments")
         arguments, invalid = parse_arguments(event.get("action") if given is None else given)
         # Its id repeats that of the event.
@@ -164,11 +168,13 @@ class _EventReader:
 
     def _add_result(self, event: JsonObject, place: Place, time_ns: int) -> None:
         is_agents = event.get("kind") == "AgentErrorEvent"
+        is_refused = event.get("kind") == "UserRejectObservation"
         source = "agent" if is_agents else "environment"
         rest = self._account.take(event, "result", RESULT, {"source": source})
         call_id = place.optional(str, event.get("tool_call_id"), "tool_call_id", "")
-        observation = event.get("observation", event.get("error"))
-        call = self._calls.pop(call_id, None)
+        error = event.get("rejection_reason" if is_refused else "error")
+        observation = event.get("observation", error)
+        call = self._calls.pop(call_id, None) if call_id else None
         value: JsonObject = {"role": "tool", "content": observation, "tool_call_id": call_id}
         if call is None:
             self._account.note("results whose calls are not in the file stay messages")
@@ -183,11 +189,15 @@ class _EventReader:
         call.result_extra = rest
         fields = texts_by_key(observation)
         code = texts_by_key(fields.get("metadata")).get("exit_code", fields.get("exit_code"))
-        if is_agents or fields.get("is_error") is True or (type(code) is int and code > 0):
+        if is_refused:
+            call.outcome = "error"
+            call.origin = "user"
+            call.error_type = "rejected"
+            call.error = error if type(error) is str else ""
+        elif is_agents or fields.get("is_error") is True or (type(code) is int and code > 0):
             call.outcome = "error"
             call.origin = "agent" if is_agents else "tool"
             call.error_type = "error"
-            error = event.get("error")
             call.error = error if type(error) is str else ""
         elif fields.get("is_error") is False and code != -1:
             call.outcome = "ok"
