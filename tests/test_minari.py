@@ -33,7 +33,8 @@ import trajrec
 from trajrec.cli.main import main
 from trajrec.errors import CorpusError, ImportFileError, MissingPackageError
 from trajrec.exchange.importing import import_trajectories
-from trajrec.exchange.minari_columns import NotHeldError, columns_of
+from trajrec.exchange.minari_columns import Leaf, NotHeldError, columns_of
+from trajrec.exchange.minari_spaces import info_rows
 from trajrec.replay import Replayer, fork_many, replay_episode
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -314,6 +315,31 @@ def test_options_and_seeds_come_back(tmp_path: Path) -> None:
         assert episode.start is not None
         assert is_same(episode.value(episode.start.options_data), options)
         assert episode.start.seed == 1
+
+
+def test_empty_options_are_reported_as_lost(tmp_path: Path) -> None:
+    with trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs") as env:
+        run_episode(env, 1, options={})
+    report = exported(tmp_path / "runs", tmp_path / "set-v0")
+    assert report.account.dropped["options: an empty dict"] == 1
+
+
+def test_integers_above_63_bits_stay_pythons() -> None:
+    numbers = [1 << 63, (1 << 64) - 1]
+    column = columns_of(numbers, "infos/n")
+    assert isinstance(column, Leaf)
+    row = info_rows(column.values, "infos/n", {"infos/n": "python"})
+    assert is_same([row(0), row(1)], numbers)
+
+
+@pytest.mark.slow
+def test_episodes_of_two_step_limits_are_refused(tmp_path: Path) -> None:
+    for limit in (5, 7):
+        env = gym.make("CartPole-v1", max_episode_steps=limit)
+        with trajrec.record(env, tmp_path / "runs") as recorded:
+            run_episode(recorded, 1)
+    with pytest.raises(CorpusError, match="CartPole-v1 with other step limits"):
+        exported(tmp_path / "runs", tmp_path / "set-v0")
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

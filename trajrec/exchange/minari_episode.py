@@ -198,6 +198,8 @@ def _facts(episode: Episode, losses: list[str]) -> JsonObject:
         losses.append("a seed of more than 64 bits")
     if start.options_data is not None:
         options = codec.decode_map(start.options_data)
+        if not options:
+            losses.append("options: an empty dict")
         facts |= _flat(options, "options/", losses)
     return facts
 

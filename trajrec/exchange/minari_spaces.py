@@ -139,7 +139,7 @@ Rows: TypeAlias = Callable[[int], Value]
 NumberKind = Literal["python", "numpy", "array"]
 """The type of a single number: Python's own, NumPy's, or an array without dimensions."""
 
-_PLAIN_DTYPES = frozenset(map(np.dtype, (np.float64, np.int64, np.bool_)))
+_PLAIN_DTYPES = frozenset(map(np.dtype, (np.float64, np.int64, np.uint64, np.bool_)))
 
 
 def rows_of(

@@ -130,7 +130,8 @@ def _episodes(corpus: Corpus, where: str, account: Account) -> Iterator[Episode]
             first = env
         elif _identity(env) != _identity(first):
             names = sorted({env.env_id or env.class_name, first.env_id or first.class_name})
-            detail = " and ".join(names) if len(names) == 2 else f"{names[0]} with other arguments"
+            odd = "arguments" if env.max_episode_steps == first.max_episode_steps else "step limits"
+            detail = " and ".join(names) if len(names) == 2 else f"{names[0]} with other {odd}"
             raise CorpusError(
                 f"{corpus.path}: a dataset of Minari has one environment, and the episodes are of "
                 f"{detail}: select those of one, for instance --where \"env_id = '{names[0]}'\""
@@ -139,7 +140,8 @@ def _episodes(corpus: Corpus, where: str, account: Account) -> Iterator[Episode]
 
 
 def _identity(env: EnvRecord) -> tuple[Value, ...]:
-    return (env.env_id, env.class_name, env.kwargs_data, tuple(env.wrappers))
+    limit = env.max_episode_steps
+    return (env.env_id, env.class_name, env.kwargs_data, tuple(env.wrappers), limit)
 
 
 class _Dataset:
