@@ -17,7 +17,7 @@ from trajrec.cli.main import main
 from trajrec.corpus.call_contents import content_of, plain
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
-from trajrec.exchange.exporting import export_otlp
+from trajrec.exchange.exporting import export_atif, export_otlp
 from trajrec.exchange.importing import import_trajectories
 
 
@@ -191,3 +191,21 @@ def test_traces_are_written_to_lines_alone(tmp_path: Path) -> None:
         pytest.raises(ValueError, match=r"written to \.jsonl"),
     ):
         export_otlp(corpus, tmp_path / "traces.pb")
+
+
+def test_further_choices_of_an_answer_are_counted(tmp_path: Path) -> None:
+    choices = [{"role": "assistant", "parts": [{"type": "text", "content": c}]} for c in "abc"]
+    attributes = {"gen_ai.operation.name": "chat", "gen_ai.output.messages": json.dumps(choices)}
+    span: dict[str, Any] = {
+        "traceId": "0af7651916cd43dd8448eb211c80319c",
+        "spanId": "00f067aa0ba902b7",
+        "attributes": [{"key": k, "value": {"stringValue": v}} for k, v in attributes.items()],
+    }
+    scoped = {"scopeSpans": [{"spans": [span]}]}
+    path = write_json(tmp_path / "t.json", {"resourceSpans": [scoped]})
+    with imported(path, tmp_path / "out") as corpus:
+        traces = export_otlp(corpus, tmp_path / "traces.jsonl")
+        documents = export_atif(corpus, tmp_path / "atif")
+    reason = "further choices of an answer stay in the log"
+    assert traces.account.dropped[reason] == 2
+    assert documents.account.dropped[reason] == 2

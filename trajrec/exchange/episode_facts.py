@@ -14,6 +14,7 @@ from trajrec.log.events import ExchangeStart, SideEffect, StateChange, StepValue
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING
 from trajrec.values.json import to_pointer
+from trajrec.wire.json_bodies import as_dict, dicts_in
 
 # Arguments of a request that stand elsewhere.
 _KNOWN_ARGUMENTS = frozenset(
@@ -117,6 +118,8 @@ def facts_of_step(
     """
     answered = turn.answered
     others = [call for call in turn.model_calls if call is not answered]
+    if answered is not None:
+        count_choices(answered, account)
     facts = facts_of_events(episode, events)
     facts |= known(
         {
@@ -183,6 +186,15 @@ def facts_of_model_call(call: ModelCall) -> JsonObject:
             "response_id": None if answer is None else answer.response_id,
         }
     )
+
+
+def count_choices(call: ModelCall, account: Account) -> None:
+    """Count as dropped the choices of an answer behind the first, which is its message."""
+    answer = content_of(call).answer
+    value = as_dict(None if answer is None else plain(answer.value))
+    n_more = max(len(dicts_in(value.get(name))) for name in ("choices", "candidates")) - 1
+    if n_more > 0:
+        account.drop("further choices of an answer stay in the log", n_more)
 
 
 def _other_call(call: ModelCall) -> JsonObject:

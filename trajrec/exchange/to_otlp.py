@@ -20,6 +20,7 @@ from trajrec.corpus.model_calls import ModelCall
 from trajrec.exchange.account import Account
 from trajrec.exchange.chat import json_text
 from trajrec.exchange.episode_facts import (
+    count_choices,
     facts_of_call,
     facts_of_episode,
     facts_of_events,
@@ -184,6 +185,7 @@ class _Writer:
     def _model_span(self, call: ModelCall) -> JsonObject:
         content = content_of(call)
         facts = facts_of_model_call(call)
+        count_choices(call, self._account)
         parameters = as_dict(facts.pop("parameters", None))
         answer = content.answer
         model = call.request.get("model") if call.wire is None else call.wire.request.model
