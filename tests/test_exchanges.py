@@ -464,6 +464,15 @@ def test_equal_requests_at_once_have_retries_of_their_own(
     ]
 
 
+def test_a_count_of_retries_that_is_no_number_raises_nothing(tmp_path: Path) -> None:
+    sent = [*JSON, ("x-stainless-retry-count", "\u00b2")]
+    with trajrec.episode(tmp_path) as ep:
+        send(ep, request_body(1), [], status=429, sent=sent)
+        send(ep, request_body(1), [b"{}"], sent=sent)
+    starts = [exchange.start for exchange in recorded(tmp_path)]
+    assert [(start.step, start.attempt) for start in starts] == [(0, 0), (0, 1)]
+
+
 def test_a_retry_stays_in_the_conversation_of_its_client(tmp_path: Path) -> None:
     body = request_body(3)
 

@@ -185,7 +185,9 @@ def _text_of(call: ToolCall) -> str:
 def n_repeats_of(request: HttpRequest) -> int | None:
     """Return how often a client has repeated a request, as it says; None if it says nothing."""
     count = header(request.headers, "x-stainless-retry-count")
-    return int(count) if count.isdigit() and len(count) < 10 else None
+    # The digits of ASCII: others, such as a superscript, are no number to `int`.
+    is_number = count.isascii() and count.isdigit() and len(count) < 10
+    return int(count) if is_number else None
 
 
 def texts_of(url: str, body: bytes) -> list[str]:
