@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 from trajrec.types import JsonObject, Value
 
@@ -92,6 +92,8 @@ class MultiAgentEnv(Protocol):
 
 Access: TypeAlias = Literal["read", "write", "external", "unknown"]
 
+_ACCESSES = get_args(Access)
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -110,6 +112,13 @@ class Tool:
     schema: JsonObject | None = None
     access: Access = "unknown"
     description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.access not in _ACCESSES:
+            raise ValueError(
+                f"access of the tool {self.name!r} must be one of {', '.join(_ACCESSES)}, "
+                f"got {self.access!r}"
+            )
 
     @classmethod
     def with_args(

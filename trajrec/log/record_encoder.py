@@ -5,12 +5,27 @@ from __future__ import annotations
 from typing import TypeVar
 
 import msgspec
+import numpy as np
 
+from trajrec.log.events import Blob
+from trajrec.log.schema import Event
 from trajrec.types import Value
 
 T = TypeVar("T")
 
-_encode = msgspec.msgpack.Encoder().encode
+
+def _as_plain(value: Value) -> Value:
+    """Return a text or number of another class as one of Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"a record cannot hold a {type(value).__qualname__}: {value!r}")
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_as_plain).encode
+
+_decode_event = msgspec.msgpack.Decoder(Event).decode
 
 
 def storable(text: str) -> str:
@@ -32,6 +47,34 @@ def encode_record(record: msgspec.Struct) -> bytes:
         return _encode(record)
     except UnicodeEncodeError:
         return _encode(_with_storable_texts(record))
+
+
+def encode_event(event: Event) -> bytes:
+    """Encode an event of which a program gave some values, such as a seed or an id.
+
+    Raises:
+        TypeError: A value is of another type than its field, so that no reader would take the
+            event, nor the others that are in its frame.
+    """
+    try:
+        data = encode_record(event)
+        if type(event) is not Blob:
+            _decode_event(data)
+    except (msgspec.ValidationError, OverflowError) as exc:
+        kind = type(event).__name__
+        raise TypeError(f"{kind} cannot be recorded: {_named(event, str(exc))}") from exc
+    return data
+
+
+def _named(event: Event, problem: str) -> str:
+    """Return a problem with the name of the field, of which the decoder gives the place."""
+    text, _, place = problem.partition(" - at `$[")
+    number = place.partition("]")[0]
+    if not number.isdecimal():
+        return problem
+    # The kind of the event comes first.
+    name = event.__struct_fields__[int(number) - 1]
+    return f"{name}={getattr(event, name)!r}: {text}"
 
 
 def _with_storable_texts(value: T) -> T:

@@ -20,7 +20,7 @@ from trajrec.log.items import (
 )
 from trajrec.log.journal import EVENT, ROW
 from trajrec.log.packing import Drained
-from trajrec.log.record_encoder import encode_record
+from trajrec.log.record_encoder import encode_event
 from trajrec.log.schema import Event
 from trajrec.log.writer import LogWriter
 from trajrec.recording.blocks import BLOCK_ROWS, Block
@@ -345,4 +345,4 @@ class StepBuffer:
 
 def make_entry(event: Event) -> Entry:
     """Return an event as an item."""
-    return Entry(event, encode_record(event))
+    return Entry(event, encode_event(event))

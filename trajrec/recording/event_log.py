@@ -20,7 +20,7 @@ from trajrec.log.flusher import are_other_threads
 from trajrec.log.items import Entry
 from trajrec.log.journal import EVENT, EVENT_HALF_BYTES
 from trajrec.log.packing import Drained
-from trajrec.log.record_encoder import encode_record
+from trajrec.log.record_encoder import encode_event
 from trajrec.log.remote import local_folder
 from trajrec.log.schema import Chunk, EpisodeEnd, Event
 from trajrec.log.writer import Durability, LogWriter, OnFull, new_log_id
@@ -125,7 +125,7 @@ class EventLog:
         if self.writer.error is not None:
             self.writer.raise_error()
             return
-        self._pending.append(Entry(event, encode_record(event)))
+        self._pending.append(Entry(event, encode_event(event)))
         with self._lock:
             if isinstance(event, EpisodeEnd):
                 self._n_open -= 1
