@@ -90,6 +90,12 @@ def call_request(attempt: Attempt) -> JsonObject:
     return {"tool": attempt.tool, "arguments": attempt.arguments}
 
 
+def asked_call(tool: str, arguments: JsonObject) -> Value:
+    """Return the request of a tool call that an agent makes, as a log gives it back."""
+    # The name may be a member of an enum, and the arguments any mapping.
+    return as_stored({"tool": str.__str__(tool), "arguments": dict(arguments)})
+
+
 def call_result(attempt: Attempt) -> Value:
     """Return the recorded result of a tool call, or raise its recorded exception."""
     end = attempt.end

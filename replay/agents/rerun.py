@@ -307,7 +307,7 @@ class Rerun(ContinuedEpisode):
         if self.live is not None:
             return self.live.side_effect(name, function, *args)
         mark = self._steps.mark()
-        actual = as_stored({"name": name, "arguments": list(args)})
+        actual = as_stored({"name": str.__str__(name), "arguments": list(args)})
         recorded = None
         if self._n_side_effects < len(self._requests.side_effects):
             event, transcript = self._requests.side_effects[self._n_side_effects]

@@ -12,7 +12,7 @@ from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.transcript import AttemptKey, ModelCall
 from trajrec.redaction.comparison import differences, redacted_like
 from trajrec.redaction.redactor import Redactor
-from trajrec.replay.agents.recorded_answers import as_stored, call_request
+from trajrec.replay.agents.recorded_answers import asked_call, call_request
 from trajrec.types import JsonObject, Value
 
 Request = TypeVar("Request", Attempt, HttpExchange, ModelCall)
@@ -67,7 +67,7 @@ class ToolAnswers:
             arguments: The arguments.
             call_id: Id that the model gave the call, if it is known.
         """
-        actual = as_stored({"tool": tool, "arguments": arguments})
+        actual = asked_call(tool, arguments)
         # The model's id tells a call from all others. Without one, calls of other steps are no
         # candidates, since an agent that skips a step has changed; within a step, concurrent calls
         # may come in any order.
@@ -85,7 +85,7 @@ class ToolAnswers:
 
     def step_of(self, tool: str, arguments: JsonObject) -> int | None:
         """Return the step of the first unused attempt at an equal call, None if there is none."""
-        actual = as_stored({"tool": tool, "arguments": arguments})
+        actual = asked_call(tool, arguments)
         for attempt in self.unused:
             if attempt.tool == tool and self.is_recorded(call_request(attempt), actual):
                 return attempt.start.step

@@ -23,7 +23,7 @@ from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.agent_difference import AgentDifference
 from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.recorded_answers import (
-    as_stored,
+    asked_call,
     call_request,
     call_result,
     model_answer,
@@ -341,7 +341,7 @@ class WhatIfRun(Rerun):
         """Return whether a live call is the one to change. Calls of a step come in any order."""
         if self.attempt is None:
             return False
-        actual = as_stored({"tool": tool, "arguments": arguments})
+        actual = asked_call(tool, arguments)
         return self._tools.is_recorded(call_request(self.attempt), actual)
 
     def _with_pending(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from trajrec.protocols import Tool
@@ -43,6 +43,23 @@ def arguments_of(
             # One may have the name of an argument that is given by its position alone.
             return {**arguments, name: more} if more.keys() & arguments.keys() else arguments | more
     return arguments
+
+
+def check_call(tool: object, arguments: object) -> None:
+    """Refuse what is no call of a tool by its name.
+
+    Raises:
+        TypeError: The tool is no text, or the arguments are no mapping.
+    """
+    if not isinstance(tool, str):
+        raise TypeError(
+            f"a tool is called by its name, got {tool!r}; "
+            "a function is called as `ep.tool(function)(...)`"
+        )
+    if not isinstance(arguments, Mapping):
+        raise TypeError(
+            f"the arguments of {tool} must be a dict, got {arguments!r}; read JSON text before"
+        )
 
 
 def request_of(args: Sequence[Value], kwargs: JsonObject) -> JsonObject:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, cast
 
+from trajrec.agents.arguments import check_call
 from trajrec.agents.async_block import AsyncBlock
 from trajrec.agents.context import EpisodeToken, calling_episode, enter_episode, leave_episode
 from trajrec.agents.counters import ForkOrigin, StepCounter
@@ -262,13 +263,9 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
 
         Raises:
             UnknownToolError: The tool does not exist; the call is recorded as invalid.
-            TypeError: `tool` is no text; nothing is recorded.
+            TypeError: `tool` is no text, or `arguments` no mapping; nothing is recorded.
         """
-        if not isinstance(tool, str):
-            raise TypeError(
-                f"a tool is called by its name, got {tool!r}; "
-                "a function is called as `ep.tool(function)(...)`"
-            )
+        check_call(tool, arguments)
         generators = self._toolbox.generators
         if run is None and (begun := generators.begun(self, tool, arguments, call_id)):
             return begun
@@ -362,7 +359,8 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
             truncated: Whether a limit ends the episode. It is then truncated, not failed.
         """
         self._stop_reason = self._redactor.text(reason)
-        self._claimed_done = claimed_done
+        # A log holds neither NumPy's truth values nor numbers there.
+        self._claimed_done = None if claimed_done is None else bool(claimed_done)
         self._is_truncated = truncated
 
     def continue_from(self, origin: ForkOrigin) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from trajrec.agents.context import EpisodeSession
 from trajrec.agents.counters import ForkOrigin
@@ -46,6 +47,20 @@ class EpisodeSpec:
     metadata: Mapping[str, Value] | None
     deterministic: bool
     is_error: Callable[[Value], str | None]
+
+    def __post_init__(self) -> None:
+        for name in ("task", "task_revision"):
+            text = getattr(self, name)
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{name} must be a text, got {text!r}")
+        if self.seed is not None and not _is_seed(self.seed):
+            raise TypeError(f"seed must be a whole number of 64 bits, got {self.seed!r}")
+
+
+def _is_seed(value: Value) -> bool:
+    """Return whether a log can hold a value as a seed."""
+    is_whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    return is_whole and -(1 << 63) <= value < 1 << 64
 
 
 def checked_watch(world: World | None, watch: Value) -> Value:
@@ -160,7 +175,8 @@ def _reset(spec: EpisodeSpec, journal: Journal, *, time_ns: int, frozen_seed: in
     if seed is None and world is not None:
         # Never without a seed: the world of a replay must be the same.
         seed = getattr(world, "seed", None)
-        if seed is None:
+        # Of many simulators it is a method.
+        if not _is_seed(seed):
             seed = secrets.randbits(SEED_BITS)
             seed_origin = "recorder"
     options, n_secrets = journal.redactor.redacted(spec.options)

@@ -35,6 +35,8 @@ def record_side_effect(
         function: Returns the value.
         args: Arguments of the function.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"a side effect has a name, got {name!r}")
     # Both before the call, which may change its arguments and take long.
     time_ns = time.time_ns()
     arguments, were_redacted = journal.encode(list(args))

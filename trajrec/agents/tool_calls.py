@@ -156,12 +156,14 @@ class ToolCallRecorder:
         tool = self.tools.get(name)
         # Before the call has a step: what changed until now belongs to the step before it.
         self.states.prepare_call(tool)
+        # Of any mapping, as a log holds arguments.
+        given = dict(arguments)
         position = self._steps.next_call()
         self.last_raised = None
         journal = self._journal
         if tool is not None and not invalid:
-            invalid = self._arguments.find_mismatch(tool, arguments)
-        data, is_redacted = journal.encode(arguments)
+            invalid = self._arguments.find_mismatch(tool, given)
+        data, is_redacted = journal.encode(given)
         # A model may call a tool that does not exist, by any text.
         shown_name = name if tool is not None else journal.text(name)
         time_ns = time.time_ns()
@@ -174,7 +176,8 @@ class ToolCallRecorder:
                 attempt=position.attempt,
                 time_ns=time_ns,
                 tool=shown_name,
-                call_id=call_id,
+                # Some models give their calls no ids.
+                call_id=call_id or "",
                 arguments_data=data,
                 access="unknown" if tool is None else tool.access,
                 invalid=journal.text(invalid),
@@ -230,7 +233,7 @@ class ToolCallRecorder:
         is_async: bool = False,
     ) -> None:
         time_ns = time.time_ns()
-        error = self._is_error(result)
+        error = _reason(self._is_error(result))
         data, is_redacted = self._journal.encode(result if kept is None else kept)
         end = CallEnd(
             episode=self._journal.number,
@@ -332,6 +335,13 @@ class OpenToolCall:
     def failed(self, error: BaseException, result: Value = None) -> None:
         """Record its exception, with the error as the other process told it."""
         self._recorder.end_call(self._position, self._tool, result, error)
+
+
+def _reason(told: Value) -> str | None:
+    """Return why a result is an error; a program's own function may say only that it is one."""
+    if told is None or told is False:
+        return None
+    return told if isinstance(told, str) else codec.type_name(told)
 
 
 def find_error(result: Value) -> str | None:

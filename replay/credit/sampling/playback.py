@@ -149,7 +149,7 @@ class PlaybackEpisode(ToolDecorator):
                 self.next_call = (tool, copy.deepcopy(arguments))
             self._stop()
         recorded = self._calls[self._n_called]
-        self._compare_call(recorded, tool, arguments)
+        self._compare_call(recorded, tool, dict(arguments))
         self._n_called += 1
         if recorded.error:
             type_name, _, message = recorded.error.partition(": ")
