@@ -356,6 +356,18 @@ def test_an_evaluation_has_the_time_of_its_event(tmp_path: Path) -> None:
         assert one(corpus, "SELECT epoch_ns(checked_at) FROM checks") == 1795641547500000000
 
 
+def test_logs_and_metrics_beside_spans_are_counted(tmp_path: Path) -> None:
+    chat = export(span("b1", gen_ai__operation__name="chat"))
+    lines = [chat, {"resourceLogs": []}, {"resourceMetrics": []}]
+    path = write_lines(tmp_path / "t.jsonl", lines)
+    with imported(path, tmp_path / "out") as corpus:
+        dropped = json.loads(one(corpus, "SELECT report->'$.dropped_reasons' FROM imports"))
+    assert dropped == {
+        "resourceLogs of an export: spans alone are read": 1,
+        "resourceMetrics of an export: spans alone are read": 1,
+    }
+
+
 def test_a_parent_of_zeros_is_none(tmp_path: Path) -> None:
     made = span("a1", "0" * 16, gen_ai__operation__name="invoke_agent")
     path = write_json(tmp_path / "t.json", export(made))

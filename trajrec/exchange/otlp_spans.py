@@ -97,7 +97,10 @@ def spans_of(document: JsonObject, place: Place, account: Account) -> Iterator[S
         ImportFileError: It is not of the form of OTLP/JSON.
     """
     resources = object_parts(place, document.get("resourceSpans"), "resourceSpans", account)
-    account.take(document, "export", frozenset(document))
+    account.keep("export")
+    for name in document.keys() - {"resourceSpans"}:
+        # Such as the logs and metrics of a collector, which writes them into the same file.
+        account.drop(f"{name} of an export: spans alone are read")
     for name, resource in resources:
         inner = place.at(name)
         about = {key: value for key, value in resource.items() if key != "scopeSpans"}
