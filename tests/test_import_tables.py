@@ -88,6 +88,27 @@ def test_conditions_of_another_type_are_kept(name: str, odd: Any, tmp_path: Path
     assert not lost_leaves(simulation, tmp_path / "out")
 
 
+def test_tasks_that_no_episode_holds_are_counted(tmp_path: Path) -> None:
+    tasks = [{"id": name} for name in ("1", "1", "2")]
+    write_json(tmp_path / "run" / "results.json", {"info": {}, "tasks": tasks})
+    simulation = {"id": "s", "task_id": "1", "messages": chat(("assistant", "Hi."))}
+    write_json(tmp_path / "run" / "simulations" / "s.json", simulation)
+    with imported(tmp_path / "run", tmp_path / "out") as corpus:
+        dropped = json.loads(one(corpus, "SELECT report->'$.dropped_reasons' FROM imports"))
+    assert dropped == {"a task whose id another one has": 1, "a task without a simulation": 1}
+
+
+def test_an_episode_of_tau_bench_that_raised_has_a_failure(tmp_path: Path) -> None:
+    info = {"error": "the server is away", "traceback": "Traceback"}
+    path = write_json(
+        tmp_path / "t.json", [{"task_id": 1, "reward": 0.0, "info": info, "traj": [], "trial": 0}]
+    )
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT ending FROM episodes") == "error"
+        row = one(corpus, "SELECT origin, message FROM failures")
+        assert row == ("scaffold", "the server is away")
+
+
 def test_a_trial_of_another_type_is_kept(tmp_path: Path) -> None:
     episode = {"task_id": "1", "reward": 1.0, "traj": chat(("assistant", "Hi.")), "trial": 0.625}
     path = write_json(tmp_path / "t.json", [episode])

@@ -107,6 +107,7 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
             yield run.episode(place.expect(dict, read_json(path), "the file"), place, name)
 
         yield from account.whole_parts([(path.name, path) for path in others], read_file)
+        run.count_unused()
     elif _is_line(candidate.first_record) and not candidate.fields.get("simulations"):
 
         def read_line(position: str, record: JsonObject) -> Iterator[ImportedEpisode]:
@@ -137,6 +138,9 @@ class _Run:
         account.take(info, "info", frozenset(info))
         tasks = dicts_of(place, results.get("tasks"), "tasks")
         self._tasks = {text_of(task.get("id")): task for task in tasks}
+        self._used: set[str] = set()
+        if len(tasks) > len(self._tasks):
+            account.drop("a task whose id another one has", len(tasks) - len(self._tasks))
         agent = texts_by_key(info.get("agent_info"))
         self._model = str(agent.get("llm") or "")
         self._interface: JsonObject = {
@@ -155,12 +159,19 @@ class _Run:
         if unused and results.get("simulations"):
             self._extra["tasks without a simulation"] = [self._tasks[name] for name in unused]
 
+    def count_unused(self) -> None:
+        """Count as dropped the tasks of which no simulation was read."""
+        n_unused = len(self._tasks.keys() - self._used)
+        if n_unused:
+            self._account.drop("a task without a simulation", n_unused)
+
     def episode(self, record: JsonObject, place: Place, position: str) -> ImportedEpisode:
         """Return the episode of a simulation."""
         account = self._account
         rest = account.take(record, "simulation", SIMULATION)
         task_id = text_of(record.get("task_id"))
         task = self._tasks.get(task_id, {})
+        self._used.add(task_id)
         extra = dict(self._extra)
         if rest is not None:
             extra["simulation"] = rest

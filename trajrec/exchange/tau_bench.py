@@ -11,7 +11,7 @@ from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format, records_of
 from trajrec.exchange.chat_messages import ChatForm, ChatReader, last_text
 from trajrec.exchange.reading import Place, number_or_none, text_of, texts_by_key
-from trajrec.exchange.records import ImportedEpisode, Verdict
+from trajrec.exchange.records import Fault, ImportedEpisode, Verdict
 from trajrec.types import JsonObject
 
 EPISODE = frozenset(("task_id", "reward", "info", "traj", "trial"))
@@ -72,6 +72,11 @@ def _episode(record: JsonObject, place: Place, position: str, account: Account) 
         extra=extra or None,
     )
     _add_checks(record, info, place, episode)
+    if type(info.get("error")) is str:
+        # Of an episode that raised, the reward is 0 though nothing was judged.
+        traceback = text_of(info.get("traceback"))
+        episode.items.append(Fault(message=info["error"], traceback=traceback))
+        episode.ending = "error"
     return episode
 
 
