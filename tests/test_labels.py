@@ -98,8 +98,8 @@ def test_a_file_of_labels_is_read_whole_or_not_at_all(
     assert cartpole.read_labels(again) == 2
     times = cartpole.sql("SELECT count(DISTINCT labelled_at) FROM labels").fetchall()
     assert times[0][0] <= 3
-    for broken in ('{"episode_id": "x"}', '{"name": "a", "episode_id": "zz"}', "[]", "{"):
-        file.write_text(json.dumps(lines[0]) + "\n" + broken + "\n")
+    for broken in (b'{"episode_id": "x"}', b'{"name": "a", "episode_id": "zz"}', b"[]", b"\xff"):
+        file.write_bytes(json.dumps(lines[0]).encode() + b"\n" + broken + b"\n")
         with pytest.raises(CorpusError, match=r"labels\.jsonl: line 2: "):
             cartpole.read_labels(file)
     assert len(labels(cartpole)) == 5

@@ -172,7 +172,8 @@ class Labelling:
         """
         path = Path(file)
         lines = []
-        with path.open(encoding="utf-8") as opened:
+        # Bytes that are no UTF-8 come as surrogates, so that they are named with their line.
+        with path.open(encoding="utf-8", errors="surrogateescape") as opened:
             for number, text in enumerate(opened, 1):
                 if not text.strip():
                     continue
