@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, UserDict
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +120,28 @@ def test_no_event_is_encoded_that_cannot_be_read() -> None:
         (name,) = wrong
         with pytest.raises(TypeError, match=f"CallStart cannot be recorded: {name}="):
             encode_event(CallStart(**{"call_id": "", "invalid": "", **call, **wrong}))
+
+
+@pytest.mark.parametrize(
+    ("returned", "status", "verdict", "score"),
+    [
+        (trajrec.Verdict(np.bool_(True), np.float32(0.5)), "ok", True, 0.5),
+        (trajrec.Verdict(None, Decimal("0.5")), "ok", None, 0.5),  # type: ignore[arg-type]
+        (trajrec.Verdict(1), "error", None, None),  # type: ignore[arg-type]
+        (trajrec.Verdict(True, "0.5"), "error", None, None),  # type: ignore[arg-type]
+    ],
+)
+def test_a_verdict_of_other_types_costs_no_episode(
+    tmp_path: Path, returned: Any, status: str, verdict: bool | None, score: float | None
+) -> None:
+    def check(_watched: Any) -> Any:
+        return returned
+
+    check.verifier_id = 5  # type: ignore[attr-defined]
+    check.verifier_family = None  # type: ignore[attr-defined]
+    with trajrec.episode(tmp_path, checks=[check]):
+        pass
+    trajrec.close_logs()
+    query = "SELECT check_id, family, status, verdict, score FROM checks"
+    assert rows(tmp_path, query) == [("5", "programmatic", status, verdict, score)]
+    assert rows(tmp_path, "SELECT ending FROM episodes") == [("terminated",)]

@@ -56,10 +56,13 @@ def identify(verifier: object) -> VerifierIdentity:
     """
     name = getattr(verifier, "__qualname__", type(verifier).__qualname__)
     default_id = f"{getattr(verifier, '__module__', '?')}:{name}"
+    # A log holds texts: a program may number its checks, or name no family.
+    check_id = getattr(verifier, "verifier_id", None)
+    family = getattr(verifier, "verifier_family", None)
     return VerifierIdentity(
-        id=getattr(verifier, "verifier_id", default_id),
+        id=default_id if check_id is None else str(check_id),
         version=str(getattr(verifier, "verifier_version", "0")),
-        family=getattr(verifier, "verifier_family", "programmatic"),
+        family="programmatic" if family is None else str(family),
     )
 
 
@@ -148,7 +151,7 @@ def as_verdict(returned: Value) -> Verdict:
         TypeError: The value is neither a bool, a number, None nor a Verdict.
     """
     if isinstance(returned, Verdict):
-        return returned
+        return _checked(returned)
     # NumPy's own bool, by name: NumPy 1 calls the class "bool_", and NumPy 2 "bool".
     if isinstance(returned, bool) or type(returned).__name__ in ("bool_", "bool"):
         return Verdict(bool(returned))
@@ -162,3 +165,22 @@ def as_verdict(returned: Value) -> Verdict:
     raise TypeError(
         f"a verifier must return bool, float, None or Verdict, got {type(returned).__name__}"
     )
+
+
+def _checked(verdict: Verdict) -> Verdict:
+    """Return a verdict with Python's own values.
+
+    Raises:
+        TypeError: It holds others than a bool and a number.
+    """
+    passed = verdict.passed
+    score = verdict.score
+    if passed is not None and type(passed) is not bool:
+        passed = as_verdict(passed).passed
+        if passed is None:
+            raise TypeError(f"passed must be True, False or None, got {verdict.passed!r}")
+    if score is not None and type(score) is not float:
+        if isinstance(score, str):
+            raise TypeError(f"score must be a number or None, got {score!r}")
+        score = float(score)
+    return Verdict(passed, score, verdict.evidence)
