@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import gymnasium as gym
 import pytest
 from counter_runs import counts, interface, record_one, record_run
 from question_corpus import make_corpus
@@ -316,10 +317,28 @@ def test_a_task_in_two_splits_contradicts_the_coverage(tmp_path: Path) -> None:
         card = make_card(corpus, about)
         named = make_card(corpus, dataclasses.replace(about, held_out=("validation",)))
     verdict = card["claims"]["coverage"]["verdict"]
-    assert verdict.startswith("contradicted (2 tasks, goals or first states are in several splits")
+    assert verdict.startswith("contradicted (1 task, goal or first state is in several splits")
     assert "held-out split: no episode is in test; name yours (--held-out)" in card["missing"]
-    assert "are held out and not" in named["claims"]["coverage"]["verdict"]
+    assert "is held out and not" in named["claims"]["coverage"]["verdict"]
     assert not any(line.startswith("held-out split") for line in named["missing"])
+
+
+def test_a_first_state_stands_only_for_tasks_without_names(tmp_path: Path) -> None:
+    # Two tasks begin in one world, and two environments in the number 0.
+    for split in ("train", "test"):
+        record_one(tmp_path, True, task=f"of {split}", metadata={"split": split})
+        env_id = {"train": "FrozenLake-v1", "test": "CliffWalking-v1"}[split]
+        for names in ({}, {"task": split}):
+            options: Any = {"metadata": {"split": split}, "state": lambda env: 0, **names}
+            with trajrec.record(gym.make(env_id), tmp_path, **options) as env:
+                env.reset(seed=0)
+                env.step(0)
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        shared = corpus.overlap().shared
+        card = make_card(corpus, About(name="n", published=datetime.date(2026, 1, 1)))
+    assert [(item.by, item.is_task) for item in shared] == [("first state", False)]
+    assert card["claims"]["coverage"]["contradicted"] == []
 
 
 @pytest.mark.parametrize("split", ["", "x" * 101])

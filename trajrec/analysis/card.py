@@ -93,7 +93,7 @@ def _contradict(card: Card) -> None:
     """Withdraw the claims that the analyses contradict, though their fields are recorded."""
     leaks = len(card["overlap"]["leaks"])
     held_out = set(card["about"]["held_out"])
-    several = card["overlap"]["shared"]
+    several = [item for item in card["overlap"]["shared"] if item["is_task"]]
     shared = [item for item in several if held_out & set(item["splits"])]
     splits = _named_splits(card)
     cleaned = [
@@ -102,15 +102,10 @@ def _contradict(card: Card) -> None:
     found = {
         "coverage": [
             *([f"{episodes(leaks)} from held-out data"] if leaks else []),
-            *(
-                [f"{len(shared)} tasks, goals or first states are held out and not"]
-                if shared
-                else []
-            ),
+            *([f"{_are_shared(len(shared))} held out and not"] if shared else []),
             *(
                 [
-                    f"{len(several)} tasks, goals or first states are in several splits, of which "
-                    "none is named as held out"
+                    f"{_are_shared(len(several))} in several splits, of which none is named as held out"
                 ]
                 if several and not held_out & splits
                 else []
@@ -122,6 +117,10 @@ def _contradict(card: Card) -> None:
         card["claims"][claim]["contradicted"] = reasons
         if reasons:
             card["claims"][claim]["verdict"] = f"contradicted ({'; '.join(reasons)})"
+
+
+def _are_shared(n: int) -> str:
+    return "1 task, goal or first state is" if n == 1 else f"{n} tasks, goals or first states are"
 
 
 def _named_splits(card: Card) -> set[str]:

@@ -17,15 +17,18 @@ class Shared:
 
     Attributes:
         by: "task", "goal" or "first state".
-        value: The task, or the digest.
+        value: The task, the digest, or the environment and the state.
         splits: The splits.
         n: Episodes.
+        is_task: Whether it stands for a task. A first state does not if all episodes from there
+            name their tasks: many tasks begin in one world.
     """
 
     by: str
     value: str
     splits: tuple[str, ...]
     n: int
+    is_task: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,14 +104,26 @@ def read_overlap(
         ValueError: The derivations have a cycle.
     """
     held_out = split_names(held_out)
-    columns = {"task": "task", "goal": "goal_digest", "first state": "reset_key::VARCHAR"}
+    columns = {
+        "task": "task",
+        "goal": "goal_digest",
+        # States of two environments may be equal: a lake and a taxi both begin in a number.
+        "first state": "coalesce(env_id, '?') || ' from state ' || reset_key",
+    }
     shared = [
-        Shared(by=by, value=row["value"], splits=tuple(row["splits"]), n=row["n"])
+        Shared(
+            by=by,
+            value=row["value"],
+            splits=tuple(row["splits"]),
+            n=row["n"],
+            is_task=by != "first state" or row["has_unnamed"],
+        )
         for by, column in columns.items()
         for row in fetch(
             source,
             f"""
-            SELECT {column} AS value, list_sort(list(DISTINCT {_SPLIT})) AS splits, count(*) AS n
+            SELECT {column} AS value, list_sort(list(DISTINCT {_SPLIT})) AS splits, count(*) AS n,
+                bool_or(task IS NULL) AS has_unnamed
             FROM episodes WHERE {column} IS NOT NULL AND {_SPLIT} IS NOT NULL
             GROUP BY 1 HAVING count(DISTINCT {_SPLIT}) > 1 ORDER BY 1""",
         )
