@@ -291,6 +291,8 @@ ODD_SAMPLES: tuple[dict[str, Any], ...] = (
     sample(model_event("a"), transcript={"odd": "mark odd"}),
     sample(model_event("mark said", pending=True)),
     sample(tool_event("c", pending=True, completed=None, result="mark result")),
+    sample(tool_event("c", agent_span_id=["mark span"])),
+    sample(model_event("a"), {"event": "score", "score": {"value": 1}, "intermediate": "mark"}),
     sample(tool_event("c", pending=True, error={"type": "unknown", "message": "mark error"})),
 )
 """Samples with values that have no place, or stand beside those that take theirs."""

@@ -258,6 +258,8 @@ class _EventReader:
     def _add_call(self, event: JsonObject, owner: ImportedEpisode) -> None:
         place = self._place
         rest = self._account.take(event, "event tool", TOOL)
+        if type(event.get("agent_span_id")) not in (str, type(None)):
+            rest = {**(rest or {}), "agent_span_id": event["agent_span_id"]}
         arguments, invalid = parse_arguments(event.get("arguments"))
         call = Call(
             tool=place.expect(str, event.get("function"), "function"),

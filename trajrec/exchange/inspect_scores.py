@@ -56,6 +56,8 @@ def verdicts_of(
         if kind not in ("score", "score_edit"):
             continue
         rest = account.take(event, f"event {kind}", EVENT)
+        if type(event.get("intermediate")) not in (bool, type(None)):
+            rest = {**(rest or {}), "intermediate": event["intermediate"]}
         name = _scorer(event, scores, of_events)
         if kind == "score" and name and event.get("intermediate") is not True:
             of_events[name] = event
