@@ -298,6 +298,7 @@ ODD_LISTS: tuple[dict[str, str], ...] = (
         "llm.input_messages.300000.message.content": "mark farther",
     },
     {f"{MESSAGE}.content": "mark one", "llm.input_messages.00.message.content": "mark two"},
+    {"llm.invocation_parameters": '{"tools": ["mark a"]}', "llm.tools.0.tool.json_schema": "{}"},
     {"llm.invocation_parameters": '{"messages": [{"role": "user", "content": "mark said"}]}'},
 )
 """Attributes of OpenInference that have no place in its lists of messages and tools."""
@@ -310,6 +311,17 @@ def test_odd_items_of_openinferences_lists_are_kept(
     path = write_json(tmp_path / "t.json", export(span("b1", **OPEN_MODEL, **attributes)))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT count(*) FROM model_calls") == 1
+    assert lost_marks(path, tmp_path / "out") == []
+
+
+def test_a_model_beside_that_of_the_parameters_is_kept(tmp_path: Path) -> None:
+    attributes = {
+        "llm.model_name": "mark answered",
+        "llm.invocation_parameters": '{"model": "mark asked"}',
+    }
+    path = write_json(tmp_path / "t.json", export(span("b1", **OPEN_MODEL, **attributes)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT model FROM model_calls") == "mark asked"
     assert lost_marks(path, tmp_path / "out") == []
 
 

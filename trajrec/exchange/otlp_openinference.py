@@ -29,11 +29,15 @@ def turn_of(span: Span, place: Place) -> Turn:
     tools = [_tool(item, place) for item in _items(span, "llm.tools.")]
     parameters = json_value(attributes.get(_PARAMETERS), place)
     given: JsonObject = parameters if type(parameters) is dict else {}
-    if "messages" not in given:
-        # Messages among the parameters need not be those of the request: they stay as they stand.
+    if "messages" not in given and not (tools and "tools" in given):
+        # Messages and tools among them need not be those of the lists: they stay as they stand.
         span.take(_PARAMETERS)
     if type(parameters) is not dict and parameters is not None:
         given = {"invocation_parameters": parameters}
+    model = span.text("llm.model_name")
+    if given.get("model") in (None, model):
+        # Else it may be that of the answer: the model of the request stands in the parameters.
+        span.take_text("llm.model_name")
     if tools:
         given = {**given, "tools": tools}
     usage = usage_of_counts(
@@ -50,7 +54,7 @@ def turn_of(span: Span, place: Place) -> Turn:
         answer["usage"] = usage
     return Turn(
         message=None,
-        model=span.take_text("llm.model_name"),
+        model=model,
         # Content is opt-in: without it the request is unknown, and not empty.
         request=list(request) or None,
         answer=answer if outputs or usage else None,
