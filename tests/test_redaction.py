@@ -871,3 +871,54 @@ def test_a_table_of_thousands_of_rows_is_searched_to_its_end() -> None:
     rows = ", ".join(f"('bob', 'hunter{n}xx')" for n in range(5000))
     cleaned = REDACTOR.text(f"INSERT INTO users (name, password) VALUES {rows};")
     assert cleaned.count("[redacted password ") == 5000
+
+
+@pytest.mark.parametrize(
+    "name", ["contrase\u00f1a", "\u5bc6\u7801", "Schl\u00fcssel", "\u00e9cole"]
+)
+def test_an_own_name_may_have_letters_of_any_language(name: str) -> None:
+    redactor = Redactor({}, names=[name])
+    for spelling in (name, name.lower(), name.upper(), name.capitalize(), f"my_{name}"):
+        assert "hu9n7t3er2" not in redactor.text(f"{spelling}=hu9n7t3er2 and more")
+        assert "any words" not in redactor.text(json.dumps({spelling: "any words"}))
+        assert redactor.encode({spelling: "any words"})[1]
+
+
+@pytest.mark.parametrize("name", ["door-code", "door_code", "Door code"])
+def test_an_own_name_is_found_in_each_spelling_in_texts(name: str) -> None:
+    redactor = Redactor({}, names=[name])
+    for spelling in (
+        "door-code",
+        "door_code",
+        "doorCode",
+        "DOOR_CODE",
+        "my-door-code",
+    ):
+        assert "hu9n7t3er2" not in redactor.text(f"set {spelling}=hu9n7t3er2 now")
+        assert redactor.encode({spelling: "any words"})[1]
+    assert redactor.text("set code=hu9n7t3er2 now") == "set code=hu9n7t3er2 now"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"also": "secret"}, "also must be a list of texts, got str"),
+        ({"also": [b"secret"]}, "also must be a list of texts"),
+        ({"also": [None]}, "also must be a list of texts"),
+        ({"names": "pin"}, "names must be a list of texts, got str"),
+        ({"rules": {"pin": "("}}, "the rule 'pin' is no regular expression of bytes"),
+        ({"rules": {"pin": r"(?u)\w"}}, "the rule 'pin' is no regular expression of bytes"),
+    ],
+)
+def test_a_redactor_refuses_what_would_damage_texts(arguments: Any, words: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+        Redactor({}, **arguments)
+
+
+def test_an_own_secret_is_found_in_the_bytes_of_a_stream() -> None:
+    stream = StreamRedactor(Redactor({}, also=["p\u00e4ssw\u00f6rt"]))
+    data = "it is p\u00e4ssw\u00f6rt, and".encode()
+    done = [piece for n in range(len(data)) for piece in stream.add(data[n : n + 1])]
+    said = b"".join(map(codec.decode, [*done, *stream.finish()]))
+    assert said.startswith(b"it is [redacted environment ")
+    assert said.endswith(b"], and")

@@ -137,7 +137,8 @@ def name_at(data: bytes, position: int, end: int, strength_of: StrengthOf) -> Na
     if _ESCAPED.search(data, max(0, start - 1), min(start + 1, end - 1)):
         # JSON and reprs write a line that begins with DB_PASSWORD as `\nDB_PASSWORD`.
         start += 1
-    name = data[start:end].decode("ascii")
+    # A name of the user's own may have any letters.
+    name = data[start:end].decode("utf-8", "replace")
     strength = strength_of(name)
     if strength and _ARN.search(data, max(0, start - MAX_NAME_BYTES), start):
         return None

@@ -15,7 +15,7 @@ ESCAPE = re.compile(
 A letter at its end belongs to it, and not to the word: `\\nghp_...` in JSON, `%20ghp_...` in URLs."""
 
 _BACKSLASHES = re.compile(rb"\\+")
-_CODES = re.compile(rb"\\u00([0-7][0-9A-Fa-f])")
+_CODES = re.compile(rb"\\u([0-9A-Fa-f]{4})")
 _LETTERS = ((b"\\n", b"\n"), (b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\/", b"/"), (b'\\"', b'"'))
 
 
@@ -35,4 +35,8 @@ def unescaped(data: bytes) -> bytes:
     data = _BACKSLASHES.sub(rb"\\", data)
     for escape, character in _LETTERS:
         data = data.replace(escape, character)
-    return _CODES.sub(lambda code: bytes([int(code[1], 16)]), data)
+    return _CODES.sub(_character, data)
+
+
+def _character(code: re.Match[bytes]) -> bytes:
+    return chr(int(code[1], 16)).encode("utf-8", "surrogatepass")

@@ -55,7 +55,8 @@ class Redactor:
         names: Further names that name secrets: of keys, fields, options and variables.
 
     Raises:
-        ValueError: A further secret or name is empty.
+        TypeError: `also` or `names` is one text, or has something that is none.
+        ValueError: A further secret or name is empty, or a rule is no regular expression of bytes.
 
     Attributes:
         is_on: Whether it redacts anything.
@@ -73,8 +74,8 @@ class Redactor:
     ) -> None:
         # No default argument: documentation that prints signatures would print the environment.
         variables = os.environ if environment is None else environment
-        also = [*also]
-        names = [*names]
+        also = _texts("also", also)
+        names = _texts("names", names)
         if "" in also:
             raise ValueError("also must be secrets, and an empty text is in every text")
         self._names = tuple(_folded(name) for name in names)
@@ -82,7 +83,7 @@ class Redactor:
             raise ValueError(f"names must have letters, or every name ends with one, got {names!r}")
         self._strength_of = self._own_strength if self._names else strength_of
         self._scanner = Scanner(
-            rules=[Shape(kind, "", pattern, "") for kind, pattern in (rules or {}).items()],
+            rules=[_own_rule(kind, pattern) for kind, pattern in (rules or {}).items()],
             secrets={*_secrets_of(frozenset(variables.items())), *also},
             names=[name.lower() for name in names],
             strength_of=self._strength_of,
@@ -329,8 +330,26 @@ def _as_edits(data: bytes, spans: Iterable[Span], encoding: str = "utf-8") -> li
     return edits
 
 
+def _texts(argument: str, values: Iterable[str]) -> list[str]:
+    """Return some texts as a list. Of one text, each letter would be a secret."""
+    texts = [] if isinstance(values, str) else list(values)
+    if isinstance(values, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{argument} must be a list of texts, got {type(values).__name__}")
+    return texts
+
+
+def _own_rule(kind: str, pattern: str) -> Shape:
+    try:
+        re.compile(pattern.encode())
+    except re.error as exc:
+        raise ValueError(
+            f"the rule {kind!r} is no regular expression of bytes ({exc}): {pattern!r}"
+        ) from exc
+    return Shape(kind, "", pattern, "")
+
+
 def _folded(name: str) -> str:
-    return name.lower().replace("-", "").replace("_", "")
+    return re.sub("[-_ ]", "", name.lower())
 
 
 # The environment is the same for most episodes of a process, and takes a while to search.

@@ -126,10 +126,8 @@ class Scanner:
         shapes = [*TEXT_SHAPES, *(shape for shape in own_shapes if shape.sign)]
         self._options = [shape for shape in shapes if _OPTION_SIGN.match(shape.sign)]
         self._shapes = [shape for shape in shapes if shape not in self._options]
-        self._unsigned = [
-            (shape, re.compile(shape.pattern.encode())) for shape in own_shapes if not shape.sign
-        ]
-        self._parts = [*PARTS, *(name.encode() for name in names)]
+        self._unsigned = _compiled(shape for shape in own_shapes if not shape.sign)
+        self._parts = list({*PARTS, *(part for name in names for part in _parts_of(name))})
         self._strength_of = strength_of
         # The longest first, so that a secret within another one does not split it.
         variants = {variant for secret in secrets for variant in _variants(secret)}
@@ -376,15 +374,25 @@ def _merged(data: bytes, spans: list[Span]) -> list[Span]:
     return merged
 
 
+def _parts_of(name: str) -> set[bytes]:
+    """Return the parts that are looked for in texts without capitals, which are those of ASCII."""
+    # The last word too: door_code is also written door-code and doorCode.
+    parts = {name, re.split(r"[-_ ]+", name.strip("-_ "))[-1]}
+    spellings = {word for part in parts for word in (part, part.upper(), part.capitalize())}
+    return {word.encode().lower() for word in spellings}
+
+
 def _variants(secret: str) -> set[bytes]:
     """Return a secret as texts have it: as it is, inside of JSON, and inside of a URL."""
-    # What is read from a file ends with a line's end.
-    secret = secret.strip() or secret
+    secret = secret.strip() or secret  # A file ends with a line's end.
     plain = secret.encode("utf-8", "surrogatepass")
     escaped = [json.dumps(secret, ensure_ascii=is_ascii)[1:-1] for is_ascii in (False, True)]
     quoted = [urllib.parse.quote(plain, safe="/"), urllib.parse.quote(plain, safe="")]
     form = urllib.parse.quote_plus(plain)
-    return {plain, *(text.encode("utf-8", "surrogatepass") for text in (*escaped, *quoted, form))}
+    # The bytes of a stream, which are searched as characters.
+    characters = plain.decode("latin-1")
+    texts = (*escaped, *quoted, form, characters)
+    return {plain, *(text.encode("utf-8", "surrogatepass") for text in texts)}
 
 
 _TOKENS = TokenSearch(TOKENS)
