@@ -20,7 +20,7 @@ from trajrec.log.folder import INDEX_FOLDER, SUFFIX
 from trajrec.log.frame_writer import FrameWriter
 from trajrec.log.locks import is_running
 from trajrec.log.packing import Drained
-from trajrec.log.record_encoder import encode_record
+from trajrec.log.record_encoder import encode_event
 from trajrec.log.schema import Chunk, Event
 from trajrec.recording.provenance import make_agents_header
 
@@ -87,7 +87,7 @@ class ImportLog:
 
     def add(self, event: Event) -> None:
         """Add an event."""
-        raw = encode_record(event)
+        raw = encode_event(event)
         self._events.append(event)
         self._raw.append(raw)
         self._n_bytes += len(raw)

@@ -29,7 +29,7 @@ from trajrec.exchange.reading import SEVERAL
 from trajrec.exchange.writing import EpisodeLogger
 from trajrec.log.annotations import ImportRecord
 from trajrec.log.folder import INDEX_FOLDER, SUFFIX
-from trajrec.log.record_encoder import encode_record
+from trajrec.log.record_encoder import encode_event
 from trajrec.log.schema import Event
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.values import codec
@@ -234,7 +234,7 @@ def _import_file(
 
 
 def _encode_only(event: Event) -> None:
-    encode_record(event)
+    encode_event(event)
 
 
 def _failed(file: FileReport, reason: str) -> FileReport:
