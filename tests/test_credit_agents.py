@@ -838,6 +838,21 @@ def test_a_tool_may_be_any_callable(tmp_path: Path) -> None:
     assert {(row.value, row.n_invalid) for row in table} == {(1.0, 0)}
 
 
+def test_a_generator_that_is_called_by_name_is_one(tmp_path: Path) -> None:
+    def count(n: int) -> Iterator[int]:
+        yield from range(n)
+
+    def read(ep: Any) -> None:
+        ep.tool(count)
+        numbers = ep.call("count", n=3)
+        assert [next(numbers), *numbers] == [0, 1, 2]
+
+    agent = agent_of_calls(*WON, before=read)
+    episode = record(tmp_path, agent)
+    table = credit.estimate(episode, credit.AgentPolicy(agent), estimator="value", n_rollouts=2)
+    assert {(row.value, row.n_invalid) for row in table} == {(1.0, 0)}
+
+
 def test_another_agent_may_prompt_differently_at_its_step(tmp_path: Path) -> None:
     model = Model()
 
