@@ -24,6 +24,9 @@ MAX_RATIO = 2000
 
 MIN_BOMB_BYTES = 1 << 26
 
+# A first piece that is shorter does not tell the zlib format from the bare one.
+_ZLIB_HEADER = 2
+
 
 class BombError(ValueError):
     """A body grows without measure when it is decoded."""
@@ -109,9 +112,14 @@ def _gzip() -> Decode:
 def _deflate() -> Decode:
     # Some servers send the zlib format, as the standard says, and some the bare one.
     state: list[Decode] = []
+    begin = b""
 
     def decode(data: bytes) -> bytes:
+        nonlocal begin
         if not state:
+            data = begin = begin + data
+            if len(begin) < _ZLIB_HEADER:
+                return b""
             try:
                 wrapped = zlib.decompressobj()
                 decoded = wrapped.decompress(data)
