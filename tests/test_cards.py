@@ -323,6 +323,19 @@ def test_a_task_in_two_splits_contradicts_the_coverage(tmp_path: Path) -> None:
     assert not any(line.startswith("held-out split") for line in named["missing"])
 
 
+@pytest.mark.parametrize("other", ["a_b", "A-B"])
+def test_splits_whose_files_would_be_one_are_refused(tmp_path: Path, other: str) -> None:
+    for split in ("a-b", other):
+        record_one(tmp_path / "runs", True, metadata={"split": split})
+    close_logs()
+    with (
+        trajrec.open(tmp_path / "runs") as corpus,
+        pytest.raises(ValueError, match="splits would share a name"),
+    ):
+        corpus.card(tmp_path / "out", name="n")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_first_state_stands_only_for_tasks_without_names(tmp_path: Path) -> None:
     # Two tasks begin in one world, and two environments in the number 0.
     for split in ("train", "test"):

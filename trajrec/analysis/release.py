@@ -189,11 +189,13 @@ def _splits(source: Source) -> dict[str | None, str]:
             raise ValueError(
                 f"the name of a split must have 1 to {LONGEST_SPLIT} characters, got {split[:99]!r}"
             )
-    if len(set(names.values())) < len(names):
-        alike = [s for s, name in names.items() if list(names.values()).count(name) > 1]
+    # Some file systems know no case: the files of one split would take the place of the other's.
+    files = [name.casefold() for name in names.values()]
+    if len(set(files)) < len(files):
+        alike = [s for s, name in names.items() if files.count(name.casefold()) > 1]
         raise ValueError(
-            f"splits would share a name in the release, which takes letters, digits and _ alone: "
-            f"{', '.join(map(repr, alike))}; rename one in the metadata"
+            "splits would share a name in the release, which takes letters, digits and _ alone, and "
+            f"of any case: {', '.join(map(repr, alike))}; rename one in the metadata"
         )
     return names
 
