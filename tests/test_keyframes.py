@@ -188,3 +188,34 @@ def test_keyframe_of_a_generator_that_is_made_later_is_refused() -> None:
     # A replay and a fork take all steps then.
     with pytest.raises(SnapshotError, match="attribute noise is None, and the keyframe has"):
         Keyframes(env).put(data)
+
+
+class Bare(gym.Env[Any, Any]):
+    """Has only the attribute that a test gives it."""
+
+
+class Opponent:
+    """Counts its moves."""
+
+    def __init__(self) -> None:
+        self.n_moves = 0
+
+    def __call__(self) -> int:
+        self.n_moves += 1
+        return self.n_moves
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Opponent(),
+        np.zeros(1, [("x", float)])[0],
+        np.asfortranarray(np.zeros((2, 2))),
+    ],
+    ids=["callable object", "record", "memory order"],
+)
+def test_attribute_that_a_log_cannot_give_back_has_no_keyframe(value: Any) -> None:
+    env = Bare()
+    vars(env)["attribute"] = value
+    with pytest.raises(SnapshotError, match=r"attribute attribute .* is no plain data"):
+        Keyframes(env).take()

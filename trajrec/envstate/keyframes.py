@@ -11,7 +11,9 @@ step. A keyframe is therefore used to reach later steps than its own.
 from __future__ import annotations
 
 import enum
+import functools
 import sys
+import types
 from collections.abc import Iterator
 
 import numpy as np
@@ -110,7 +112,7 @@ class Keyframes:
     def _to_entry(self, value: Value, name: str) -> list[Value] | None:
         """Return an attribute as [kind, data]; None if only a constructor sets it."""
         cls = type(value)
-        if isinstance(value, _PLAIN_BASES) or _is_plain(value):
+        if _is_plain(value):
             return ["value", value]
         if isinstance(value, np.random.Generator):
             return ["generator", _generator_state(value)]
@@ -127,7 +129,7 @@ class Keyframes:
         if is_bound_elsewhere(value, set(map(id, self._snapshots.layers))):
             raise SnapshotError(f"attribute {name} is a method of an object that is no layer")
         is_layer = any(value is layer for layer in self._snapshots.layers)
-        if callable(value) or is_layer or cls.__name__ == "MjModel":
+        if is_layer or cls.__name__ == "MjModel" or _is_stateless_callable(value):
             return None
         if hasattr(value, "contains") and hasattr(value, "sample"):
             # A space: `take` stores its generator separately.
@@ -181,13 +183,22 @@ def _mujoco_state(data: Value) -> Value:
 def _is_plain(value: Value) -> bool:
     """Return whether a value consists of plain data alone."""
     if type(value) is np.ndarray:
-        return value.dtype.kind in "biufcSU"
+        # A log has no other memory order, in which a sum would round differently.
+        return value.dtype.kind in "biufcSU" and value.flags.c_contiguous
     if type(value) is dict:
         has_plain_keys = all(isinstance(key, (str, int)) for key in value)
         return has_plain_keys and all(map(_is_plain, value.values()))
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN_BASES)
+    # The fields of a record of NumPy can be assigned to; those that a log gives back cannot.
+    return isinstance(value, _PLAIN_BASES) and not isinstance(value, np.void)
+
+
+def _is_stateless_callable(value: Value) -> bool:
+    """Return whether a value is a function, or an object like one that has no attributes."""
+    # The attributes of a function are seldom its state; an opponent with `__call__` counts in its.
+    is_function = isinstance(value, (types.FunctionType, types.MethodType, type, functools.partial))
+    return is_function or (callable(value) and not getattr(value, "__dict__", None))
 
 
 def _generator_state(generator: Value) -> Value:
