@@ -121,7 +121,8 @@ class SharedMemoryCheck:
                 no array.
         """
         base = array if array.base is None else array.base
-        if not array.flags.writeable:
+        is_written = array.flags.writeable
+        if not is_written and not (isinstance(base, np.ndarray) and base.flags.writeable):
             return
         # An unpickled array is a view of bytes that belong to it alone.
         if not isinstance(base, (np.ndarray, bytes, bytearray, memoryview)):
@@ -130,7 +131,13 @@ class SharedMemoryCheck:
                 f"{type(base).__qualname__}"
             )
         others = self._arrays.setdefault(id(base), [])
-        if any(other is not array and np.may_share_memory(other, array) for other in others):
+        if any(
+            other is not array
+            # Two views that only read what neither of them can change stay right.
+            and (is_written or other.flags.writeable)
+            and np.may_share_memory(other, array)
+            for other in others
+        ):
             raise SnapshotError(
                 f"the environment cannot be copied: an array of shape {array.shape} shares its "
                 "memory with another one"

@@ -95,17 +95,22 @@ class Copier:
         if (
             cls in ATOMIC_TYPES
             or id(value) in self._shared
-            or isinstance(value, (np.generic, enum.Enum, type))
+            or isinstance(value, (enum.Enum, type))
+            # A record of NumPy has fields that can be assigned to.
+            or (isinstance(value, np.generic) and not isinstance(value, np.void))
         ):
             return value
         earlier = self._copies.get(id(value))
         if earlier is not None:
             return earlier
         copied: Value
-        if cls is np.ndarray and value.dtype.kind != "O":
+        if cls is np.ndarray and not value.dtype.hasobject:
             if self._collects:
                 self._shared_memory.check_array(value)
-            copied = value.copy()
+            # In its own memory order: a sum in another order rounds differently.
+            copied = value.copy(order="K")
+            if not value.flags.writeable:
+                copied.flags.writeable = False
         elif cls is dict:
             copied = {key: self.copy(item) for key, item in value.items()}
         elif cls is list:
@@ -204,6 +209,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             )
         if isinstance(value, memoryview):
             raise pickle.PicklingError("a view of memory would be pickled as a copy of its bytes")
+        if isinstance(value, np.void) and value.base is not None:
+            raise pickle.PicklingError("a record of an array would no longer be a part of it")
         if isinstance(value, gymnasium.utils.EzPickle):
             return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
         return super().reducer_override(value)

@@ -100,7 +100,8 @@ class Snapshots:
                 if name not in constant and not copier.is_atom(value):
                     try:
                         values[name] = copier.copy(value)
-                    except NotCopyableError:
+                    except (NotCopyableError, RecursionError):
+                        # A pickle takes what refers to itself, too.
                         objects[number, name] = value
             copies.append(values)
         if objects:
