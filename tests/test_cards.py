@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import re
@@ -31,6 +33,8 @@ from trajrec.corpus.index.tables import TABLES as ALL_TABLES
 from trajrec.corpus.index.views import VIEWS
 from trajrec.errors import CorpusError
 from trajrec.recording.event_log import close_logs
+from trajrec.replay import replay_episode
+from trajrec.replay.verdicts import RECORDED, VerdictLog
 from trajrec.run_interface import missing
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample_trajectories"
@@ -429,3 +433,21 @@ def test_refused_replays_are_no_failed_ones(tmp_path: Path) -> None:
         card = corpus.card(tmp_path / "release").card
     assert (replays.grades, replays.n_replayed, replays.reproduced) == ({"refused": 3}, 0, None)
     assert "replay, of 3 episodes" in card["missing"]
+
+
+def test_replays_in_another_environment_are_told_apart(tmp_path: Path) -> None:
+    with trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs") as env:
+        env.reset(seed=0)
+        env.step(1)
+    with trajrec.open(tmp_path / "runs") as corpus:
+        (episode,) = corpus.episodes()
+        for against in (RECORDED, "Acrobot-v1"):
+            env = None if against == RECORDED else functools.partial(gym.make, against)
+            with contextlib.closing(VerdictLog(tmp_path / "runs", against)) as log:
+                log.add(replay_episode(episode, env=env, explain=False))
+        corpus.card(tmp_path / "release", name="n")
+    lines = (tmp_path / "release" / "README.md").read_text().splitlines()
+    replays = [line for line in lines if line.startswith("| `CartPole-v1`") and "exact" in line]
+    others = [line for line in lines if line.startswith("| `CartPole-v1`") and "diverged" in line]
+    assert "| the recorded one | 1 | 1 |" in replays[0]
+    assert "| `Acrobot-v1` | 1 | 1 |" in others[0]

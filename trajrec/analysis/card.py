@@ -306,7 +306,7 @@ def _bands(source: Source) -> dict[str, Any]:
         counts[row.band] = counts.get(row.band, 0) + 1
         if row.band_sure is not None:
             sure[row.band_sure] = sure.get(row.band_sure, 0) + 1
-    return {"min_n": 8, "as_seen": counts, "sure": sure}
+    return {"min_n": 8, "as_seen": counts, "sure": sure, "note": rows.note}
 
 
 def _failures(source: Source) -> dict[str, Any]:

@@ -275,7 +275,8 @@ def _success(card: Card) -> list[str]:
         table(names, rows),
         f"{text}. A band says how often a task is solved (always, never, or in between: active). "
         f"It is unmeasured with fewer than {bands['min_n']} graded rollouts, or if a field that it "
-        "depends on is unknown. The table `bands` has each with its dates.",
+        "depends on is unknown. The table `bands` has each with its dates."
+        + (f" Note: {bands['note']}." if bands["note"] else ""),
     ]
 
 
@@ -317,6 +318,7 @@ def _fidelity(card: Card) -> str:
     rows = [
         (
             code(row["env_id"]) if row["env_id"] else "**unknown**",
+            _against(row["against"]),
             str(row["n_episodes"]),
             str(row["n_replayed"]),
             counts_text(row["grades"]),
@@ -324,7 +326,15 @@ def _fidelity(card: Card) -> str:
         )
         for row in card["fidelity"]
     ]
-    return table(("environment", "episodes", "replayed", "grades", "reproduced"), rows)
+    names = ("environment", "replayed in", "episodes", "replayed", "grades", "reproduced")
+    return table(names, rows)
+
+
+def _against(name: str | None) -> str:
+    """Return the environment of replays: that of the recording, or another one."""
+    if name is None:
+        return "none"
+    return "the recorded one" if name == "recorded" else code(name)
 
 
 def _comparisons(card: Card) -> list[str]:
