@@ -24,7 +24,13 @@ import trajrec
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EnvRecord
-from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
+from trajrec.replay import (
+    check_determinism,
+    fork,
+    fork_many,
+    replay_episode,
+    replay_episodes,
+)
 from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.report import Divergence, ulp_distance
 from trajrec.replay.replayer import Replayer
@@ -325,6 +331,34 @@ def test_steps_that_raise_again_are_counted(tmp_path: Path) -> None:
         (episode,) = corpus.episodes()
         report = replay_episode(episode, env=Scripted(step))
     assert (report.grade, report.n_steps, episode.n_steps) == ("exact", 7, 7)
+
+
+class SelfReferring(Scripted):
+    """Gives infos that hold themselves, also at the reset."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda k: (np.zeros(2, np.float32), 1.0, k == 40, False, self.info(k)))
+
+    def info(self, k: int) -> dict[str, Any]:
+        info: dict[str, Any] = {"k": k, "fields": np.zeros(1, [("x", object)])}
+        info["self"] = info
+        return info
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        observation, _ = super().reset(seed=seed, options=options)
+        return observation, self.info(-1)
+
+
+def test_infos_that_cannot_be_stored_are_replayed(tmp_path: Path) -> None:
+    record(SelfReferring(), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        for options in ({}, {"resync": True}):
+            report = replay_episode(episode, env=SelfReferring(), **options)
+            assert (report.grade, report.n_steps) == ("exact", 41)
+        branches = fork_many(episode, at=[3, 7], actions=[1, 2], env=SelfReferring)
+        assert [branch.n_steps for branch in branches] == [2, 2]
+    assert check_determinism(SelfReferring, n_steps=60).grade == "exact"
 
 
 def test_episode_with_a_gap_is_graded_partial(

@@ -158,8 +158,9 @@ def _row(
 ) -> Row:
     digests: list[bytes] = []
     encoded: list[bytes | None] = []
-    for value in (observation, reward, terminated, truncated, info):
-        data = codec.encode(value, opaque=True)
+    values = (observation, reward, terminated, truncated)
+    encoded_values = [codec.encode(value, opaque=True) for value in values]
+    for data in (*encoded_values, codec.encode_info(info)):
         digests.append(hashlib.blake2b(data, digest_size=8).digest())
         encoded.append(data if len(data) <= KEPT_BYTES else None)
     return Row(tuple(digests), tuple(encoded))

@@ -50,7 +50,7 @@ def keep(value: Value) -> Value:
 def keep_info(info: Value) -> Value:
     """Return the same for an info, most of which hold numbers and a few arrays."""
     if type(info) is not dict:
-        return keep(info)
+        return _kept_whole(info)
     kept = info.copy()
     if _ARE_IMMUTABLE(map(type, info.values())):
         return kept
@@ -59,8 +59,13 @@ def keep_info(info: Value) -> Value:
         if kind is np.ndarray and value.dtype.num in _PLAIN_DTYPES:
             kept[key] = value.copy()
         elif kind not in IMMUTABLE_TYPES:
-            return keep(info)
+            return _kept_whole(info)
     return kept
+
+
+def _kept_whole(info: Value) -> Value:
+    copied = _copied(info, 0)
+    return Encoded(codec.encode_info(info)) if copied is _UNKNOWN else copied
 
 
 def restored(kept: Value) -> Value:

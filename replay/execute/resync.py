@@ -163,7 +163,7 @@ class _ResyncRun:
                 execution.ignored.add(CUT_OFF_LABEL)
             else:
                 yield name, Change((), recorded, bool(live))
-        yield from self._compare("info", step.info, info)
+        yield from self._compare("info", step.info, codec.decode(codec.encode_info(info)))
         if row is not None:
             yield from self._compare_state(row)
 

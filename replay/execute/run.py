@@ -129,7 +129,7 @@ def begin(
     if recorded is not None:
         execution.failure = LiveFailure(-1, recorded, None)
         return None
-    execution.reset_info = codec.encode(info, opaque=True)
+    execution.reset_info = codec.encode_info(info)
     try:
         return episode, enter_fork(episode, handle, obs)
     except DivergenceError as exc:

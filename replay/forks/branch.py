@@ -234,7 +234,7 @@ def run_branch(point: BranchPoint, plan: BranchPlan) -> BranchTrace:
         trace.observations.append(copy_for_record(observation))
         trace.rewards.append(copy_for_record(reward))
         # Most environments return an empty info, which needs no copy.
-        trace.infos.append(copy_for_record(info) if info else info)
+        trace.infos.append(codec.decode(codec.encode_info(info)) if info else info)
         if capture is not None:
             trace.states.append(copy_for_record(capture()))
         if terminated or truncated:

@@ -140,7 +140,8 @@ def _apply(handle: EnvHandle, actions: list[Action]) -> list[bytes]:
             results.append(codec.type_name(exc).encode())
             break
         results.append(
-            codec.encode([obs, reward, bool(terminated), bool(truncated), info], opaque=True)
+            codec.encode([obs, reward, bool(terminated), bool(truncated)], opaque=True)
+            + codec.encode_info(info)
         )
         if handle.adapter is not None:
             results.append(codec.encode(handle.adapter.capture()))

@@ -93,6 +93,20 @@ def without_unstorable(values: dict[Value, Value]) -> dict[Value, Value]:
     return storable
 
 
+def encode_info(info: Value) -> bytes:
+    """Return an info encoded as a recorder stores it: with `left_out` in place of some items.
+
+    Raises:
+        EncodeError: The info is no dict, and cannot be stored.
+    """
+    try:
+        return encode(info, opaque=True)
+    except EncodeError:
+        if type(info) is not dict:
+            raise
+        return encode(without_unstorable(info), opaque=True)
+
+
 def decode(data: bytes | memoryview) -> Value:
     """Return the value that `encode` was given.
 
