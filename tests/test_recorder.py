@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import enum
 import inspect
 import subprocess
 import sys
@@ -15,6 +18,7 @@ from conftest import Scripted, record, run
 
 import trajrec
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.step import failed_action
 from trajrec.errors import CorpusError, EncodeError, EnvContractError
 from trajrec.log.reader import LogReader
 from trajrec.protocols import Verdict
@@ -489,3 +493,54 @@ def test_state_without_data_is_left_out_after_a_reset_that_raised(tmp_path: Path
     with trajrec.open(tmp_path) as corpus:
         episodes = list(corpus.episodes(order_by="started_at"))
         assert [len(episode.actions) for episode in episodes] == [0, 1]
+
+
+class Change(enum.Enum):
+    """An action of a class that a log names."""
+
+    LEFT = 1
+
+
+class Spoiling(Scripted):
+    """Changes its action in place, and raises in every second step."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda k: (np.zeros(2, np.float32), 1.0, k == 40, False, {}))
+
+    def step(self, action: Any) -> Any:
+        result = super().step(action)
+        if isinstance(action, np.ndarray):
+            action *= 2
+        elif isinstance(action, (dict, list)):
+            action.clear()
+        if self.k % 2 == 0:
+            raise RuntimeError("it broke")
+        return result
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        np.array([1.0, -0.0, np.nan]),
+        {"a": np.arange(3), "b": (1, np.float32(2.5), {"c": Change.LEFT}), "d": 2**70, "e": {}},
+        [1, "left"],
+        Change.LEFT,
+        np.int64(3),
+        None,
+        "\ud800",
+        (),
+    ],
+    ids=str,
+)
+def test_action_of_a_step_that_raised_is_as_it_was_given(tmp_path: Path, action: Any) -> None:
+    env = trajrec.record(Spoiling(), tmp_path)
+    env.reset(seed=0)
+    for _ in range(4):
+        with contextlib.suppress(RuntimeError):
+            env.step(copy.deepcopy(action))
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        failed = [failed_action(failure) for failure in episode.failures]
+    assert len(failed) == len(episode.actions) == 2
+    assert is_same(failed, episode.actions)

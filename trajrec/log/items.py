@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import struct
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import msgspec
@@ -311,3 +311,26 @@ def as_scalars(rows: Sequence[Value], dtype: str) -> list[Value]:
         else:
             values.append(row if scalar_type is None else scalar_type(row))
     return values
+
+
+def encoded_field(field: FieldLayout, part: Any) -> bytes:
+    """Return a field's part of a row as the encoded value. No leaf of the field may be of pixels."""
+    if field.is_single and field.leaves[0].kind == "value":
+        return bytes(part)
+    parts = iter([part] if field.is_single else part)
+    return codec.encode(_value(field.layout, iter(field.leaves), parts))
+
+
+def _value(layout: list[Any], leaves: Iterator[Leaf], parts: Iterator[Any]) -> Value:
+    kind = layout[0]
+    if kind == "dict":
+        return {key: _value(item, leaves, parts) for key, item in zip(*layout[1:], strict=True)}
+    if kind == "tuple":
+        return tuple([_value(item, leaves, parts) for item in layout[1]])
+    leaf = next(leaves)
+    part = next(parts)
+    if leaf.kind == "value":
+        return codec.decode(part)
+    if leaf.kind == "array":
+        return np.frombuffer(part, leaf.dtype).reshape(leaf.shape)
+    return as_scalars([part], leaf.dtype)[0]

@@ -15,6 +15,7 @@ from trajrec.log.items import (
     Row,
     RowLayout,
     encode_row,
+    encoded_field,
     make_reset,
     max_rows,
 )
@@ -71,7 +72,7 @@ class StepBuffer:
         add_step: Adds a step: (part of the action, observation, reward, number).
         begun: None between two steps of an episode, inside of a step the number of its item, else
             one of the constants above.
-        action: The action of the step that has begun last.
+        action_part: The part of a row of the action of the step that has begun last.
         takes: Takes the values of a step.
     """
 
@@ -83,7 +84,7 @@ class StepBuffer:
         redactor: Redactor,
     ) -> None:
         self.begun: int | None = NO_EPISODE
-        self.action: Action = None
+        self.action_part: Any = None
         # One object for the items, their numbers and their limit, so that one assignment switches
         # to the next block.
         self.block = Block(0, Position(), RowLayout({}, _DIGEST_BYTES.get(stored_states, 0)))
@@ -175,6 +176,10 @@ class StepBuffer:
         if self._redaction.counts:
             self.add_redactions(is_before=True)
         return action
+
+    def action_data(self) -> bytes:
+        """Return the action of the step that has begun last, encoded as it was before the step."""
+        return encoded_field(self.takes.layouts["action"], self.action_part)
 
     def drop_redactions(self) -> None:
         """Forget the secrets of a step whose values are not recorded."""

@@ -26,7 +26,7 @@ from trajrec.recording.episode_events import check_events, failure_event
 from trajrec.recording.faults import Fault, fault_of
 from trajrec.recording.keyframe_schedule import KeyframeSchedule
 from trajrec.redaction.redactor import Redactor
-from trajrec.types import Action, AnyEnv, Info, Observation, Value
+from trajrec.types import AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 
 StepResult: TypeAlias = tuple[Observation, Any, bool, bool, Info]
@@ -231,13 +231,11 @@ class EpisodeWriter:
         buffer.add_last_row(row)
         self._end_due()
 
-    def fail_step(
-        self, action: Action, exc: BaseException, origin: Literal["env", "scaffold"]
-    ) -> None:
+    def fail_step(self, exc: BaseException, origin: Literal["env", "scaffold"]) -> None:
         """Record a step without an observation: the environment raised, or the recorder did."""
         buffer = self._buffer
         self._fault = fault_of(exc, is_of_env=origin == "env")
-        self._add_failure(exc, action, origin)
+        self._add_failure(exc, origin)
         if origin == "scaffold" and buffer.has_pixels:
             # A change of pixels was perhaps taken that no row has.
             buffer.begin_block()
@@ -312,7 +310,7 @@ class EpisodeWriter:
             return
         if begun >= buffer.next_number:
             self._due_end = None
-            self._add_failure(_BrokenOffError(), buffer.action, "scaffold")
+            self._add_failure(_BrokenOffError(), "scaffold")
         if begun == RESETTING and buffer.position.is_open:
             self._due_end = ("abandoned", False, False)
         if self._due_end is not None:
@@ -372,9 +370,7 @@ class EpisodeWriter:
             )
         )
 
-    def _add_failure(
-        self, exc: BaseException, action: Action, origin: Literal["env", "scaffold"]
-    ) -> None:
+    def _add_failure(self, exc: BaseException, origin: Literal["env", "scaffold"]) -> None:
         """Record a step that failed. It counts as a step, because the environment may have moved."""
         self._has_failed = True
         self._buffer.drop_redactions()
@@ -387,7 +383,7 @@ class EpisodeWriter:
                 phase="step",
                 origin=origin,
                 redactor=self._redactor,
-                action_data=self._redactor.encode(action)[0],
+                action_data=self._buffer.action_data(),
             )
         )
 

@@ -189,12 +189,12 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
         except EncodeError as exc:
             raise self._located(exc) from None
         number = buffer.number
-        buffer.action = action
+        buffer.action_part = action_part
         buffer.begun = number
         try:
             obs, reward, terminated, truncated, info = result = self.env.step(action)
         except BaseException as exc:
-            self._episodes.fail_step(action, exc, "env")
+            self._episodes.fail_step(exc, "env")
             raise
         try:
             try:
@@ -211,7 +211,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
                 # The step is recorded, and then something else was interrupted.
                 raise
             # An interrupt too: the environment has made the step, so the log must count it.
-            self._episodes.fail_step(action, exc, "scaffold")
+            self._episodes.fail_step(exc, "scaffold")
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
             raise
