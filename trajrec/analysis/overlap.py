@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from trajrec.analysis.lineage import Edge, Leak, find_leaks, read_edges
 from trajrec.analysis.near_duplicates import MAX_GOALS, Goal, NearDuplicates, near_duplicates
@@ -104,30 +104,6 @@ def read_overlap(
         ValueError: The derivations have a cycle.
     """
     held_out = split_names(held_out)
-    columns = {
-        "task": "task",
-        "goal": "goal_digest",
-        # States of two environments may be equal: a lake and a taxi both begin in a number.
-        "first state": "coalesce(env_id, '?') || ' from state ' || reset_key",
-    }
-    shared = [
-        Shared(
-            by=by,
-            value=row["value"],
-            splits=tuple(row["splits"]),
-            n=row["n"],
-            is_task=by != "first state" or row["has_unnamed"],
-        )
-        for by, column in columns.items()
-        for row in fetch(
-            source,
-            f"""
-            SELECT {column} AS value, list_sort(list(DISTINCT {_SPLIT})) AS splits, count(*) AS n,
-                bool_or(task IS NULL) AS has_unnamed
-            FROM episodes WHERE {column} IS NOT NULL AND {_SPLIT} IS NOT NULL
-            GROUP BY 1 HAVING count(DISTINCT {_SPLIT}) > 1 ORDER BY 1""",
-        )
-    ]
     # Probes of the checks take one path on purpose; a task of theirs may still be a held-out one.
     paths = fetch(
         source,
@@ -158,13 +134,39 @@ def read_overlap(
         else {}
     )
     return Overlap(
-        shared=tuple(shared),
+        shared=tuple(_shared(source)),
         paths=tuple(SamePath(**{**row, "tasks": tuple(row["tasks"] or ())}) for row in paths),
         leaks=tuple(find_leaks(all_edges, splits, held_out)),
         n_without_split=n_without,
         n_edges=len(all_edges),
         near=_near_goals(source),
     )
+
+
+def _shared(source: Source) -> Iterator[Shared]:
+    columns = {
+        "task": "task",
+        "goal": "goal_digest",
+        # States of two environments may be equal: a lake and a taxi both begin in a number.
+        "first state": "coalesce(env_id, '?') || ' from state ' || reset_key",
+    }
+    for by, column in columns.items():
+        rows = fetch(
+            source,
+            f"""
+            SELECT {column} AS value, list_sort(list(DISTINCT {_SPLIT})) AS splits, count(*) AS n,
+                bool_or(task IS NULL) AS has_unnamed
+            FROM episodes WHERE {column} IS NOT NULL AND {_SPLIT} IS NOT NULL
+            GROUP BY 1 HAVING count(DISTINCT {_SPLIT}) > 1 ORDER BY 1""",
+        )
+        for row in rows:
+            yield Shared(
+                by=by,
+                value=row["value"],
+                splits=tuple(row["splits"]),
+                n=row["n"],
+                is_task=by != "first state" or row["has_unnamed"],
+            )
 
 
 def _near_goals(source: Source) -> NearDuplicates:
