@@ -93,6 +93,23 @@ def test_a_removed_episode_does_not_come_back(tmp_path: Path) -> None:
         merge([a], out)
 
 
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_sources_that_disagree_about_removals_are_refused(
+    tmp_path: Path, order: tuple[str, str]
+) -> None:
+    record(gym.make("CartPole-v1"), tmp_path / "a", 1)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    remove(tmp_path / "a", "true")
+    trajrec.close_logs()
+    sources = [tmp_path / name for name in order]
+    with pytest.raises(CorpusError, match=r"b: has 1 episodes that were removed from .*a "):
+        merge(sources, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    # The folder that takes the logs may be the one that still has the episode.
+    with pytest.raises(CorpusError, match=r"b: has 1 episodes that were removed from .*a "):
+        merge([tmp_path / "a"], tmp_path / "b")
+
+
 def test_merge_that_is_interrupted_leaves_no_part_of_a_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

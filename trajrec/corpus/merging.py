@@ -43,16 +43,18 @@ def merge(sources: Sequence[str | Path], target: str | Path) -> Merge:
 
     Raises:
         CorpusError: A source has no logs, a log is not sealed, two logs of one id have different
-            contents, or the folder has removed episodes that a source still has.
+            contents, or one of the folders has removed episodes that another one still has.
         LogError: A log cannot be read.
     """
     folder = Path(target)
     # All is looked at before anything is copied.
     found = [item for source in sources for item in _logs_of(Path(source))]
     known: dict[str, Identity] = {}
+    together = list(map(Path, sources))
     if _takes_more(folder):
         known = {identity.log: identity for _, _, identity in _logs_of(folder)}
-        _check_removed(sources, folder)
+        together.append(folder)
+    _check_removed(together)
     new: dict[str, tuple[Path, str]] = {}
     n_known = 0
     for path, name, identity in found:
@@ -106,24 +108,33 @@ def _logs_of(folder: Path) -> Iterator[tuple[Path, str, Identity]]:
         yield path, name, identity
 
 
-def _check_removed(sources: Sequence[str | Path], folder: Path) -> None:
-    """Refuse sources with episodes that the folder has removed."""
-    with open_corpus(folder) as corpus:
-        removed = [row[0] for row in corpus.sql("SELECT episode_id FROM removals").fetchall()]
-    if not removed:
+def _check_removed(folders: Sequence[Path]) -> None:
+    """Refuse folders of which one has episodes that another one has removed."""
+    if len(folders) < 2:
         return
-    for source in sources:
-        with open_corpus(source) as corpus:
-            rows = corpus.sql(
-                "SELECT episode_id FROM all_episodes WHERE episode_id IN (SELECT unnest(?))",
-                params=[removed],
-            ).fetchall()
-        if rows:
-            names = ", ".join(row[0] for row in rows[:_SHOWN])
-            raise CorpusError(
-                f"{source}: has {len(rows)} episodes that were removed from {folder} ({names}); "
-                "run `trajrec rm` there too, or merge into another folder"
-            )
+    removals = {folder: _ids(folder, "removals") for folder in folders}
+    for folder in folders:
+        for remover, removed in removals.items():
+            if remover == folder or not removed:
+                continue
+            left = _ids(folder, "all_episodes", removed)
+            if left:
+                raise CorpusError(
+                    f"{folder}: has {len(left)} episodes that were removed from {remover} "
+                    f"({', '.join(left[:_SHOWN])}); run `trajrec rm` there too, or do not merge the "
+                    "two"
+                )
+
+
+def _ids(folder: Path, table: str, among: Sequence[str] | None = None) -> list[str]:
+    """Return the episodes that a table of a folder names, all or those among some."""
+    condition = "true" if among is None else "episode_id IN (SELECT unnest($ids))"
+    with open_corpus(folder) as corpus:
+        rows = corpus.sql(
+            f"SELECT DISTINCT episode_id FROM {table} WHERE {condition} ORDER BY episode_id",
+            params=None if among is None else {"ids": list(among)},
+        ).fetchall()
+    return [row[0] for row in rows]
 
 
 def _free_name(folder: Path, name: str, path: Path, taken: dict[str, tuple[Path, str]]) -> str:
