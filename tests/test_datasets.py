@@ -6,7 +6,9 @@ import contextlib
 import itertools
 import pickle
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -478,6 +480,37 @@ def test_a_seed_and_an_epoch_give_one_order(cartpole: trajrec.Corpus, cache: boo
 
 
 @pytest.mark.slow
+def test_threads_that_share_a_stream_get_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(4):
+        record(gym.make("CartPole-v1"), tmp_path, 1)
+    load = pools.StreamPools.load
+    loading: list[int] = []
+
+    def load_slowly(stream: pools.StreamPools, index: int) -> Any:
+        # A stream has one pool in memory: two threads would get each other's.
+        loading.append(index)
+        time.sleep(0.002)
+        assert loading == [index]
+        loaded = load(stream, index)
+        loading.remove(index)
+        return loaded
+
+    with trajrec.open(tmp_path) as corpus:
+        stream = corpus.transitions(batch_size=4, pool=1, seed=3)
+        expected = list(stream)
+        numbers = list(range(len(expected)))
+        with monkeypatch.context() as patch:
+            patch.setattr(pools.StreamPools, "load", load_slowly)
+            with ThreadPoolExecutor(4) as threads:
+                batches = list(threads.map(stream.batch, numbers))
+        for number, batch in zip(numbers, batches, strict=True):
+            np.testing.assert_equal(batch, expected[number])
+        again = pickle.loads(pickle.dumps(stream))
+        np.testing.assert_equal(again.batch(1), expected[1])
+
+
 def test_only_full_batches_are_given_if_asked(cartpole: trajrec.Corpus) -> None:
     n = len(cartpole.transitions())
     sizes = [len(b["step"]) for b in cartpole.transitions(batch_size=n - 1, drop_last=True)]

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+import trajrec.datasets.spares as spares_module
 from trajrec.datasets.spares import LARGE_BYTES, MAX_SPARES, Spares
 from trajrec.types import Array
 
@@ -97,3 +98,29 @@ def test_spares_are_not_sent_to_other_processes() -> None:
     spares = Spares()
     spares.take(ROWS, numbers_of(0))
     assert len(pickle.dumps(spares)) < 200
+
+
+def test_two_threads_never_take_the_same_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    spares = Spares()
+    # The arrays are there, and nobody holds them.
+    spares.take(ROWS, numbers_of(0))
+    taken: dict[int, Array] = {}
+    others: list[threading.Thread] = []
+    count = spares_module._n_references
+
+    def take(seed: int) -> None:
+        taken[seed] = spares.take(ROWS, numbers_of(seed))
+
+    def counted(arrays: list[Array], index: int) -> int:
+        n = count(arrays, index)
+        if not others:
+            # Another thread asks between the look and the use.
+            others.append(threading.Thread(target=take, args=(2,)))
+            others[0].start()
+            others[0].join(0.2)
+        return n
+
+    monkeypatch.setattr(spares_module, "_n_references", counted)
+    take(1)
+    others[0].join()
+    assert all(np.array_equal(rows, ROWS[numbers_of(seed)]) for seed, rows in taken.items())

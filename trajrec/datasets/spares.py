@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import numpy as np
 
@@ -28,15 +29,17 @@ class Spares:
     """Takes rows into arrays that are used again once nothing refers to them.
 
     A view refers to the array that it is of, and so does a tensor that shares its memory: rows that
-    anybody still holds are never written over.
+    anybody still holds are never written over. Threads may share it.
     """
 
     def __init__(self) -> None:
         self._arrays: list[Array] = []
+        # Two threads must not find the same array unused.
+        self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, list[Array]]:
+    def __reduce__(self) -> tuple[type[Spares], tuple[()]]:
         # They hold nothing that another process needs.
-        return {"_arrays": []}
+        return Spares, ()
 
     def take(self, rows: Array, numbers: IntArray) -> Array:
         """Return some rows, an array (*numbers.shape, *shape of a row) of its own.
@@ -52,7 +55,9 @@ class Spares:
             raise IndexError(
                 f"rows must be in [0, {len(rows)}), got {int(numbers.min())} to {int(numbers.max())}"
             )
-        taken = self._unused(n_bytes)[:n_bytes].view(rows.dtype).reshape(shape)
+        with self._lock:
+            unused = self._unused(n_bytes)
+        taken = unused[:n_bytes].view(rows.dtype).reshape(shape)
         # With the mode "raise", NumPy takes the rows into an array of its own first.
         return np.take(rows, numbers, axis=0, out=taken, mode="clip")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ class Transitions:
     number in `episode_ids`.
 
     The same logs and the same seed give the same batches, also in another process. Iterating does
-    not change `epoch`: set it to have another order.
+    not change `epoch`: set it to have another order. Threads may share it.
 
     Attributes:
         epoch: The epoch, from 0. It changes the order if batches are shuffled.
@@ -87,6 +88,8 @@ class Transitions:
         self._n = sum(int(log.n_rows(with_failed=with_failed).sum()) for log in plan.logs)
         self._pools: tuple[int, Pools] | None = None
         self._rng = np.random.default_rng([seed, _SAMPLING])
+        # A stream has one pool in memory, and one reader.
+        self._lock = threading.RLock()
 
     def __len__(self) -> int:
         """Return the number of transitions."""
@@ -101,7 +104,13 @@ class Transitions:
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process opens the logs itself.
-        return self.__dict__ | {"_pools": None}
+        state = self.__dict__ | {"_pools": None}
+        del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._lock = threading.RLock()
 
     @property
     def n_batches(self) -> int:
@@ -132,6 +141,10 @@ class Transitions:
         """
         if not 0 <= number < self.n_batches:
             raise IndexError(f"batch must be in [0, {self.n_batches}), got {number}")
+        with self._lock:
+            return self._batch(number)
+
+    def _batch(self, number: int) -> Batch:
         pools = self._pools_of_epoch()
         first = number * self.batch_size
         stop = min(first + self.batch_size, self._n)
@@ -167,9 +180,10 @@ class Transitions:
 
     def close(self) -> None:
         """Close the logs and forget what was decoded. Twice is harmless."""
-        if self._pools is not None:
-            self._pools[1].close()
-            self._pools = None
+        with self._lock:
+            if self._pools is not None:
+                self._pools[1].close()
+                self._pools = None
 
     def _pools_of_epoch(self) -> Pools:
         if self._pools is not None and self._pools[0] == self.epoch:
