@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from pathlib import Path
@@ -246,3 +247,24 @@ def test_calls_has_one_row_for_several_attempts(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as opened:
         query = "SELECT step, call, tool, n_attempts, outcome, result, is_retry FROM calls"
         assert opened.sql(query).fetchall() == [(0, 0, "flaky", 2, "ok", '"ok"', False)]
+
+
+def test_a_call_has_the_result_of_its_last_attempt_alone(tmp_path: Path) -> None:
+    tries = iter([{"error": "busy"}, TimeoutError("no answer")])
+
+    def flaky() -> object:
+        answer = next(tries)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(flaky)
+        with contextlib.suppress(TimeoutError):
+            for attempt in ep.attempts(2):
+                with attempt:
+                    ep.call("flaky")
+                    raise ValueError
+    with trajrec.open(tmp_path) as opened:
+        query = "SELECT n_attempts, outcome, result FROM calls"
+        assert opened.sql(query).fetchall() == [(2, "timeout", None)]

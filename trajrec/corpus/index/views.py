@@ -111,7 +111,7 @@ CALLS = View(
     ),
     "SELECT episode_id, kind, step, call, any_value(tool) AS tool, count(*) AS n_attempts, "
     "arg_max(outcome, attempt) AS outcome, arg_max(arguments, attempt) AS arguments, "
-    "arg_max(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
+    "arg_max_null(result, attempt) AS result, sum(latency_ms) AS latency_ms, "
     "bool_or(attempt = 0 AND retry_by IS NOT NULL) AS is_retry FROM attempts GROUP BY ALL",
 )
 # Runs append and replace nothing, so an older estimate stays beside a newer one.
