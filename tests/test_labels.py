@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 import trajrec
@@ -162,3 +164,55 @@ def test_the_command_tags_and_reads_and_writes(
     assert main(["tag", runs, episode_id]) == 2
     assert main(["tag", runs, episode_id, "x", "--step", "9999"]) == 2
     assert "has no step 9999" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"author": None},
+        {"rationale": None},
+        {"name": 7},
+        {"step": True},
+        {"time_ns": -1},
+        {"time_ns": 2**63},
+        {"time_ns": 1.5},
+    ],
+)
+def test_a_label_that_no_reader_could_read_is_refused(
+    cartpole: trajrec.Corpus, wrong: dict[str, Any]
+) -> None:
+    episode = next(cartpole.episodes())
+    good = LabelLine(episode_id=episode.id, name="good")
+    line = msgspec.structs.replace(good, **wrong)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        cartpole.add_labels([good, line])
+    assert cartpole.sql("SELECT * FROM labels").fetchall() == []
+    assert cartpole.problems() == []
+
+
+def test_a_verdict_that_no_reader_could_read_is_refused(cartpole: trajrec.Corpus) -> None:
+    episode = next(cartpole.episodes())
+    met: Any = 1
+    none: Any = None
+    with pytest.raises(ValueError, match="met"):
+        cartpole.add_rubric(
+            episode.id, [Criterion(criterion="cites", points=1, met=met)], rubric="r"
+        )
+    with pytest.raises(ValueError, match="version must be a text, got None"):
+        cartpole.add_rubric(
+            episode.id,
+            [Criterion(criterion="cites", points=1, met=True)],
+            rubric="r",
+            version=none,
+        )
+    assert cartpole.problems() == []
+
+
+def test_a_line_of_labels_that_is_no_utf8_is_named(
+    cartpole: trajrec.Corpus, tmp_path: Path
+) -> None:
+    file = tmp_path / "labels.jsonl"
+    episode = next(cartpole.episodes())
+    file.write_bytes(f'{{"episode_id": "{episode.id}", "name": "caf\u00e9"}}'.encode("latin-1"))
+    with pytest.raises(CorpusError, match=r"labels\.jsonl: line 1: "):
+        cartpole.read_labels(file)

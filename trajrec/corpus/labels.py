@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import msgspec
 
@@ -18,11 +18,14 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.exports import exporting
 from trajrec.errors import CorpusError
 from trajrec.log.annotations import Label, PostHocCheck
+from trajrec.log.bounds import Time
 from trajrec.recording.event_log import open_event_log
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import JsonObject, Value
 
 By: TypeAlias = Literal["person", "judge", "program"]
+
+Given = TypeVar("Given", bound=msgspec.Struct)
 
 NOTE = "note"
 """The name of a label that is a note."""
@@ -49,7 +52,7 @@ class LabelLine(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     by: By = "person"
     author: str = ""
     rationale: str = ""
-    time_ns: int | None = None
+    time_ns: Time | None = None
 
 
 class Criterion(msgspec.Struct, kw_only=True):
@@ -109,7 +112,7 @@ class Labelling:
 
         Raises:
             CorpusError: There is no such episode, or it has no such step.
-            ValueError: The name is empty, or `by` is another word.
+            ValueError: The name is empty, `by` is another word, or an argument has another type.
             EncodeError: The value cannot be stored losslessly.
             LogWriteError: The corpus cannot be written.
 
@@ -154,7 +157,7 @@ class Labelling:
 
         Raises:
             CorpusError: There is no such episode, or it has no such step.
-            ValueError: A name is empty, or `by` is another word.
+            ValueError: A name is empty, `by` is another word, or a member has another type.
         """
         redactor = Redactor()
         events = [self._label_event(line, redactor) for line in lines]
@@ -238,6 +241,7 @@ class Labelling:
 
         Raises:
             CorpusError: There is no such episode.
+            ValueError: An argument, or a member of a criterion, has another type.
 
         >>> corpus.add_rubric("3f2a", [Criterion(criterion="cites", points=2, met=True)], rubric="r")
         1.0
@@ -245,7 +249,10 @@ class Labelling:
         episode = self.episode(episode_id)
         redactor = Redactor()
         events = []
-        judged = list(criteria)
+        judged = list(map(_checked, criteria))
+        for what, text in (("rubric", rubric), ("version", version), ("judge", judge)):
+            if not isinstance(text, str):
+                raise ValueError(f"{what} must be a text, got {text!r}")
         for number, item in enumerate(judged):
             evidence = msgspec.structs.asdict(item) | {"judge": judge}
             events.append(
@@ -275,12 +282,13 @@ class Labelling:
 
         Raises:
             CorpusError: There is no such episode, or it has no such step.
-            ValueError: The name is empty, or `by` is another word.
+            ValueError: The name is empty, `by` is another word, or a member has another type.
         """
         if not line.name:
             raise ValueError("a label needs a name")
         if line.by not in get_args(By):
             raise ValueError(f"by must be one of {', '.join(get_args(By))}, got {line.by!r}")
+        _checked(line)
         episode = self.episode(line.episode_id)
         if line.step is not None and not episode.first_step <= line.step < episode.end_step:
             raise CorpusError(
@@ -305,6 +313,18 @@ class Labelling:
             author=line.author,
             rationale=redactor.text(line.rationale),
         )
+
+
+def _checked(given: Given) -> Given:
+    """Return a line or criterion whose members have their types: a log with others is unreadable.
+
+    Raises:
+        ValueError: One has another type, or is out of range.
+    """
+    try:
+        return msgspec.convert(msgspec.structs.asdict(given), type(given))
+    except msgspec.ValidationError as exc:
+        raise ValueError(f"not a {type(given).__name__}: {exc}") from exc
 
 
 def _append(folder: Path, events: Iterable[Label | PostHocCheck]) -> None:
