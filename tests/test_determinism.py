@@ -327,6 +327,38 @@ def test_set_state_must_restore_the_whole_state(fault: str, message: str | None)
         assert re.match(message, reported[0].message)
 
 
+class Continuous(WithState):
+    """Takes an array, changes it in place, and returns an info that cannot be copied."""
+
+    action_space: gym.Space[Any] = gym.spaces.Box(-1, 1, (1,), np.float64)
+
+    def step(self, action: Any) -> Any:
+        self.total += action[0]
+        action *= 2
+        *rest, info = super().step(action)
+        return *rest, {**info, "lock": LOCK}
+
+
+LOCK = threading.Lock()
+
+
+class Buttons(gym.ActionWrapper[Any, Any, Any]):
+    """Has another action space than the environment in it."""
+
+    def __init__(self, env: Any) -> None:
+        super().__init__(env)
+        self.action_space = gym.spaces.Discrete(3)
+
+    def action(self, action: Any) -> Any:
+        return np.array([action - 1.0])
+
+
+def test_state_methods_are_checked_with_actions_of_their_own_space() -> None:
+    assert check_state_methods(Buttons(Continuous()), n_steps=20, seed=0) == (True, ())
+    forgets = check_state_methods(Buttons(Continuous("forgets")), n_steps=20, seed=0)
+    assert "a restored state must lead to the same steps" in forgets[1][0].message
+
+
 class Stuck(broken.Sound):
     """Waits for ever in a forked process, as for a lock that a lost thread holds."""
 
@@ -453,6 +485,13 @@ def test_each_players_values_are_checked_in_its_own_space(
         assert reported == []
     else:
         assert any(message in text for text in reported), reported
+
+
+def test_player_that_is_not_listed_is_checked_too() -> None:
+    env = pair(observation=np.zeros(1))
+    env.possible_agents = ["a"]
+    reported = violations(as_gymnasium(env))
+    assert any("must be in Box(0.0, 1.0, (2,), float64)" in text for text in reported), reported
 
 
 class ClassSpaces(broken.Sound):

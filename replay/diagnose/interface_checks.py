@@ -152,7 +152,9 @@ def check_state_methods(env: AnyEnv, n_steps: int, seed: int) -> tuple[bool, tup
     # Copies, because an environment may return or keep the object itself.
     state = copy.deepcopy(bare.get_state())
     generator = copy.deepcopy(bare.np_random.bit_generator.state)
-    actions = [env.action_space.sample() for _ in range(STEPS_AFTER_STATE)]
+    # Of its own space: a wrapper may take other actions.
+    bare.action_space.seed(seed)
+    actions = [bare.action_space.sample() for _ in range(STEPS_AFTER_STATE)]
     # Before anything is restored: `set_state` may change what `get_state` does not return.
     original = _continue(bare, actions)
     continuations: list[list[dict[str, Value]]] = []
@@ -200,13 +202,15 @@ def _continue(bare: AnyEnv, actions: list[Value]) -> list[dict[str, Value]]:
     """Take actions until the episode ends; return copies of the returned values by field."""
     rows = []
     for action in actions:
-        observation, reward, terminated, truncated, info = bare.step(action)
+        # A copy: some environments change the action that they receive.
+        observation, reward, terminated, truncated, info = bare.step(copy.deepcopy(action))
         row = {
             "observation": observation,
             "reward": reward,
             "terminated": bool(terminated),
             "truncated": bool(truncated),
-            "info": info,
+            # As a log gives it back: not every object in an info can be copied.
+            "info": codec.decode(codec.encode_info(info)),
         }
         rows.append(copy.deepcopy(row))
         if terminated or truncated:
@@ -221,13 +225,21 @@ def _observed(
     space: Any = env.observation_space
     if isinstance(env, ParallelView):
         for agent, part in observation.items():
-            yield space[agent], part
+            yield _space_of(env, agent), part
     elif isinstance(env, AECView):
         # None is the observation after the last turn: no agent is left.
         if observation is not None:
-            yield space[observation["agent"]], observation["observation"]
+            yield _space_of(env, observation["agent"]), observation["observation"]
     else:
         yield space, observation
+
+
+def _space_of(env: PettingZooEnv, agent: Value) -> gymnasium.Space[Any]:
+    """Return the space of a player, also of one that `possible_agents` does not list."""
+    spaces: Any = env.observation_space
+    is_listed = agent in spaces.spaces
+    space: gymnasium.Space[Any] = spaces[agent] if is_listed else env.env.observation_space(agent)
+    return space
 
 
 def _differs(field: str, change: Change) -> str:
