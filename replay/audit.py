@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import time
 import warnings
 from collections.abc import Iterable
@@ -20,6 +19,7 @@ from trajrec.recording.event_log import open_event_log
 from trajrec.recording.options import RecordOptions
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.processes.child import readable
 from trajrec.replay.processes.workers import Worker
 from trajrec.replay.replayer import Replayer
 from trajrec.types import AnyEnv, Info, Observation, Value
@@ -118,7 +118,7 @@ class AuditedRecorder(Recorder):
         worker = self._worker
         if worker is None or not worker.numbers:
             return
-        if os.name == "posix" and not select.select([worker.out], [], [], wait_s)[0]:
+        if os.name == "posix" and not readable([worker.out.fileno()], wait_s):
             return
         if os.name != "posix" and not wait_s:
             # Pipes cannot be polled there: all reports are collected at the end.

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import enum
 import inspect
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -307,6 +308,24 @@ def test_importing_trajrec_imports_neither_recorder_nor_corpus() -> None:
 def run_and_close(env: Any, n_episodes: int) -> None:
     run(env, n_episodes)
     env.close()
+
+
+@pytest.mark.slow
+def test_audit_of_a_process_with_many_open_files_does_not_end_the_loop(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no limit of open files")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 1500:
+        pytest.skip("this process may not open 1,024 files")
+    first = os.open(os.devnull, os.O_RDONLY)
+    files = [first, *(os.dup(first) for _ in range(1100))]
+    try:
+        env = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
+        for seed in range(3):
+            run(env, 1, seed=seed)
+        env.close()
+    finally:
+        for file in files:
+            os.close(file)
+    assert [report.grade for report in env.audits] == ["exact"] * 3
 
 
 @pytest.mark.slow

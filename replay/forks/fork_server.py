@@ -14,7 +14,6 @@ import gc
 import os
 import pickle
 import random
-import select
 import signal
 import time
 from collections.abc import Iterator
@@ -31,7 +30,7 @@ from trajrec.replay.forks.control import CLOSING, is_control
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.outside import Holdings, shared_since, threads_here
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.child import ChildChannel, die_with_parent, dumps
+from trajrec.replay.processes.child import ChildChannel, die_with_parent, dumps, readable
 
 _LENGTH_BYTES = 8
 """Size of the length that precedes a child's pickled result."""
@@ -257,7 +256,7 @@ def _reap(
     wait_s = _POLL_S
     if deadlines:
         wait_s = max(0.0, min(_POLL_S, min(deadlines) - time.monotonic()))
-    ready, _, _ = select.select([child.pipe for child in children], [], [], wait_s)
+    ready = readable([child.pipe for child in children], wait_s)
     reaped_later[:] = [
         process_id for process_id in reaped_later if os.waitpid(process_id, os.WNOHANG)[0] == 0
     ]

@@ -11,12 +11,13 @@ import contextlib
 import ctypes
 import os
 import pickle
+import selectors
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 import cloudpickle
@@ -35,6 +36,17 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 # Looked up once, before forking: each forked child that did so would copy a hundred pages of memory.
 _PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def readable(pipes: Iterable[int], wait_s: float) -> list[int]:
+    """Return the pipes that have data or have ended, as soon as one has, or none after a time.
+
+    Unlike `select.select` it takes descriptors above 1023, of which a training run may have many.
+    """
+    with selectors.DefaultSelector() as selector:
+        for pipe in pipes:
+            selector.register(pipe, selectors.EVENT_READ)
+        return [key.fd for key, _ in selector.select(wait_s)]
 
 
 class SubprocessError(Exception):
