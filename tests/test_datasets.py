@@ -783,6 +783,23 @@ def test_a_log_that_grows_never_gives_other_rows(tmp_path: Path) -> None:
     assert check(tmp_path) == 7
 
 
+def test_a_log_that_was_rewritten_since_is_not_called_damaged(tmp_path: Path) -> None:
+    env = trajrec.record(Scripted(endless), tmp_path)
+    for seed in range(3):
+        env.reset(seed=seed)
+        env.step(0)
+        env.flush()
+    with trajrec.open(tmp_path) as corpus:
+        source = corpus.transitions()
+        assert len(list(source)) == 1
+        source.close()
+        env.close()
+        (path,) = tmp_path.glob("*.trj")
+        compact(path)
+        with pytest.raises(CorpusError, match="another log is in this place now; select"):
+            list(source)
+
+
 @pytest.mark.slow
 def test_a_cache_of_renamed_logs_is_another_one(tmp_path: Path) -> None:
     for word in ("go", "stop"):

@@ -51,7 +51,13 @@ class LogSelection:
             CorpusError: Another log is in its place now.
         """
         reader = RowReader(self.path)
-        if self.seal is not None and not identity_of(reader).seal.startswith(self.seal):
+        identity = identity_of(reader)
+        # A log that was written when it was selected may be sealed by now: its frames stay where
+        # they are, until it is rewritten.
+        is_same = not identity.generation
+        if self.seal is not None:
+            is_same = identity.seal.startswith(self.seal)
+        if not is_same:
             reader.close()
             raise CorpusError(
                 f"{self.path}: another log is in this place now; select the episodes again"
