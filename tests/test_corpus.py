@@ -626,3 +626,13 @@ def test_an_environment_without_an_id_is_named_by_its_class(tmp_path: Path) -> N
     with trajrec.open(tmp_path) as corpus:
         assert corpus.sql("SELECT env_id FROM episodes").fetchall() == [("conftest.Scripted",)]
         assert next(corpus.episodes()).env_id == "conftest.Scripted"
+
+
+@pytest.mark.parametrize("n", [2, 100])
+def test_a_score_that_is_nan_stays_one_among_any_number(tmp_path: Path, n: int) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        for _ in range(n):
+            ep.check(lambda world: float("nan"), {})
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT count(*) FILTER (isnan(score)), count(*) FROM checks"
+        assert corpus.sql(query).fetchall() == [(n, n)]

@@ -182,12 +182,13 @@ def to_column(sql_type: str, values: list[Value]) -> Array:
             values = [value if value is None else plain_text(value) for value in values]
         return np.array(values, object)
     try:
-        if None not in values:
-            return np.array(values, dtype)
-        if set(map(type, values)) <= _PYTHON_TYPES[dtype]:
-            numbers = np.array([value or 0 for value in values], dtype)
-            # DuckDB takes a NaN in a masked array for NULL.
+        has_none = None in values
+        if not has_none or set(map(type, values)) <= _PYTHON_TYPES[dtype]:
+            numbers = np.array([value or 0 for value in values] if has_none else values, dtype)
+            # DuckDB takes a NaN in an array for NULL.
             if not np.isnan(numbers).any():
+                if not has_none:
+                    return numbers
                 return np.ma.masked_array(numbers, [value is None for value in values])
     except (OverflowError, ValueError, TypeError):
         pass
