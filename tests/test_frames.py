@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Sequence
@@ -295,6 +297,45 @@ def test_a_source_may_outlive_its_module(
         gone.setattr(source, name, None)
         file.__del__()
     file.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system forks no process")
+@pytest.mark.parametrize("holder", ["source._open_files", "file", "remote"])
+def test_a_forked_child_reads_though_a_thread_was_reading(tmp_path: Path, holder: str) -> None:
+    path = tmp_path / "log.trj"
+    path.write_bytes(b"123456789")
+    # In a process of its own, which has no other threads.
+    program = f"""
+import os, pathlib, signal, threading
+from trajrec.log import source
+from trajrec.log.remote import RemoteSource
+path = pathlib.Path({str(path)!r})
+file = source.FileSource(path)
+remote = RemoteSource(path, "memory://x", 9)
+remote._request = lambda starts, ends: [b"123456789"]
+is_held = threading.Event()
+is_over = threading.Event()
+
+def hold():
+    with {holder}._lock:
+        is_held.set()
+        is_over.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+is_held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    ok = file.range(2, 4) == b"34" and remote.range(2, 4) == b"34"
+    os._exit(0 if ok else 1)
+ended = os.waitpid(child, 0)[1]
+is_over.set()
+thread.join()
+os._exit(ended != 0)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], timeout=60, check=False)
+    assert done.returncode == 0
 
 
 class CountingSource(FileSource):

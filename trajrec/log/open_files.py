@@ -20,13 +20,23 @@ class Closable(Protocol):
 
 
 class OpenFiles:
-    """The open files, in the order of their last use."""
+    """The open files, in the order of their last use.
+
+    Attributes:
+        n_forks: The number of forks between the first process and this one.
+    """
 
     def __init__(self) -> None:
         # Weak references: a file that nobody refers to is closed by its own finalizer.
         self._files: OrderedDict[int, weakref.ref[Closable]] = OrderedDict()
         # Re-entrant: a finalizer may run inside of each method.
         self._lock = threading.RLock()
+        self.n_forks = 0
+
+    def go_on_in_child(self) -> None:
+        """Make a new lock in a forked child: the thread that held the old one is not there."""
+        self._lock = threading.RLock()
+        self.n_forks += 1
 
     def use(self, file: Closable) -> None:
         """Note that an open file is used now."""

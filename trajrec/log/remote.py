@@ -160,6 +160,7 @@ class RemoteSource:
         self.size = size
         self._url = url
         self._lock = threading.Lock()
+        self._process = os.getpid()
         # The block that was used last stands at the end.
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
 
@@ -170,6 +171,10 @@ class RemoteSource:
     def ranges(self, spans: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return several ranges, with one round trip for all that was not read before."""
         spans = [(max(0, start), min(end, self.size)) for start, end in spans]
+        if self._process != os.getpid():
+            # A thread that is not in this forked child may hold the lock.
+            self._lock = threading.Lock()
+            self._process = os.getpid()
         with self._lock:
             self._fetch([span for span in spans if span[0] < span[1]])
             data = [self._joined(*span) for span in spans]

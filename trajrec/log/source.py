@@ -23,6 +23,9 @@ UNREADABLE = "cannot be read"
 
 _open_files = OpenFiles()
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_files.go_on_in_child)
+
 
 class ByteSource(Protocol):
     """Bytes that are read by ranges.
@@ -73,6 +76,7 @@ class FileSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._is_closed = False
+        self._n_forks = _open_files.n_forks
         # While a thread reads, no other one closes the file. Windows has no pread: there the
         # position of the file is shared, too.
         self._lock = threading.RLock()
@@ -85,7 +89,7 @@ class FileSource:
     def range(self, start: int, end: int) -> bytes:
         """Return bytes [start, end), fewer if the file has no more."""
         try:
-            with self._lock:
+            with self._own_lock():
                 return self._read(self._opened(), start, max(0, end - start))
         except OSError as exc:
             raise _unreadable(self.path, exc) from exc
@@ -101,7 +105,7 @@ class FileSource:
         """
         if not hasattr(os, "SEEK_DATA"):
             return start
-        with self._lock:
+        with self._own_lock():
             try:
                 return os.lseek(self._opened(), start, os.SEEK_DATA)
             except OSError as exc:
@@ -118,7 +122,7 @@ class FileSource:
         if is_same:
             own_size = status.st_size
         else:
-            with self._lock:
+            with self._own_lock():
                 own_size = os.fstat(self._descriptor).st_size if self._descriptor >= 0 else 0
         is_longer = own_size >= self.size
         self.size = own_size
@@ -127,7 +131,7 @@ class FileSource:
     def close(self) -> None:
         """Close the file. Twice is harmless."""
         self._is_closed = True
-        with self._lock:
+        with self._own_lock():
             self.let_go()
         _open_files.forget(self)
 
@@ -140,13 +144,14 @@ class FileSource:
 
     def try_let_go(self) -> bool:
         """Close the file until it is read again, unless a thread reads it; return whether it did."""
-        if not self._lock.acquire(blocking=False):
+        lock = self._own_lock()
+        if not lock.acquire(blocking=False):
             return False
         try:
             self.let_go()
             return True
         finally:
-            self._lock.release()
+            lock.release()
 
     def let_go(self) -> None:
         """Close the file until it is read again. The caller has the lock."""
@@ -154,6 +159,13 @@ class FileSource:
             descriptor = self._descriptor
             self._descriptor = -1
             os.close(descriptor)
+
+    def _own_lock(self) -> threading.RLock:
+        """Return the lock of this process: a thread that is not in a forked child may hold the old."""
+        if self._n_forks != _open_files.n_forks:
+            self._lock = threading.RLock()
+            self._n_forks = _open_files.n_forks
+        return self._lock
 
     def _opened(self) -> int:
         """Return the descriptor of the open file. The caller has the lock.
