@@ -6,12 +6,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
+from conftest import record
 from tiers import seed_of
 
 import trajrec
 from trajrec.corpus.index.tables import TABLES
-from trajrec.recording.event_log import close_logs
+from trajrec.log.annotations import PostHocCheck
+from trajrec.recording.event_log import close_logs, open_event_log
 
 
 def rows(corpus: trajrec.Corpus) -> dict[str, list[tuple[Any, ...]]]:
@@ -82,3 +85,70 @@ def test_rows_of_a_live_log_are_those_of_a_fresh_corpus(tmp_path: Path, number: 
     for episode in episodes:
         episode.__exit__(None, None, None)
     close_logs()
+
+
+class Interrupting(dict[str, Any]):
+    """A dict that Ctrl-C leaves unread."""
+
+    def items(self) -> Any:
+        raise KeyboardInterrupt
+
+
+def test_rows_come_after_a_query_that_ctrl_c_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 1)
+    live = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    live.reset(seed=0)
+    live.step(0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT count(*) FROM episodes"
+        assert corpus.sql(query).fetchall() == [(2,)]
+        moments = {
+            "build.CATALOG": Interrupting(),
+            "live.is_being_written": interrupted,
+            "tails.journal_path": interrupted,
+        }
+        for n, (name, stand_in) in enumerate(moments.items(), 3):
+            record(gym.make("CartPole-v1"), tmp_path, 1)
+            with monkeypatch.context() as patch:
+                patch.setattr(f"trajrec.corpus.index.{name}", stand_in)
+                with pytest.raises(KeyboardInterrupt):
+                    corpus.sql(query)
+            assert corpus.sql(query).fetchall() == [(n,)]
+    live.close()
+
+
+def test_a_first_verdict_in_a_journal_has_its_kind(tmp_path: Path) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 1)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        corpus.label(episode.id, "good")
+        live = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+        live.reset(seed=0)
+        live.step(0)
+        assert corpus.sql("SELECT kind FROM labels").fetchall() == [("rollout",)]
+        # Not flushed: the journal alone has it.
+        open_event_log(tmp_path, "raise", "process").add(
+            PostHocCheck(
+                episode=-1,
+                target=episode.id,
+                step=1,
+                time_ns=1,
+                check_id="late",
+                version="1",
+                family="program",
+                status="ok",
+                verdict=True,
+                score=None,
+                evidence_data=None,
+                code_digest=None,
+                state_digest=None,
+            )
+        )
+        assert corpus.sql("SELECT kind FROM checks").fetchall() == [("rollout",)]
+    live.close()

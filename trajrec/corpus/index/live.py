@@ -11,7 +11,7 @@ from typing import NamedTuple
 import duckdb
 
 from trajrec.corpus.bounded_queries import has_bounded_values
-from trajrec.corpus.index.build import Builder, create_tables
+from trajrec.corpus.index.build import Builder, create_tables, in_transaction
 from trajrec.corpus.index.catalog import Catalog
 from trajrec.corpus.index.catalog_tables import CATALOG
 from trajrec.corpus.index.content_reader import Progress
@@ -149,6 +149,8 @@ class LiveIndex:
         self.running: dict[str, bool] = {}
         self.revision = 0
         self._has_views = False
+        # The tables whose views ask no other table for the kind of an episode: each row has it.
+        self._with_kinds: list[str] = []
         self._folders: dict[str, FolderState] = {}
         self._guard = Guard(self.con)
         self._views = ViewMaker(self.con, self._guard)
@@ -259,16 +261,21 @@ class LiveIndex:
         mode: ScanMode = "full" if again else self._mode
         scan = self._scan(mode)
         if scan.has_news:
+            # Until they are made anew, which Ctrl-C may leave to the next call.
+            self._has_views = False
             self._update(scan, is_full=mode == "full")
         self._folders = scan.folders
         self._note_running()
         source = "rows" if self._layers.has_delta else "stored"
         n_reads = self._tails.n_reads
-        has_new_tails = self._tails.refresh(self._catalog.open_logs(), source)
-        if has_new_tails:
-            self._layers.has_tail = not self._tails.is_empty
+        self._tails.refresh(self._catalog.open_logs(), source)
+        if self._tails.n_reads != n_reads and self._tails.lacks_kinds(self._with_kinds):
+            self._has_views = False
+        has_tail = not self._tails.is_empty
         # Once, since they take longer than all the rest: at the first time, and as rows are added.
-        if scan.has_news or has_new_tails or not self._has_views:
+        if has_tail != self._layers.has_tail or not self._has_views:
+            self._has_views = False
+            self._layers.has_tail = has_tail
             self._create_views()
         self.revision += self._tails.n_reads - n_reads
 
@@ -301,8 +308,7 @@ class LiveIndex:
             self._create_delta()
         # Rows of episodes that go on are continued: without the rows that come from frames now.
         self._tails.clear()
-        self.con.execute("BEGIN")
-        try:
+        with in_transaction(self.con):
             builder = Builder(
                 self.con, "delta", self._folder, source="rows", progress=self._progress
             )
@@ -315,20 +321,17 @@ class LiveIndex:
                     f"INSERT INTO delta.{table} SELECT unnest(?) EXCEPT FROM delta.{table}",
                     [sorted(values)],
                 )
-        except BaseException:
-            self.con.execute("ROLLBACK")
-            raise
-        self.con.execute("COMMIT")
         self._catalog.forget()
 
     def _create_delta(self) -> None:
         """Create the tables for what the file lacks; they begin with all files that it has."""
-        create_tables(self.con, "delta")
-        if self._layers.has_file:
-            self.con.execute(
-                "INSERT INTO delta.files FROM stored.files; "
-                "UPDATE delta.index_state SET next_key = (SELECT next_key FROM stored.index_state)"
-            )
+        with in_transaction(self.con):
+            create_tables(self.con, "delta")
+            if self._layers.has_file:
+                self.con.execute(
+                    "INSERT INTO delta.files FROM stored.files; UPDATE delta.index_state "
+                    "SET next_key = (SELECT next_key FROM stored.index_state)"
+                )
         self._layers.has_delta = True
         self._catalog = Catalog(self.con, "delta", "rows.contents")
         self._create_row_views()
@@ -357,13 +360,13 @@ class LiveIndex:
         logs = self._catalog.open_logs()
         running = {log: bool(is_being_written(self._folder / log)) for log in logs}
         if running != self.running:
-            self.running = running
             self.revision += 1
             self._guard.release()
             self.con.execute("DELETE FROM delta.running")
             keys = [logs[log].log_key for log, is_running in running.items() if is_running]
             if keys:
                 self.con.execute("INSERT INTO delta.running SELECT unnest(?)", [keys])
+            self.running = running
 
     def _create_row_views(self) -> None:
         """Create the views of rows of several layers that hold."""
@@ -375,13 +378,17 @@ class LiveIndex:
         if not self._layers.has_one:
             self._create_row_views()
         queries = {}
+        with_kinds: list[str] = []
         for table in TABLES:
             may_lack = table in (CHECKS, *ANNOTATIONS) and "kind" in table.names
             lacks_kinds = may_lack and self._lacks_kinds(table.name)
+            if may_lack and not lacks_kinds:
+                with_kinds.append(table.name)
             queries[table.name] = self._layers.public(table, lacks_kinds=lacks_kinds)
         queries |= {view.name: view.query for view in VIEWS}
         # Those that queries of ours read.
         self._views.set_public(queries, at_once={ALL_EPISODES.name, LOGS.name})
+        self._with_kinds = with_kinds
         self._has_views = True
 
     def _lacks_kinds(self, table: str) -> bool:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from trajrec.corpus.index.build import Builder, OpenRows, create_tables
+from trajrec.corpus.index.build import Builder, OpenRows, create_tables, in_transaction
 from trajrec.corpus.index.catalog import OpenLog
 from trajrec.corpus.index.credit_tables import ANNOTATIONS
 from trajrec.corpus.index.guard import Guard
@@ -83,8 +83,8 @@ class Tails:
         self.readers.clear()
         self._retired.clear()
 
-    def refresh(self, logs: Mapping[str, OpenLog], source: str) -> bool:
-        """Read the journals, and return whether `is_empty` has changed.
+    def refresh(self, logs: Mapping[str, OpenLog], source: str) -> None:
+        """Read the journals.
 
         Args:
             logs: The logs that are not sealed, by path relative to the corpus.
@@ -97,8 +97,7 @@ class Tails:
             if reader.n_chunks > logs[log].n_frames
         }
         if state == self._read:
-            return False
-        was_empty = self.is_empty
+            return
         self.n_reads += 1
         self._guard.release()
         chunks = {log: list(self.readers[log].chunks(state[log].n_stored)) for log in state}
@@ -121,7 +120,6 @@ class Tails:
         self._read = state
         self._counts = counts
         self.is_empty = not state
-        return self.is_empty != was_empty
 
     def _changed(
         self, state: Mapping[str, _State], counts: Mapping[str, Counter[int]]
@@ -160,6 +158,14 @@ class Tails:
                     f"WHERE {condition} AND episode_id IN (SELECT unnest($1))",
                     [ids],
                 )
+
+    def lacks_kinds(self, names: Iterable[str]) -> bool:
+        """Return whether a row of some tables is in another log than its episode."""
+        parts = [f"SELECT 1 FROM {SCHEMA}.{name} WHERE kind IS NULL" for name in names]
+        if not parts or self.is_empty:
+            return False
+        query = f"{' UNION ALL '.join(parts)} LIMIT 1"
+        return self._con.execute(query).fetchone() is not None
 
     def protect(self) -> None:
         """Keep other connections from changing the tables until `refresh` does."""
@@ -203,9 +209,10 @@ class Tails:
         """Have empty tables."""
         self.clear()
         if not self._has_tables:
-            self._con.execute(f"CREATE SCHEMA {SCHEMA}")
-            create_tables(self._con, SCHEMA)
-            self._con.execute(f"CREATE TABLE {SCHEMA}.superseded (episode_id VARCHAR)")
+            with in_transaction(self._con):
+                self._con.execute(f"CREATE SCHEMA {SCHEMA}")
+                create_tables(self._con, SCHEMA)
+                self._con.execute(f"CREATE TABLE {SCHEMA}.superseded (episode_id VARCHAR)")
             self._has_tables = True
 
 
