@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import datetime
 import enum
@@ -359,6 +360,18 @@ def test_infos_that_cannot_be_stored_are_replayed(tmp_path: Path) -> None:
         branches = fork_many(episode, at=[3, 7], actions=[1, 2], env=SelfReferring)
         assert [branch.n_steps for branch in branches] == [2, 2]
     assert check_determinism(SelfReferring, n_steps=60).grade == "exact"
+
+
+@pytest.mark.parametrize("info", [None, collections.OrderedDict(), collections.Counter()])
+def test_empty_infos_of_any_kind_are_the_same(tmp_path: Path, info: Any) -> None:
+    def step(k: int) -> Any:
+        return np.zeros(2), 1.0, k == 3, False, info
+
+    record(Scripted(step), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        for resync in (False, True):
+            assert replay_episode(episode, env=Scripted(step), resync=resync).grade == "exact"
 
 
 def test_episode_with_a_gap_is_graded_partial(

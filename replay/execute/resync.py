@@ -163,7 +163,9 @@ class _ResyncRun:
                 execution.ignored.add(CUT_OFF_LABEL)
             else:
                 yield name, Change((), recorded, bool(live))
-        yield from self._compare("info", step.info, codec.decode(codec.encode_info(info)))
+        # Of an empty one, or None, no log tells the kind.
+        live_info = codec.decode(codec.encode_info(info)) if info else {}
+        yield from self._compare("info", step.info, live_info)
         if row is not None:
             yield from self._compare_state(row)
 
