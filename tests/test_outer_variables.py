@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dis
 import random
 import types
@@ -31,7 +32,7 @@ from tiers import spread
 import trajrec
 from trajrec.envs import Bank
 from trajrec.envstate.contents import is_own_library, parts_of
-from trajrec.envstate.outer_state import OuterState
+from trajrec.envstate.outer_state import OuterState, digest_all
 from trajrec.envstate.outer_variables import OuterSearch, _chains, outer_variables
 from trajrec.errors import ControlError
 from trajrec.replay import credit, fork_many, replay_episode
@@ -110,6 +111,23 @@ def test_a_changed_variable_is_named() -> None:
     assert before.changed(OuterState.of_env(env)) == ""
     env.step(1)
     assert before.changed(OuterState.of_env(env)) == "outer_envs._count"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (np.zeros((2, 3)), np.zeros((3, 2))),
+        (np.zeros(2, np.int64), np.zeros(2)),
+        (np.array(["2020-01-01"], "M8[D]"), np.array(["2020-01-02"], "M8[D]")),
+        (np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0])),
+        ({(0, 1): True}, {(0, 2): True}),
+    ],
+)
+def test_a_changed_value_outside_has_another_digest(before: Any, after: Any) -> None:
+    (first,) = digest_all([("value", before)]).values()
+    (second,) = digest_all([("value", after)]).values()
+    assert first != second
+    assert digest_all([("value", copy.deepcopy(before))]) == {"value": first}
 
 
 @pytest.mark.mostly_slow(1)

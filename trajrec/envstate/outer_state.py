@@ -16,7 +16,8 @@ from trajrec.envstate.contents import parts_of
 from trajrec.envstate.generators import is_seedable, put_state, state_of
 from trajrec.envstate.outer_variables import OuterSearch, process_generators
 from trajrec.envstate.pettingzoo import layers
-from trajrec.types import Value
+from trajrec.types import Array, Value
+from trajrec.values.arrays import array_bytes
 from trajrec.values.plain import PLAIN_TYPES
 
 MAX_OBJECTS = 20_000
@@ -179,11 +180,9 @@ def _content(item: Value) -> bytes:
     if is_seedable(item):
         return pickle.dumps(state_of(item))
     if isinstance(item, np.ndarray):
-        if item.dtype.hasobject:
-            return repr(item.shape).encode()
-        return hashlib.blake2b(np.ascontiguousarray(item).data, digest_size=16).digest()
+        return _content_of_array(item)
     if isinstance(item, dict):
-        return repr([key if type(key) in PLAIN_TYPES else type(key) for key in item]).encode()
+        return repr(list(map(_key, item))).encode("utf-8", "surrogatepass")
     if isinstance(item, (set, frozenset)):
         return repr(sorted(map(repr, item))).encode()
     if isinstance(item, (bytearray, memoryview)):
@@ -196,3 +195,23 @@ def _content(item: Value) -> bytes:
             return pickle.dumps(item)
     except Exception:
         return b""  # nothing is known of it
+
+
+def _content_of_array(array: Array) -> bytes:
+    """Return what an array is, without the objects in it."""
+    digest = hashlib.blake2b(f"{array.dtype!r} {array.shape}".encode(), digest_size=16)
+    if isinstance(array, np.ma.MaskedArray):
+        digest.update(np.ma.getmaskarray(array).tobytes())
+    if array.dtype.kind == "T":
+        # Its bytes are addresses.
+        digest.update(repr(array.tolist()).encode("utf-8", "surrogatepass"))
+    elif not array.dtype.hasobject:
+        digest.update(array_bytes(np.asarray(array)))
+    return digest.digest()
+
+
+def _key(key: Value) -> Value:
+    """Return a key of a dict, or the type of one that is no plain data."""
+    if type(key) is tuple:
+        return tuple(map(_key, key))
+    return key if type(key) in PLAIN_TYPES else type(key)
