@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.metadata
 import json
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -107,6 +108,27 @@ def test_installed_versions_are_those_of_the_metadata() -> None:
         name = (distribution.name or "").replace("_", "-").lower()
         expected.setdefault(name, distribution.version)
     assert provenance._installed() == expected
+
+
+def test_a_package_counts_under_the_names_of_its_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, modules in (("pillow-x", "PIL_x"), ("one", "shared"), ("two", "shared")):
+        folder = tmp_path / f"{name}-1.5.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Name: {name}\nVersion: 1.5\n")
+        (folder / "top_level.txt").write_text(f"{modules}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for module in ("PIL_x", "shared"):
+        monkeypatch.setitem(sys.modules, module, sys)
+    caches = (provenance._installed, provenance._named_modules)
+    for cached in caches:
+        cached.cache_clear()
+    packages = provenance.describe_runtime()["packages"]
+    for cached in caches:
+        cached.cache_clear()
+    assert packages["pillow-x"] == "1.5"
+    assert not {"one", "two"} & set(packages)
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -61,6 +61,24 @@ def test_first_reset_without_a_seed_gets_the_recorders_seed(
     assert start.seed is not None
 
 
+def test_recording_works_in_a_deleted_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    env = trajrec.record(gym.make("FrozenLake-v1"), tmp_path / "runs")
+    env.reset(seed=0)
+    env.step(0)
+    env.close()
+    with trajrec.episode(tmp_path / "runs"):
+        pass
+    close_logs()
+    first, second = trajrec.open(tmp_path / "runs").episodes()
+    assert first.header.runtime["git"] is second.header.runtime["git"] is None
+
+
 def test_recording_does_not_change_the_episode(tmp_path: Path) -> None:
     bare = gym.make("FrozenLake-v1")
     recorded = trajrec.record(gym.make("FrozenLake-v1"), tmp_path)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import itertools
 import os
 import platform
 import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def describe_runtime() -> dict[str, Any]:
         "libc": " ".join(platform.libc_ver()),
         "packages": _packages(),
         "settings": {name: os.environ[name] for name in _RESULT_SETTINGS if name in os.environ},
-        "git": _git(Path.cwd()),
+        "git": _git_here(),
     }
 
 
@@ -103,11 +105,20 @@ def hostname() -> str:
 
 def _packages() -> dict[str, str]:
     """Return the versions of the installed distributions of which a module is imported now."""
-    modules = {name.replace("_", "-").lower() for name in list(sys.modules) if "." not in name}
-    return {name: version for name, version in _installed().items() if name in modules}
+    modules = {_normal(name) for name in list(sys.modules) if "." not in name}
+    named = _named_modules()
+    return {
+        name: version
+        for name, version in _installed().items()
+        if name in modules or not modules.isdisjoint(named.get(name, ()))
+    }
 
 
-# Cached, as the next two: a process that opens many logs needs the same each time. To list the
+def _normal(name: str) -> str:
+    return name.replace("_", "-").lower()
+
+
+# Cached, as the next three: a process that opens many logs needs the same each time. To list the
 # distributions of a large installation takes 0.2 s.
 @functools.cache
 def _installed() -> dict[str, str]:
@@ -116,8 +127,27 @@ def _installed() -> dict[str, str]:
     for distribution in importlib.metadata.distributions():
         name, version = _name_and_version(distribution)
         # The first on the path is the one that is imported.
-        versions.setdefault(name.replace("_", "-").lower(), version)
+        versions.setdefault(_normal(name), version)
     return dict(sorted(versions.items()))
+
+
+@functools.cache
+def _named_modules() -> dict[str, frozenset[str]]:
+    """Return the modules of the distributions that name them, such as cv2 of opencv-python.
+
+    A name that several of them give, such as google, tells none of them from the others.
+    """
+    modules: dict[str, set[str]] = {}
+    for distribution in importlib.metadata.distributions():
+        text = distribution.read_text("top_level.txt")
+        if text:
+            name, _ = _name_and_version(distribution)
+            modules.setdefault(_normal(name), set(map(_normal, text.split())))
+    counts = Counter(itertools.chain.from_iterable(modules.values()))
+    return {
+        name: frozenset(module for module in given if counts[module] == 1)
+        for name, given in modules.items()
+    }
 
 
 def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
@@ -147,6 +177,14 @@ def _cpu() -> str:
     return platform.processor()
 
 
+def _git_here() -> dict[str, Any] | None:
+    try:
+        folder = Path.cwd()
+    except OSError:
+        return None  # the working folder was deleted
+    return _git(folder)
+
+
 @functools.cache
 def _git(folder: Path) -> dict[str, Any] | None:
     """Return the commit and cleanliness of the repository that a folder lies in, or None."""
@@ -163,7 +201,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 def _run_git(folder: Path, *arguments: str) -> str:
     finished = subprocess.run(
-        ["git", *arguments],
+        # Without locks: a commit of the user at the same moment must not fail.
+        ["git", "--no-optional-locks", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
