@@ -112,6 +112,14 @@ def test_tolerance_labels_each_difference_that_it_ignores(
     assert tolerance.label(Change(("info", "x"), 1.0, 1.0 + 2**-52)) == label
 
 
+@pytest.mark.parametrize("number", [float, np.float32, np.float64])
+def test_decimals_count_for_each_type_of_float(number: Any) -> None:
+    cents = Projection("cents", "1", decimals={"price": 2})
+    assert cents.changes({"price": number(0.001)}, {"price": number(-0.001)}) == []
+    assert cents.digest({"price": number(0.001)}) == cents.digest({"price": number(-0.001)})
+    assert cents.changes({"price": number(0.001)}, {"price": number(0.01)})
+
+
 @pytest.mark.parametrize("resync", [False, True])
 def test_projection_of_an_environment_ignores_only_its_own_paths(
     resync: bool, tmp_path: Path

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+import numpy as np
+
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, Change, diff, is_same
@@ -78,9 +80,13 @@ class Projection:
             return dict(self._counting_items(value.items(), path))
         if type(value) in (list, tuple):
             return type(value)(item for _, item in self._counting_items(enumerate(value), path))
-        if isinstance(value, float):
+        if isinstance(value, (float, np.floating)):
             n_decimals = self._decimals_at(path)
-            return value if n_decimals is None else round(value, n_decimals)
+            if n_decimals is None:
+                return value
+            rounded: Value = round(value, n_decimals)
+            # Without the sign of -0.0: else a small number below 0 would differ from one above.
+            return abs(rounded) if rounded == 0 else rounded
         return value
 
     def _counting_items(
