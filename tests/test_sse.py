@@ -56,6 +56,15 @@ def test_events_are_split_in_pieces_of_any_size(
         assert events + splitter.finish() == [ServerSentEvent(*one) for one in expected], size
 
 
+def test_a_blank_line_of_cr_may_end_a_piece() -> None:
+    splitter = EventSplitter()
+    assert splitter.feed(b"event: x\rdata: a\r\r") == []
+    assert splitter.feed(b"data: b") == [ServerSentEvent("x", b"a")]
+    assert splitter.finish() == [ServerSentEvent("", b"b")]
+    # The last one, if nothing follows it.
+    assert splitter.feed(b"data: c\r\r") + splitter.finish() == [ServerSentEvent("", b"c")]
+
+
 def test_event_is_told_as_soon_as_it_ends() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b"data: a\n") == []

@@ -43,9 +43,11 @@ class EventSplitter:
 
     def feed(self, piece: bytes) -> list[ServerSentEvent]:
         """Return the events that end with this piece of the stream."""
+        # With the next byte, a CR that was held back is known to have ended a line.
+        had_end = bool(self._pieces) and self._pieces[-1].endswith(b"\r") and bool(piece)
         self._pieces.append(piece)
         # A long line comes in many pieces; to join them each time takes quadratic time.
-        if self._is_begun and b"\n" not in piece and b"\r" not in piece:
+        if self._is_begun and not had_end and b"\n" not in piece and b"\r" not in piece:
             return []
         data = b"".join(self._pieces)
         if not self._is_begun:
@@ -71,7 +73,8 @@ class EventSplitter:
         """
         rest = b"".join(self._pieces).replace(b"\r", b"\n")
         self._pieces = []
-        return _events([rest])
+        # A CR that was held back may have been the second half of a blank line.
+        return _events(rest.split(b"\n\n"))
 
 
 def split_events(body: bytes) -> list[ServerSentEvent]:
