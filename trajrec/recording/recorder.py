@@ -366,7 +366,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
             self._writer.raise_error()
 
     def close(self) -> None:
-        """Seal the log, then close the environment; a second call does nothing."""
+        """Seal the log, then close the environment, each time as without a recorder."""
         self._is_closed = True
         try:
             self._episodes.mend()
