@@ -74,7 +74,7 @@ class _RecordedEnv:
         self.recorder.flush()
 
     def close(self) -> None:
-        """Seal the log, then close the environment; a second call does nothing."""
+        """Seal the log, then close the environment, each time as without a recorder."""
         self.recorder.close()
 
 
