@@ -189,6 +189,9 @@ def test_a_comparison_is_drawn_with_each_task(corpus: trajrec.Corpus, tmp_path: 
     assert picture.count("<!-- t") >= 4
     assert "mean of 4" in picture
     assert comparison.plot(tmp_path / "again.svg").read_text().count("<path") > 10
+    for suffix in (".svg", ".pdf", ".png"):
+        twice = [comparison.plot(tmp_path / f"{name}{suffix}").read_bytes() for name in "ab"]
+        assert twice[0] == twice[1]
     assert comparison.plot(tmp_path / "tasks.png").stat().st_size > 10_000
     command = ["compare", str(corpus.path), "--a", of_run("plain"), "--b", of_run("plain again")]
     assert main([*command, "--variants", "2", "--plot", str(tmp_path / "cli.png")]) == 0

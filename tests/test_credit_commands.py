@@ -24,6 +24,9 @@ from trajrec.envs.solved import SPOIL, WORK
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import credit, fork_many
 from trajrec.replay.credit.estimators.groups import METHODS
+from trajrec.replay.credit.results.estimates import Estimate
+from trajrec.replay.credit.results.plot import plot
+from trajrec.replay.credit.results.table import CreditTable
 
 assert trajrec.envs
 
@@ -587,3 +590,20 @@ def test_random_actions_are_refused_for_an_agents_world(
             == "trajrec: policy must be a function of a Context for a tool world, got 'random': "
             "a world has no action space to sample\n"
         )
+
+
+def test_a_plot_takes_dollar_signs_and_values_beside_their_interval(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    estimate = Estimate(
+        step=0,
+        value=0.3,
+        ci_low=0.30000000000000004,
+        ci_high=0.4,
+        ci_method="exact",
+        n=3,
+        n_discordant=None,
+        estimator="advantage",
+        estimand="value",
+    )
+    table = CreditTable(run_id="r", episode_id="e", policy_id="a$x^$b", estimates=[estimate])
+    assert "<!-- episode e, policy a$x^$b -->" in plot(table, tmp_path / "a.svg").read_text()

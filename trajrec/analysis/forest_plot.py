@@ -61,6 +61,7 @@ def draw_differences(
     """
     path = check_file(file)
     # An extra, whose import takes half a second.
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     shown = shown_tasks(tasks)
@@ -71,9 +72,10 @@ def draw_differences(
     figure.suptitle(textwrap.fill(title, 100).replace("$", r"\$"), fontsize=9)
     _draw(axes, shown, mean, n_tasks=len(tasks))
     axes.set_xlabel(f"{check}: b - a, with intervals (rollouts of a, of b)".replace("$", r"\$"))
-    # Without a date, the same comparison gives the same picture.
-    metadata = {"Date": None} if path.suffix == ".svg" else None
-    figure.savefig(path, dpi=_DPI, metadata=metadata)
+    # Without a date and drawn ids, the same comparison gives the same picture.
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix)
+    with rc_context({"svg.hashsalt": "trajrec"}):
+        figure.savefig(path, dpi=_DPI, metadata=metadata)
     return path
 
 

@@ -126,7 +126,8 @@ def _figure(table: CreditTable, marked: int | None, title: str) -> Figure:
         raise ValueError("there is nothing to plot: the table has no estimates by step")
     size = (_WIDTH, _HEAD_HEIGHT + _PANEL_HEIGHT * n_panels)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    # A dollar sign would begin a formula.
+    figure.suptitle(title.replace("$", r"\$"), fontsize=10)
     panels: list[Axes] = list(figure.subplots(n_panels, 1, sharex=True, squeeze=False)[:, 0])
     if values:
         _draw_values(panels[0], values)
@@ -188,14 +189,13 @@ def _draw_bars(panel: Axes, table: CreditTable, names: Sequence[str]) -> None:
             panel.fill_between(centres, low, high, color=_GREY, alpha=0.2, linewidth=0)
         panel.bar(centres, value, width, color=colours, label=LABELS[name])
         has_bar = np.isfinite(low) & np.isfinite(high) & (value != 0)
-        errors = np.array([value - low, high - value])[:, has_bar]
-        panel.errorbar(
+        # From end to end, not from the value: it may lie outside, if only by its last bit.
+        panel.vlines(
             centres[has_bar],
-            value[has_bar],
-            errors,
-            fmt="none",
-            ecolor="black",
-            elinewidth=0.6,
+            low[has_bar],
+            high[has_bar],
+            color="black",
+            linewidth=0.6,
             alpha=0.5,
         )
     panel.set_ylabel(" and ".join(LABELS[name] for name in names))
