@@ -6,7 +6,9 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from starlette.testclient import TestClient
@@ -89,6 +91,20 @@ def test_messages_that_differ_by_numbers_are_one_group(corpus: trajrec.Corpus) -
     (group,) = read_failures(corpus, phase="call", tool="look").groups
     assert (group.n, group.n_episodes, group.message) == (2, 2, "no answer after # ms")
     assert group.error.endswith("TimeoutError")
+
+
+def test_a_tool_without_a_name_leads_to_its_own_failures(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, world=Shop(seed=1), options={"task": 0}) as ep:
+        for name in ("", "get_order", "get_order"):
+            with contextlib.suppress(Exception):
+                ep.call(name, order="O1")
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        for tool in read_failures(corpus, phase=None, tool=None).tools:
+            asked = dict(parse_qsl(tool.address.partition("?")[2], keep_blank_values=True))
+            view = read_failures(corpus, phase=asked["phase"], tool=asked["tool"])
+            assert sum(group.n for group in view.groups) == tool.n
+            assert view.chosen == tool.place
 
 
 def test_each_example_leads_to_its_failure(corpus: trajrec.Corpus, browser: TestClient) -> None:

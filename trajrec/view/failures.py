@@ -108,9 +108,7 @@ class FailureCount:
     @property
     def place(self) -> str:
         """The place of the failures, in words."""
-        if self.phase == "call":
-            return self.tool or "a call of an unknown tool"
-        return _PLACES.get(self.phase, self.phase)
+        return _place(self.phase, self.tool)
 
     @property
     def address(self) -> str:
@@ -206,8 +204,9 @@ def read_failures(corpus: Corpus, *, phase: str | None, tool: str | None) -> Fai
     if phase is not None:
         conditions.append("f.phase = ?")
         params.append(phase)
-    if tool:
-        conditions.append("f.phase = 'call' AND f.action->>'tool' = ?")
+    # The address of a call of an unknown tool has an empty one; so has that of another phase.
+    if tool or (tool is not None and phase == "call"):
+        conditions.append("f.phase = 'call' AND coalesce(f.action->>'tool', '') = ?")
         params.append(tool)
     query = _FAILURES.format(where=" AND ".join(conditions)) + _GROUPS
     found = corpus.sql(query, params=params or None).fetchall()
@@ -216,8 +215,14 @@ def read_failures(corpus: Corpus, *, phase: str | None, tool: str | None) -> Fai
         n_tools=rows[0][6] if rows else 0,
         groups=[_group(row) for row in found],
         n_groups=found[0][9] if found else 0,
-        chosen=tool or ("" if phase is None else _PLACES.get(phase, phase)),
+        chosen=tool or ("" if phase is None else _place(phase, tool)),
     )
+
+
+def _place(phase: str, tool: str | None) -> str:
+    if phase == "call" and tool is not None:
+        return tool or "a call of an unknown tool"
+    return _PLACES.get(phase, phase)
 
 
 def _group(row: Sequence[Value]) -> FailureGroup:
