@@ -209,3 +209,12 @@ def test_failed_model_calls_count_as_failures_of_the_episode(tmp_path: Path) -> 
                 call()
     counts = "SELECT n_failures, (SELECT count(*) FROM failures) FROM episodes"
     assert rows(tmp_path, counts) == [(2, 2)]
+
+
+def test_a_cost_that_no_float_holds_is_unknown(tmp_path: Path) -> None:
+    answer = {"usage": {"cost": 10**400, "prompt_tokens": 5}}
+    with trajrec.episode(tmp_path) as ep:
+        ep.model(lambda **_: answer, model="m", messages=[])
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT cost, json_extract(answer, '$.usage.prompt_tokens') FROM model_calls"
+        assert corpus.sql(query).fetchall() == [(None, "5")]

@@ -13,6 +13,7 @@ from trajrec.corpus.transcript import ModelCall, Transcript
 from trajrec.types import Value
 from trajrec.values.codec import Plain
 from trajrec.values.json import stored_to_json, to_json
+from trajrec.values.real_numbers import real_number
 from trajrec.wire.contents import Usage
 
 
@@ -185,7 +186,7 @@ def _usage(call: ModelCall) -> Value:
 
 
 def _cost(value: Value) -> float | None:
-    return float(value) if type(value) in (int, float) else None
+    return real_number(value) if type(value) in (int, float) else None
 
 
 def _answer(call: ModelCall) -> Value:
