@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from conftest import record
 from tiers import seed_of
 
 import trajrec
+from trajrec.corpus.index import live as live_index
 from trajrec.corpus.index.tables import TABLES
+from trajrec.corpus.index.tails import Tails
 from trajrec.log.annotations import PostHocCheck
 from trajrec.recording.event_log import close_logs, open_event_log
 
@@ -151,4 +154,45 @@ def test_a_first_verdict_in_a_journal_has_its_kind(tmp_path: Path) -> None:
             )
         )
         assert corpus.sql("SELECT kind FROM checks").fetchall() == [("rollout",)]
+    live.close()
+
+
+def test_a_query_sees_no_half_of_another_threads_refresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 1)
+    live = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    live.reset(seed=0)
+    live.step(0)
+    refresh = Tails.refresh
+    run_own = live_index.run_own
+    is_halfway = threading.Event()
+    may_end = threading.Event()
+
+    def refresh_in_parts(*args: Any) -> None:
+        # The rows of journals are gone here, and are read again.
+        is_halfway.set()
+        may_end.wait(10)
+        refresh(*args)
+
+    def run_meanwhile(*args: Any) -> Any:
+        monkeypatch.undo()
+        monkeypatch.setattr(Tails, "refresh", refresh_in_parts)
+        record(gym.make("CartPole-v1"), tmp_path, 1)
+        other = threading.Thread(target=corpus.refresh)
+        other.start()
+        assert is_halfway.wait(10)
+        rows = run_own(*args).fetchall()
+        may_end.set()
+        other.join()
+        return rows
+
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT count(*) FROM episodes"
+        assert corpus.sql(query).fetchall() == [(2,)]
+        monkeypatch.setattr(live_index, "run_own", run_meanwhile)
+        rows: Any = corpus.sql(query)
+        assert rows == [(2,)]
+        monkeypatch.undo()
+        assert corpus.sql(query).fetchall() == [(3,)]
     live.close()

@@ -78,7 +78,8 @@ def has_bounded_values(cursor: duckdb.DuckDBPyConnection, query: str) -> bool:
         cursor: A connection that parses the query.
         query: One statement; one that DuckDB rejects counts as bounded.
     """
-    (text,) = cursor.execute("SELECT json_serialize_sql($1)", [query]).fetchone() or ("{}",)
+    # All of it: a connection with an unfinished result runs no other query.
+    ((text,),) = cursor.execute("SELECT json_serialize_sql($1)", [query]).fetchall()
     try:
         tree = json.loads(text)
     except RecursionError:

@@ -62,19 +62,27 @@ def close_off(con: duckdb.DuckDBPyConnection, sandbox: Sandbox) -> None:
         con.execute(f"SET {setting}")
 
 
+def begin_reading(con: duckdb.DuckDBPyConnection, table: str) -> duckdb.DuckDBPyConnection:
+    """Return another connection, in a transaction that sees the tables as they are now."""
+    cursor = con.cursor()
+    cursor.execute("BEGIN TRANSACTION READ ONLY")
+    # DuckDB begins with the first table that is read.
+    cursor.execute(f"FROM {table} LIMIT 0").fetchall()
+    return cursor
+
+
 def run_own(
     cursor: duckdb.DuckDBPyConnection, query: str, params: Params
 ) -> duckdb.DuckDBPyRelation:
     """Return the user's own query, which reads data frames and files too; it runs when it is used.
 
-    The connection must be for this query alone.
+    The connection must be for this query alone, and in a transaction that only reads.
 
     Raises:
         QueryError: DuckDB rejects the query, or it is no SELECT.
     """
     _check(cursor, query, _OWN)
     try:
-        cursor.execute("BEGIN TRANSACTION READ ONLY")
         return _relation(cursor, query, params)
     except duckdb.Error as exc:
         raise QueryError(first_lines(exc)) from exc
@@ -85,7 +93,8 @@ def run_closed(
 ) -> duckdb.DuckDBPyRelation:
     """Return the rows of a query that somebody else wrote.
 
-    The connection must be for this query alone, and its instance closed off.
+    The connection must be for this query alone, in a transaction that only reads, and its instance
+    closed off.
 
     Raises:
         QueryError: DuckDB rejects the query, it is no SELECT, or it reaches a limit.
@@ -94,7 +103,6 @@ def run_closed(
     timer = threading.Timer(sandbox.seconds, cursor.interrupt)
     timer.daemon = True
     try:
-        cursor.execute("BEGIN TRANSACTION READ ONLY")
         timer.start()
         return _relation(cursor, query, params).materialize()
     except duckdb.InterruptException as exc:

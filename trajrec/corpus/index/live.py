@@ -35,6 +35,7 @@ from trajrec.corpus.query_process import QueryProcess
 from trajrec.corpus.sandbox import (
     Params,
     Sandbox,
+    begin_reading,
     check_closed,
     close_off,
     run_closed,
@@ -204,7 +205,7 @@ class LiveIndex:
         """Return the rows of a query of ours."""
         with self.lock:
             self._views.make_named(query)
-        return self._new_cursor().execute(query, params).fetchall()
+        return self._begin().execute(query, params).fetchall()
 
     def prepare(self, query: str | None) -> None:
         """Get ready for a query.
@@ -225,11 +226,11 @@ class LiveIndex:
 
     def sql(self, query: str, params: Params) -> duckdb.DuckDBPyRelation:
         """Return the user's own query; see `run_own`."""
-        return run_own(self._new_cursor(), query, params)
+        return run_own(self._begin(), query, params)
 
     def sql_closed(self, query: str, params: Params, sandbox: Sandbox) -> duckdb.DuckDBPyRelation:
         """Return the rows of somebody else's query, which ends at its limits."""
-        cursor = self._new_cursor()
+        cursor = self._begin()
         check_closed(cursor, query)
         if has_bounded_values(cursor, query):
             return run_closed(cursor, query, params, sandbox)
@@ -240,12 +241,13 @@ class LiveIndex:
         return self._process.sql(query, params)
 
     def sql_here(self, query: str, params: Params, sandbox: Sandbox) -> duckdb.DuckDBPyRelation:
-        """Return the rows of somebody else's query, run in this process; see `run_closed`."""
-        return run_closed(self._new_cursor(), query, params, sandbox)
+        """Run somebody else's query in this process; see `run_closed`."""
+        return run_closed(self._begin(), query, params, sandbox)
 
-    def _new_cursor(self) -> duckdb.DuckDBPyConnection:
-        """Return a connection for one query: open results do not disturb each other."""
-        cursor = self.con.cursor()
+    def _begin(self) -> duckdb.DuckDBPyConnection:
+        """Return a connection for one query, which sees the tables as they are now."""
+        with self.lock:
+            cursor = begin_reading(self.con, "delta.running")
         # An open relation would hold the index file beyond `close`.
         self._cursors.add(cursor)
         return cursor
@@ -394,7 +396,5 @@ class LiveIndex:
     def _lacks_kinds(self, table: str) -> bool:
         """Return whether any row is in another log than its episode, and does not know its kind."""
         # A query costs 1 ms once; the join that it may save costs several in each query of checks.
-        row = self.con.execute(
-            f"SELECT 1 FROM {self._layers.source(table)} WHERE kind IS NULL LIMIT 1"
-        ).fetchone()
-        return row is not None
+        query = f"SELECT 1 FROM {self._layers.source(table)} WHERE kind IS NULL LIMIT 1"
+        return bool(self.con.execute(query).fetchall())
