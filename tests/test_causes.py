@@ -148,7 +148,7 @@ def test_changed_version_is_named_as_the_cause(tmp_path: Path) -> None:
 
     (episode, *_) = record(tmp_path, "Sound").episodes()
     installed = {**episode.header.runtime["packages"], "numpy": "99.0"}
-    with mock.patch.object(provenance, "_installed", return_value=installed):
+    with mock.patch.object(provenance, "_packages", return_value=installed):
         report = replay_episode(episode, env=Newer)
     then = episode.header.runtime["packages"]["numpy"]
     assert f"version drift: changed since: numpy {then} -> 99.0" in report.divergence.cause

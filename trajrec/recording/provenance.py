@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajrec.log.records import env_without_description
 from trajrec.log.schema import EnvRecord, Header, StateRecord
@@ -105,12 +105,11 @@ def hostname() -> str:
 
 def _packages() -> dict[str, str]:
     """Return the versions of the installed distributions of which a module is imported now."""
-    modules = {_normal(name) for name in list(sys.modules) if "." not in name}
-    named = _named_modules()
+    imported = {_normal(name) for name in list(sys.modules) if "." not in name}
     return {
-        name: version
-        for name, version in _installed().items()
-        if name in modules or not modules.isdisjoint(named.get(name, ()))
+        name: distribution.version
+        for name, distribution in _installed().items()
+        if name in imported or not imported.isdisjoint(distribution.modules)
     }
 
 
@@ -118,35 +117,40 @@ def _normal(name: str) -> str:
     return name.replace("_", "-").lower()
 
 
-# Cached, as the next three: a process that opens many logs needs the same each time. To list the
+class _Distribution(NamedTuple):
+    """An installed distribution.
+
+    Attributes:
+        version: Its version.
+        modules: The modules that it names and no other one does, such as cv2 of opencv-python. A
+            name that several give, such as google, tells none of them from the others.
+    """
+
+    version: str
+    modules: frozenset[str]
+
+
+# Cached, as the next two: a process that opens many logs needs the same each time. To list the
 # distributions of a large installation takes 0.2 s.
 @functools.cache
-def _installed() -> dict[str, str]:
-    """Return the version of each installed distribution, by its normalised name."""
+def _installed() -> dict[str, _Distribution]:
+    """Return each installed distribution by its normalised name."""
     versions: dict[str, str] = {}
-    for distribution in importlib.metadata.distributions():
-        name, version = _name_and_version(distribution)
-        # The first on the path is the one that is imported.
-        versions.setdefault(_normal(name), version)
-    return dict(sorted(versions.items()))
-
-
-@functools.cache
-def _named_modules() -> dict[str, frozenset[str]]:
-    """Return the modules of the distributions that name them, such as cv2 of opencv-python.
-
-    A name that several of them give, such as google, tells none of them from the others.
-    """
     modules: dict[str, set[str]] = {}
     for distribution in importlib.metadata.distributions():
-        text = distribution.read_text("top_level.txt")
-        if text:
-            name, _ = _name_and_version(distribution)
-            modules.setdefault(_normal(name), set(map(_normal, text.split())))
+        name, version = _name_and_version(distribution)
+        name = _normal(name)
+        # The first on the path is the one that is imported.
+        if name not in versions:
+            versions[name] = version
+            text = distribution.read_text("top_level.txt") or ""
+            modules[name] = set(map(_normal, text.split()))
     counts = Counter(itertools.chain.from_iterable(modules.values()))
     return {
-        name: frozenset(module for module in given if counts[module] == 1)
-        for name, given in modules.items()
+        name: _Distribution(
+            versions[name], frozenset(module for module in modules[name] if counts[module] == 1)
+        )
+        for name in sorted(versions)
     }
 
 
