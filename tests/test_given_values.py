@@ -103,6 +103,22 @@ def test_a_truth_value_says_whether_a_result_is_an_error(tmp_path: Path) -> None
     assert [attempt.outcome for attempt in only(tmp_path).transcript.attempts] == ["ok", "error"]
 
 
+def test_a_result_is_recorded_though_is_error_raises(tmp_path: Path) -> None:
+    def look(result: Any) -> str | None:
+        return str(result["error"])
+
+    with trajrec.episode(tmp_path, is_error=look) as ep:
+        with pytest.raises(TypeError, match="indices"):
+            ep.tool(str, name="say")("good")
+        ep.tool(dict, name="tell")(error="bad")
+    trajrec.close_logs()
+    attempts = only(tmp_path).transcript.attempts
+    assert [(a.outcome, a.result) for a in attempts] == [
+        ("ok", "good"),
+        ("error", {"error": "bad"}),
+    ]
+
+
 def test_no_event_is_encoded_that_cannot_be_read() -> None:
     start = EpisodeStart(
         episode=0,

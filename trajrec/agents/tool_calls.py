@@ -233,7 +233,13 @@ class ToolCallRecorder:
         is_async: bool = False,
     ) -> None:
         time_ns = time.time_ns()
-        error = _reason(self._is_error(result))
+        failed: Exception | None = None
+        try:
+            error = _reason(self._is_error(result))
+        except Exception as exc:
+            # The program sees that its own function raised, and the log has the result all the same.
+            failed = exc
+            error = None
         data, is_redacted = self._journal.encode(result if kept is None else kept)
         end = CallEnd(
             episode=self._journal.number,
@@ -249,6 +255,8 @@ class ToolCallRecorder:
             is_async=is_async,
         )
         self._add_end(position, tool, end, len(data))
+        if failed is not None:
+            raise failed
 
     def _add_exception(
         self,
