@@ -14,6 +14,11 @@ from trajrec.cli.main import main
 
 pytest.importorskip("trl", reason="pip install trl")
 
+# TRL's own configurations take a name that the newest transformers has replaced.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"
+)
+
 CORPUS = Path(__file__).parent.parent / "sample_trajectories" / "support"
 
 TEMPLATE = (
