@@ -325,7 +325,11 @@ def test_a_killed_push_can_be_run_again(
             process = subprocess.Popen([*command, url], stdout=subprocess.DEVNULL)
             time.sleep(rng.uniform(0.4, 1.0) * whole_s)
             process.kill()
-            n_killed += process.wait() == -signal.SIGKILL
+            was_killed = process.wait() == -signal.SIGKILL
+            n_killed += was_killed
+            if not was_killed:
+                # It was faster than the first one, which was slow on a busy machine.
+                whole_s *= 0.8
             if read_manifest(url) is not None:
                 with trajrec.open(url) as corpus:
                     assert all(len(e.rewards) == e.n_steps for e in corpus.episodes())
