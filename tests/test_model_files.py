@@ -79,5 +79,5 @@ def test_a_model_is_loaded_as_its_own_algorithm_alone(tmp_path: Path) -> None:
         model.save(tmp_path / name)
         assert type(load_acting(f"{name}:{tmp_path / name}.zip")) is type(model)
     for name, other in (("A2C", "PPO"), ("DQN", "PPO"), ("TD3", "SAC"), ("PPO", "DQN")):
-        with pytest.raises(ValueError, match=f"--policy {name}:.* as a model of"):
+        with pytest.raises(ValueError, match=f"--policy {name}:.* which {name} does not take"):
             load_acting(f"{name}:{tmp_path / other}.zip")

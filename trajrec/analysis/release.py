@@ -194,8 +194,8 @@ def _splits(source: Source) -> dict[str | None, str]:
     if len(set(files)) < len(files):
         alike = [s for s, name in names.items() if files.count(name.casefold()) > 1]
         raise ValueError(
-            "splits would share a name in the release, which takes letters, digits and _ alone, and "
-            f"of any case: {', '.join(map(repr, alike))}; rename one in the metadata"
+            f"the splits {', '.join(map(repr, alike))} would have the same file: its name has "
+            "letters, digits and _, in any case; rename one of them in the metadata"
         )
     return names
 

@@ -131,7 +131,7 @@ def _load_model(name: str) -> Policy:
     other = _other_algorithm(package, getattr(package, cls), file)
     if other:
         raise ValueError(
-            f"--policy {name}: {file} holds {other}, which {cls} does not have: "
+            f"--policy {name}: {file} has the options {other}, which {cls} does not take: "
             "name the algorithm that saved it"
         )
     model: Policy = getattr(package, cls).load(file, device="cpu")
@@ -156,7 +156,7 @@ def _other_algorithm(package: ModuleType, algorithm: type[Value], file: str) -> 
     for name, other in sorted(vars(package).items()):
         extra = _options(other) - own if hasattr(other, "load") else set()
         if extra & saved:
-            return f"{', '.join(sorted(extra & saved))} as a model of {name}"
+            return f"{', '.join(sorted(extra & saved))} of {name}"
     return ""
 
 
