@@ -190,12 +190,17 @@ class Bands(Sequence[TaskBand]):
         return sorted({row.task for row in self._rows if row.band == band})
 
 
+def _interface(row: TaskBand) -> tuple[str | None, ...]:
+    return row.check, *row.digests.values()
+
+
 def _note(rows: Sequence[TaskBand]) -> str:
     """Return a note if tasks under one interface have different numbers of rollouts."""
     counts: dict[tuple[str | None, ...], list[tuple[int, int]]] = {}
+    with_rates = {_interface(row) for row in rows if row.rate is not None}
     for row in rows:
-        key = (row.check, *row.digests.values())
-        counts.setdefault(key, []).append((row.n, sum(row.excluded.values())))
+        if _interface(row) in with_rates:
+            counts.setdefault(_interface(row), []).append((row.n, sum(row.excluded.values())))
     if all(is_balanced(of_tasks) for of_tasks in counts.values()):
         return ""
     return (
