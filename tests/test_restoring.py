@@ -7,6 +7,7 @@ import dataclasses
 import os
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pydantic
@@ -159,6 +160,83 @@ def test_restored_tables_give_the_same_keys_again(tmp_path: Path) -> None:
         assert connection.execute(add).fetchall() == [(3,)]
         tracker.restore(empty)
         assert connection.execute(add).fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "change"),
+    [
+        (  # rows of one table go with those that they refer to
+            "CREATE TABLE shops (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE orders (id INTEGER PRIMARY KEY,"
+            "                     shop REFERENCES shops ON DELETE CASCADE);"
+            "INSERT INTO shops VALUES (1); INSERT INTO orders VALUES (1, 1)",
+            "DELETE FROM orders",
+        ),
+        (  # a row that is referred to cannot go first
+            "CREATE TABLE shops (id INTEGER PRIMARY KEY);"
+            "CREATE TABLE stock (id INTEGER PRIMARY KEY,"
+            "                    shop REFERENCES shops ON DELETE RESTRICT);"
+            "INSERT INTO shops VALUES (1); INSERT INTO stock VALUES (1, 1)",
+            "UPDATE stock SET id = 2",
+        ),
+        (  # several primary keys are NULL
+            "CREATE TABLE t (k TEXT PRIMARY KEY, v);"
+            "INSERT INTO t (rowid, k, v) VALUES (5, NULL, 1), (7, NULL, 2)",
+            "UPDATE t SET v = 3",
+        ),
+        ("CREATE TABLE t (k TEXT PRIMARY KEY); INSERT INTO t VALUES ('a')", "DROP TABLE t"),
+        ("CREATE TABLE t (k)", "CREATE UNIQUE INDEX by_k ON t (k)"),
+        ("CREATE TABLE t (k)", "CREATE VIRTUAL TABLE words USING fts5 (text)"),
+        (
+            "CREATE TABLE t (k); CREATE VIEW v AS SELECT k FROM t;"
+            "CREATE TRIGGER a INSTEAD OF INSERT ON v BEGIN INSERT INTO t VALUES (1); END",
+            "DROP VIEW v",
+        ),
+    ],
+    ids=["cascade", "restrict", "null-keys", "dropped", "unique", "virtual", "view-trigger"],
+)
+def test_any_change_of_schema_or_rows_is_restored(
+    tmp_path: Path, schema: str, change: str, by_path: bool
+) -> None:
+    with contextlib.closing(
+        sqlite3.connect(tmp_path / "shop.db", isolation_level=None)
+    ) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(schema)
+        tracker = Database(tmp_path / "shop.db" if by_path else connection)
+        whole, digest = tracker.begin()
+        connection.executescript(change)
+        assert tracker.update()[1] != digest
+        tracker.restore(whole)
+        assert tracker.update()[1] == digest
+
+
+def test_objects_in_a_tuple_are_restored_in_place() -> None:
+    cup = SimpleNamespace(n=1)
+    state = {"cups": (cup, [1])}
+    tracker = Tree(lambda: state)
+    whole, _ = tracker.begin()
+    cup.n = 2
+    tracker.restore(whole)
+    assert state["cups"][0] is cup
+    assert cup.n == 1
+
+
+def test_folder_that_cannot_be_written_is_not_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    folder = Folder(tmp_path)
+    whole, _ = folder.begin()
+    (tmp_path / "a.txt").write_text("other")
+
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted", str(path))
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    with pytest.raises(RestoreError, match=r"the folder cannot be restored: .*not permitted"):
+        folder.restore(whole)
 
 
 def test_folder_is_restored_with_modes_links_and_empty_folders(tmp_path: Path) -> None:

@@ -203,6 +203,54 @@ def test_a_connections_own_factories_do_not_count(connect: Callable[..., Any]) -
     assert connection.execute("SELECT a FROM t").fetchall() == [(b"y",)]
 
 
+def test_a_connections_converters_do_not_count(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:", detect_types=sqlite3.PARSE_DECLTYPES)
+    connection.execute("CREATE TABLE t (day timestamp PRIMARY KEY, note timestamp)")
+    connection.execute("INSERT INTO t VALUES ('2024-01-01 10:00:00', 'none')")
+    tracker = Database(connection)
+    assert tracker.begin()[0]["t"] == {
+        "2024-01-01 10:00:00": {"day": "2024-01-01 10:00:00", "note": "none"}
+    }
+
+
+def test_a_temporary_table_hides_no_table(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:", isolation_level=None)
+    connection.executescript("CREATE TABLE t (a); INSERT INTO t VALUES (1)")
+    tracker = Database(connection)
+    whole, _ = tracker.begin()
+    connection.executescript("CREATE TEMP TABLE t (a); UPDATE main.t SET a = 2")
+    assert changes(tracker) == [("/t/1/a", 1, 2)]
+    tracker.restore(whole)
+    assert connection.execute("SELECT a FROM main.t").fetchall() == [(1,)]
+    assert connection.execute("SELECT a FROM temp.t").fetchall() == []
+
+
+def test_tables_are_read_in_one_transaction(tmp_path: Path, connect: Callable[..., Any]) -> None:
+    path = tmp_path / "shop.db"
+    connection = connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.executescript(
+        "CREATE TABLE a (n); CREATE TABLE b (n); INSERT INTO a VALUES (0); INSERT INTO b VALUES (0)"
+    )
+    has_ended = threading.Event()
+
+    def write() -> None:
+        n = 0
+        while not has_ended.is_set():
+            n += 1
+            connection.executescript(f"BEGIN; UPDATE a SET n = {n}; UPDATE b SET n = {n}; COMMIT")
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        tracker = Database(path)
+        values = [tracker.begin()[0] for _ in range(300)]
+    finally:
+        has_ended.set()
+        thread.join()
+    assert [value for value in values if value["a"] != value["b"]] == []
+
+
 def test_attached_databases_are_said_not_to_be_watched(
     tmp_path: Path, connect: Callable[..., Any]
 ) -> None:

@@ -104,11 +104,14 @@ class Folder:
 
         Raises:
             RestoreError: A large file, of which only the digest is stored, has changed. No file is
-                written then.
+                written then. Or the system does not let a file be written or deleted.
         """
         live = self._read()
         _check_large_files(value, live, "")
-        self._write(self.path, value, live)
+        try:
+            self._write(self.path, value, live)
+        except OSError as exc:
+            raise RestoreError(f"the folder cannot be restored: {exc}") from exc
 
     def _write(self, folder: Path, wanted: Entry, live: Entry) -> None:
         # Deletions first: a file may become a folder, or a folder a file.

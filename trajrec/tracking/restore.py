@@ -88,7 +88,9 @@ def _restored(live: Value, wanted: Value, path: Path) -> Value:
     if not is_same_container and (type(live) in PLAIN_TYPES or type(live) in (dict, list)):
         return wanted
     if type(live) is tuple and isinstance(wanted, (list, tuple)):
-        return tuple(wanted)
+        items = list(live)
+        _assign_list(items, wanted, path)
+        return tuple(items)
     assign(live, wanted, path)
     return live
 

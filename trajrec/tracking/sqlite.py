@@ -24,6 +24,9 @@ keys."""
 _ROWIDS = ("rowid", "_rowid_", "oid")
 """SQLite's names of the number of a row, in a table that has no column of that name."""
 
+_KINDS = ("table", "index", "view", "trigger")
+"""The kinds of objects in a database. One of them needs none of the kinds behind it."""
+
 TableRows = dict[Any, dict[str, Any]]
 """Key of a row -> column -> value. SQLite's types stay apart: a column may hold 7 and "7"."""
 
@@ -93,7 +96,7 @@ class Database:
 
     def _warn_of_attached(self) -> None:
         """Warn of databases of the connection that are not watched, as something was changed."""
-        databases = [name for _, name, _ in self._run("PRAGMA database_list")]
+        databases = [name for _, name, _ in _run(self._connection, "PRAGMA database_list")]
         attached = ", ".join(sorted({*databases} - {"main", "temp"}))
         if attached and not self._has_warned:
             self._has_warned = True
@@ -147,38 +150,33 @@ class Database:
         self, connection: sqlite3.Connection, value: dict[str, Any], live: dict[str, str]
     ) -> None:
         wanted = value[SCHEMA]
-        for name in live.keys() - wanted.keys():
-            connection.execute(f"DROP {_kind(live[name])} IF EXISTS {_quoted(name)}")
-        tables = [name for name in value if name not in (SCHEMA, SEQUENCE)]
-        # Tables before the indexes, views and triggers that need them.
-        created = sorted(wanted.keys() - live.keys(), key=lambda name: (name not in tables, name))
-        for name in created:
+        # Virtual tables first: with each the tables go that SQLite made for it.
+        for name in sorted(
+            live.keys() - wanted.keys(), key=lambda name: not _is_virtual(live[name])
+        ):
+            connection.execute(f"DROP {_kind(live[name])} IF EXISTS main.{_quoted(name)}")
+        created = wanted.keys() - live.keys()
+        for name in sorted(created, key=lambda name: (_KINDS.index(_kind(wanted[name])), name)):
             connection.execute(wanted[name])
         # Triggers would act again on each row, so they are dropped and created after the rows.
-        triggers = {name: sql for name, sql in wanted.items() if sql and _kind(sql) == "trigger"}
+        triggers = {name: sql for name, sql in wanted.items() if _kind(sql) == "trigger"}
         for name in triggers:
-            connection.execute(f"DROP TRIGGER {_quoted(name)}")
+            connection.execute(f"DROP TRIGGER main.{_quoted(name)}")
+        tables = [name for name in value if name not in (SCHEMA, SEQUENCE)]
+        # All rows, before any is written: with the rows of one table SQLite may delete rows of
+        # another that refer to them.
+        _delete_rows(connection, tables)
         for name in tables:
-            self._write_rows(connection, name, value[name])
+            _insert_rows(connection, name, value[name])
         for sql in triggers.values():
             connection.execute(sql)
         # Last, since each row that is written may advance them.
-        if self._has_sequence():
-            connection.execute(f"DELETE FROM {SEQUENCE}")
+        if _has_sequence(connection):
+            connection.execute(f"DELETE FROM main.{SEQUENCE}")
             for table, row in value.get(SEQUENCE, {}).items():
-                connection.execute(f"INSERT INTO {SEQUENCE} VALUES (?, ?)", (table, row["seq"]))
-
-    def _write_rows(self, connection: sqlite3.Connection, table: str, rows: TableRows) -> None:
-        connection.execute(f"DELETE FROM {_quoted(table)}")
-        has_key = any(column[5] for column in self._run(f"PRAGMA table_info({_quoted(table)})"))
-        rowid = "" if has_key else self._rowid(table)
-        for key, row in rows.items():
-            columns = dict(row) if has_key else {rowid: key, **row}
-            names = ", ".join(map(_quoted, columns))
-            marks = ", ".join("?" * len(columns))
-            connection.execute(
-                f"INSERT INTO {_quoted(table)} ({names}) VALUES ({marks})", list(columns.values())
-            )
+                connection.execute(
+                    f"INSERT INTO main.{SEQUENCE} VALUES (?, ?)", (table, row["seq"])
+                )
 
     def _read_version(self) -> tuple[int, int, int]:
         """Return numbers that grow with each change, of this connection and of others."""
@@ -202,80 +200,155 @@ class Database:
     def _counts(self) -> tuple[int, int, int]:
         # `data_version` counts commits of other connections; `total_changes` the rows that this one
         # changed; neither counts a change of the schema.
-        (data_version,) = self._run("PRAGMA data_version")[0]
-        (schema_version,) = self._run("PRAGMA schema_version")[0]
+        (data_version,) = _run(self._connection, "PRAGMA data_version")[0]
+        (schema_version,) = _run(self._connection, "PRAGMA schema_version")[0]
         changes = data_version + (schema_version << 32)
         return self._connection.total_changes, changes, self._n_opened
 
     def _read(self) -> dict[str, Any]:
-        items = self._run(
-            f"SELECT name, type, sql FROM {SCHEMA} "
-            # Not LIKE, whose underscore is any letter: `sqlite3_jobs` is a table of the program.
-            "WHERE lower(substr(name, 1, 7)) <> 'sqlite_' ORDER BY name"
-        )
-        value: dict[str, Any] = {SCHEMA: {name: sql for name, _, sql in items}}
-        for name, kind, _ in items:
-            if kind == "table":
-                value[name] = self._rows(name)
-        if self._has_sequence():
-            # A key that was given once is not given again, so the last ones are a part of the state.
-            last = self._run(f"SELECT name, seq FROM {SEQUENCE} ORDER BY name")
-            value[SEQUENCE] = {name: {"seq": seq} for name, seq in last}
-        return value
-
-    def _has_sequence(self) -> bool:
-        return bool(self._run(f"SELECT 1 FROM {SCHEMA} WHERE name = '{SEQUENCE}'"))
-
-    def _rows(self, table: str) -> TableRows:
-        quoted = _quoted(table)
-        # Columns of table_info: cid, name, type, notnull, default, number in the primary key or 0.
-        columns = self._run(f"PRAGMA table_info({quoted})")
-        names = [column[1] for column in columns]
-        keys = [column[1] for column in sorted(columns, key=lambda column: column[5]) if column[5]]
-        key = ", ".join(map(_quoted, keys)) or self._rowid(table)
-        # Not `*`, which gives generated columns as well.
-        shown = ", ".join(map(_quoted, names))
-        rows = self._run(f"SELECT {key}, {shown} FROM {quoted} ORDER BY {key}")
-        if len(keys) <= 1:
-            by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-        else:
-            n_keys = len(keys)
-            by_key = {row[:n_keys]: dict(zip(names, row[n_keys:], strict=True)) for row in rows}
-        if len(by_key) < len(rows):
-            # A primary key may be NULL in several rows, unless the table says otherwise.
-            rowid = self._rowid(table)
-            rows = self._run(f"SELECT {rowid}, {shown} FROM {quoted} ORDER BY {rowid}")
-            by_key = {row[0]: dict(zip(names, row[1:], strict=True)) for row in rows}
-        return by_key
-
-    def _rowid(self, table: str) -> str:
-        """Return the name of a table's own row numbers: a column may have the usual one.
-
-        Raises:
-            ValueError: Columns have all three names, so that the numbers cannot be read.
-        """
-        columns = {row[1].lower() for row in self._run(f"PRAGMA table_xinfo({_quoted(table)})")}
-        for name in _ROWIDS:
-            if name not in columns:
-                return name
-        raise ValueError(
-            f"the table {table} has no primary key, and columns of the names {', '.join(_ROWIDS)}, "
-            "so its rows cannot be told apart: give it a primary key"
-        )
-
-    def _run(self, query: str) -> list[Any]:
-        # A cursor without the connection's row factory: rows must be tuples.
-        connection = self._connection
-        cursor = connection.cursor()
-        cursor.row_factory = None
-        # Texts must be texts, and a cursor has no factory of its own for them.
-        factory = connection.text_factory
-        connection.text_factory = str
+        if self._path is None:
+            return _read(self._connection)
+        # In one transaction: another process may write between the looks at two tables.
+        self._connection.execute("BEGIN")
         try:
-            return cursor.execute(query).fetchall()
+            return _read(self._connection)
         finally:
-            connection.text_factory = factory
-            cursor.close()
+            self._connection.rollback()
+
+
+def _read(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return the value of a database: its schema, and the rows of each table."""
+    items = _run(
+        connection,
+        f"SELECT +name, +type, +sql FROM main.{SCHEMA} "
+        # Not LIKE, whose underscore is any letter: `sqlite3_jobs` is a table of the program.
+        "WHERE lower(substr(name, 1, 7)) <> 'sqlite_' ORDER BY name",
+    )
+    value: dict[str, Any] = {SCHEMA: {name: sql for name, _, sql in items}}
+    for name, kind, _ in items:
+        if kind == "table":
+            value[name] = _rows(connection, name)
+    if _has_sequence(connection):
+        # A key that was given once is not given again, so the last ones are a part of the state.
+        last = _run(connection, f"SELECT +name, +seq FROM main.{SEQUENCE} ORDER BY name")
+        value[SEQUENCE] = {name: {"seq": seq} for name, seq in last}
+    return value
+
+
+def _has_sequence(connection: sqlite3.Connection) -> bool:
+    return bool(_run(connection, f"SELECT 1 FROM main.{SCHEMA} WHERE name = '{SEQUENCE}'"))
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> tuple[list[str], list[str]]:
+    """Return the names of a table's columns, and those of its primary key, in the key's order."""
+    # cid, name, type, notnull, default, number in the primary key or 0.
+    columns = _run(connection, f"PRAGMA main.table_info({_quoted(table)})")
+    in_key = sorted((column for column in columns if column[5]), key=lambda column: column[5])
+    return [column[1] for column in columns], [column[1] for column in in_key]
+
+
+def _rows(connection: sqlite3.Connection, table: str) -> TableRows:
+    names, keys = _columns(connection, table)
+    # The name of the row numbers is no column's, so it stands as it is.
+    own_keys = list(map(_quoted, keys)) or [_rowid(connection, table)]
+    rows = _select(connection, table, own_keys, names)
+    by_key = _by_key(rows, names)
+    if len(by_key) < len(rows):
+        # A primary key may be NULL in several rows, unless the table says otherwise.
+        by_key = _by_key(_select(connection, table, [_rowid(connection, table)], names), names)
+    return by_key
+
+
+def _select(
+    connection: sqlite3.Connection, table: str, terms: list[str], names: list[str]
+) -> list[Any]:
+    """Return the rows of a table, ordered by terms of SQL: these of each row, then its columns."""
+    # Not `*`, which gives generated columns as well. The plus keeps a value as it is, where the
+    # connection's converters would make another one of a column's.
+    shown = ", ".join(f"+{term}" for term in (*terms, *map(_quoted, names)))
+    order = ", ".join(terms)
+    return _run(connection, f"SELECT {shown} FROM main.{_quoted(table)} ORDER BY {order}")
+
+
+def _by_key(rows: list[Any], names: list[str]) -> TableRows:
+    if not rows:
+        return {}
+    n_keys = len(rows[0]) - len(names)
+    return {
+        row[0] if n_keys == 1 else row[:n_keys]: dict(zip(names, row[n_keys:], strict=True))
+        for row in rows
+    }
+
+
+def _delete_rows(connection: sqlite3.Connection, tables: list[str]) -> None:
+    """Delete all rows of some tables, those that others refer to last.
+
+    Raises:
+        sqlite3.IntegrityError: Rows of each table that is left are referred to by another one, and
+            may not be deleted for that.
+    """
+    waiting = list(tables)
+    while waiting:
+        refused: list[str] = []
+        for table in waiting:
+            try:
+                connection.execute(f"DELETE FROM main.{_quoted(table)}")
+            except sqlite3.IntegrityError:
+                refused.append(table)
+                if len(refused) == len(waiting):
+                    raise
+        waiting = refused
+
+
+def _insert_rows(connection: sqlite3.Connection, table: str, rows: TableRows) -> None:
+    _, keys = _columns(connection, table)
+    # The keys are the numbers of the rows if primary keys are NULL.
+    rowid = ""
+    if any(key != _own_key(row, keys) for key, row in rows.items()):
+        rowid = _rowid(connection, table)
+    for key, row in rows.items():
+        columns = {rowid: key, **row} if rowid else row
+        names = ", ".join(map(_quoted, columns))
+        marks = ", ".join("?" * len(columns))
+        connection.execute(
+            f"INSERT INTO main.{_quoted(table)} ({names}) VALUES ({marks})", list(columns.values())
+        )
+
+
+def _own_key(row: dict[str, Any], keys: list[str]) -> Any:
+    """Return the key that a row has by its primary key; () if its table has none."""
+    return row[keys[0]] if len(keys) == 1 else tuple(row[name] for name in keys)
+
+
+def _rowid(connection: sqlite3.Connection, table: str) -> str:
+    """Return the name of a table's own row numbers: a column may have the usual one.
+
+    Raises:
+        ValueError: Columns have all three names, so that the numbers cannot be read.
+    """
+    rows = _run(connection, f"PRAGMA main.table_xinfo({_quoted(table)})")
+    columns = {row[1].lower() for row in rows}
+    for name in _ROWIDS:
+        if name not in columns:
+            return name
+    raise ValueError(
+        f"the table {table} has no primary key, and columns of the names {', '.join(_ROWIDS)}, "
+        "so its rows cannot be told apart: give it a primary key"
+    )
+
+
+def _run(connection: sqlite3.Connection, query: str) -> list[Any]:
+    # A cursor without the connection's row factory: rows must be tuples.
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    # Texts must be texts, and a cursor has no factory of its own for them.
+    factory = connection.text_factory
+    connection.text_factory = str
+    try:
+        return cursor.execute(query).fetchall()
+    finally:
+        connection.text_factory = factory
+        cursor.close()
 
 
 def _status(path: Path) -> tuple[int, ...]:
@@ -285,8 +358,13 @@ def _status(path: Path) -> tuple[int, ...]:
 
 
 def _kind(sql: str) -> str:
-    """Return the kind of object that a CREATE statement makes, e.g. "table"."""
-    return sql.split(None, 2)[1].lower()
+    """Return the kind of object that a CREATE statement makes, one of `_KINDS`."""
+    word = sql.split(None, 2)[1].lower()
+    return {"unique": "index", "virtual": "table"}.get(word, word)
+
+
+def _is_virtual(sql: str) -> bool:
+    return sql.split(None, 2)[1].lower() == "virtual"
 
 
 def _quoted(name: str) -> str:
