@@ -29,7 +29,7 @@ from trajrec.corpus.index.layers import Layers
 from trajrec.corpus.index.scan import FolderState, Scan, ScanMode, scan_folder
 from trajrec.corpus.index.tables import ALL_EPISODES, CHECKS, EPISODE_TABLES, LOGS, TABLES
 from trajrec.corpus.index.tails import Tails
-from trajrec.corpus.index.view_maker import ViewMaker
+from trajrec.corpus.index.view_maker import SUPERSEDING, ViewMaker
 from trajrec.corpus.index.views import VIEWS
 from trajrec.corpus.query_process import QueryProcess
 from trajrec.corpus.sandbox import (
@@ -184,7 +184,7 @@ class LiveIndex:
         """Return the contents of some logs, by path relative to the corpus, as far as known."""
         rows = self.rows(
             f"SELECT f.log, c.seal, c.n_frames FROM {self._layers.files} f "
-            f"JOIN {self._layers.source('contents')} c USING (log_key) "
+            f"JOIN {self._layers.source('contents')} c ON c.log_key = f.log_key "
             "WHERE f.log IN (SELECT unnest(?))",
             [[log for log in logs if is_inside(log)]],
         )
@@ -218,7 +218,7 @@ class LiveIndex:
             self._views.make_named(query)
             return
         self._views.make_all()
-        tables = ["running", "dropped", "superseded"]
+        tables = list(SUPERSEDING)
         if self._layers.has_delta:
             tables += [*(table.name for table in EPISODE_TABLES), *CATALOG]
         self._guard.hold(views=self._views.made, tables=[f"delta.{name}" for name in tables])

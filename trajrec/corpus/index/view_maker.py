@@ -11,10 +11,21 @@ from collections.abc import Mapping, Set
 
 import duckdb
 
+from trajrec.corpus.index.catalog_tables import CATALOG
 from trajrec.corpus.index.guard import Guard
+
+SUPERSEDING = ("running", "dropped", "superseded")
+"""The tables of the schema "delta" that say which stored rows hold no more."""
+
+BEHIND = (*SUPERSEDING, *CATALOG)
+"""The tables that public views read and that are none themselves."""
 
 # Statements and tables that list what there is, and functions that run a text.
 _LISTING = re.compile(r"show|describe|summarize|schema|duckdb_|pragma|pg_|sqlite_|query", re.I)
+
+# A table in a query, but for those that only our own queries name, and functions.
+_TABLE = re.compile(r"\b(?:from|join)\s+(?!(?:stored|delta|rows)\.)(\w++)(?!\s*\()")
+_CTE = re.compile(r"\b(\w+)\s+as\s+(?:(?:not\s+)?materialized\s+)?\(")
 
 _WORD = re.compile(r"\w+")
 
@@ -66,12 +77,18 @@ class ViewMaker:
         """Make the public views that a query may refer to."""
         if self._has_all:
             return
+        words = set(_WORD.findall(query.lower()))
         try:
             names = {name.lower() for name in self._con.get_table_names(query)}
+        except duckdb.BinderException:
+            # It names none beside a parameter, nor of JOIN ... USING.
+            tables = set(_TABLE.findall(query.lower())) - set(_CTE.findall(query.lower()))
+            names = tables | (words & self._public.keys())
         except duckdb.Error:
-            # E.g. with a schema before a name.
             self.make_all()
             return
+        # In place of a view that is there DuckDB names the tables that it reads.
+        names -= set(BEHIND) - words
         if _LISTING.search(query) or not names <= self._public.keys():
             # An error for an unknown name proposes others.
             self.make_all()
