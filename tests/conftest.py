@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import SEED
+from tiers import SEED, spread_slow_cases
 
 import trajrec
 from trajrec.agents.context import current_episode
@@ -34,6 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     such as "not slow" must not take an hour.
     """
     mark_most_cases_slow(items)
+    mark_most_slow_cases_deep(items)
     if any("::" in argument for argument in config.args):
         return
     expression = config.option.markexpr
@@ -63,6 +64,16 @@ def mark_most_cases_slow(items: list[pytest.Item]) -> None:
         for k, item in enumerate(group):
             if k not in kept:
                 item.add_marker("slow")
+
+
+def mark_most_slow_cases_deep(items: list[pytest.Item]) -> None:
+    """Spread the slow cases of each test marked `mostly_deep` over the slow and the deep tier."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("mostly_deep") is not None and item.get_closest_marker("slow"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, group in cases.items():
+        spread_slow_cases(name, group)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

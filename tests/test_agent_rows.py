@@ -11,6 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 from random_agents import record_agents
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -110,6 +111,7 @@ def write(folder: Path, events: list[Any], rng: np.random.Generator) -> Path:
     return log.path
 
 
+@mostly_deep("index", drawn=5)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("held", [0, 50, agents.HELD_EVENTS])
 @pytest.mark.parametrize("seed", range(6))
@@ -124,6 +126,7 @@ def test_one_pass_gives_the_tables_of_whole_episodes(
     assert stored_tables(tmp_path) == whole_tables(tmp_path)
 
 
+@mostly_deep("index", drawn=3)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("seed", range(8))
 def test_a_log_that_grows_is_indexed_like_a_whole_one(

@@ -15,6 +15,7 @@ import pydantic
 import pytest
 from conftest import only, rows
 from planted import KINDS, plant
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.log.reader import LogReader
@@ -173,6 +174,7 @@ PIECES: dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]] = {
 PROSE = "The agent found that the customer had paid twice for the lamp, and wrote to her. "
 
 
+@mostly_deep("agents", drawn=5)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("size", [3, 11])
 @pytest.mark.parametrize("form", PIECES)

@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import Scripted, record
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.exit_status import MEANINGS, ExitStatus
@@ -385,6 +386,7 @@ def test_every_command_that_reads_a_folder_is_tried() -> None:
     assert reading - others == READING.keys()
 
 
+@mostly_deep("hostile", drawn=5)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("command", READING)
 def test_every_command_reports_a_damaged_log(

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import gymnasium as gym
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.analysis.conditions import outcome_columns
@@ -115,6 +116,7 @@ def test_no_condition_reaches_a_file(runs: Path, tmp_path: Path, name: str) -> N
         ask(corpus, where, tmp_path)
 
 
+@mostly_deep("index", drawn=8)
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from hidden_state import (
     after,
     truth,
 )
-from tiers import spread
+from tiers import mostly_deep, spread
 
 import trajrec
 from trajrec.corpus.episode_parts import EpisodeParts
@@ -81,6 +81,7 @@ def fork_often(episode: Any, kind: Any, **options: Any) -> Any:
 KINDS = [InChild, InFile, InThread, InLibrary, InMemory, InModule]
 
 
+@mostly_deep("credit", drawn=3)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,6 +321,7 @@ def value(step: int) -> float:
     return float(sum(x % 7 for x in truth(SEED, actions)[step + 1 :]))
 
 
+@mostly_deep("credit", drawn=4)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [*KINDS, InCallable])

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -76,6 +77,7 @@ def one(observation: Any) -> int:
     return 1
 
 
+@mostly_deep("credit", drawn=3)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("keep", ["all", "digests"])
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -13,7 +13,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import spread
+from tiers import mostly_deep, spread
 
 from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import EnvContractError
@@ -67,6 +67,7 @@ class Jitter(broken.Sound):
         return float(first[0])
 
 
+@mostly_deep("environments", drawn=4)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("factory", "cause"),
@@ -178,6 +179,7 @@ class Faulty(gym.Env[Any, Any]):
         return observation, 1.0, False, self.k == 50, {}
 
 
+@mostly_deep("environments", drawn=2)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "probe"),

@@ -11,6 +11,7 @@ import pytest
 from imported import DATA, FOLDERS, column, imported, needs_data, one, write_json
 from test_imports import trajectory
 from test_messages import assistant, chat, send, user
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -95,6 +96,7 @@ def comes_back(folder: Path) -> None:
         assert conversations(corpus) == before
 
 
+@mostly_deep("imports", drawn=6)
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)

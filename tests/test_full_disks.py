@@ -9,6 +9,7 @@ from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -35,6 +36,7 @@ LIMITED = (
 )
 
 
+@mostly_deep("kills", drawn=3)
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no limit of a file's size")
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)

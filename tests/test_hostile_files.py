@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -122,6 +123,7 @@ COMMANDS = [
 ]
 
 
+@mostly_deep("hostile", drawn=4)
 @pytest.mark.mostly_slow(1)
 @needs_posix
 @pytest.mark.parametrize("name", FILES)

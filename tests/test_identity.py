@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record, run
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.doctor import examine
@@ -126,6 +127,7 @@ def drop_original(folder: Path) -> None:
     log_in(folder / "a").unlink()
 
 
+@mostly_deep("index", drawn=4)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_open", [False, True])
 @pytest.mark.parametrize(

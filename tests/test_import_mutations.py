@@ -22,7 +22,7 @@ from imported import (
     sources_of,
     texts_of_logs,
 )
-from tiers import Share, suite
+from tiers import Share, mostly_deep, suite
 
 import trajrec
 from trajrec.errors import ImportFileError
@@ -248,6 +248,7 @@ ODD_FIELDS: tuple[tuple[str, tuple[str | int, ...]], ...] = (
 """Files, and fields that always have the same value in their format, or the same type."""
 
 
+@mostly_deep("imports", drawn=8)
 @needs_data
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "path"), ODD_FIELDS)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import Scripted, Witness, record, run
 from equal_pairs import EQUAL_PAIRS
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -44,6 +45,7 @@ def test_value_too_large_to_be_read_is_not_written(
         env.close()
 
 
+@mostly_deep("log", drawn=4)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("pair", EQUAL_PAIRS, ids=repr)
 def test_values_that_only_compare_equal_survive_recording_and_compaction(

@@ -13,6 +13,7 @@ import gymnasium as gym
 import msgspec
 import numpy as np
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.index.environments import MAX_CHANGES
@@ -130,6 +131,7 @@ def expected_rows(corpus: trajrec.Corpus) -> list[tuple[Any, ...]]:
     return sorted(rows, key=repr)
 
 
+@mostly_deep("index", drawn=6)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", STATES)
 def test_changes_are_those_between_the_recorded_states(tmp_path: Path, name: str) -> None:

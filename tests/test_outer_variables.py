@@ -27,7 +27,7 @@ from outer_envs import (
     SeedsRandom,
     counts,
 )
-from tiers import spread
+from tiers import mostly_deep, spread
 
 import trajrec
 from trajrec.envs import Bank
@@ -153,6 +153,7 @@ def assert_drawn_by_scenario(kind: Any, folder: Path, restore: str) -> None:
     assert effect.ci_low <= 0.0 <= effect.ci_high
 
 
+@mostly_deep("credit", drawn=2)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize("kind", VARIABLES)
@@ -300,6 +301,7 @@ CALLS: dict[str, Any] = {
 }
 
 
+@mostly_deep("credit", drawn=12)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("policy", REMEMBERING)
 @pytest.mark.parametrize("call", CALLS)

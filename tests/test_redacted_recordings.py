@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import only
 from planted import KINDS, Planted, plant
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.errors import EncodeError, RedactedError
@@ -171,6 +172,7 @@ LATER: dict[str, tuple[Any, Any]] = {
 }
 
 
+@mostly_deep("agents", drawn=6)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("later", LATER)
 @pytest.mark.parametrize("field", ["info", "obs"])

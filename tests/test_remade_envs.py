@@ -13,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -110,6 +111,7 @@ def test_own_arguments_named_as_those_of_make_reach_the_environment(
         assert env.step(1)[0][0] == 3.0
 
 
+@mostly_deep("environments", drawn=3)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", ["class", "function", "object", "enum"])

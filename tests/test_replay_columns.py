@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import run
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.replay.execute.report import ReplayReport
@@ -197,6 +198,7 @@ KINDS = [
 ]
 
 
+@mostly_deep("replay", drawn=6)
 @pytest.mark.parametrize("kind", KINDS)
 def test_recorded_values_of_each_kind_replay_exactly(kind: str, tmp_path: Path) -> None:
     table = make_table(VALUES[kind])
@@ -206,6 +208,7 @@ def test_recorded_values_of_each_kind_replay_exactly(kind: str, tmp_path: Path) 
             assert {report.grade for report in replay(corpus, table)} == {"exact"}
 
 
+@mostly_deep("replay", drawn=7)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_other_value_diverges_at_its_step(kind: str, tmp_path: Path) -> None:

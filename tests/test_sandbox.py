@@ -17,6 +17,7 @@ import duckdb
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -527,6 +528,7 @@ FORGERIES = [
 ]
 
 
+@mostly_deep("hostile", drawn=4)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("forge", FORGERIES)
 @pytest.mark.parametrize("can_write", [True, False])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.envs import Office, Shop, Workspace, office
@@ -88,6 +89,7 @@ SCRIPTED: dict[tuple[str, int, str], tuple[Any, ...]] = {
 }
 
 
+@mostly_deep("agents", drawn=5)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SCRIPTED, ids=lambda case: "-".join(map(str, case)))
 def test_sql_counts_failures_retries_and_recoveries_as_scripted(

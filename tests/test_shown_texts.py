@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 from test_sandbox import STEERING, is_safe
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -128,6 +129,7 @@ def other() -> World:
     return World(5)
 
 
+@mostly_deep("hostile", drawn=6)
 @pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_no_recorded_text_looks_like_a_line_of_the_program(

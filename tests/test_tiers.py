@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from deep_parts import PARTS, list_by_part
-from tiers import SEED, Share, deep, examples, seed_of, shares, spread
+from tiers import SEED, Share, deep, examples, mostly_deep, seed_of, shares, spread
 
 TESTS = Path(__file__).parent
 
@@ -49,6 +49,8 @@ def test_a_spread_leaves_every_case_in_a_tier() -> None:
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"part must be one of log, .*, got 'lgo'"):
         deep("lgo")
+    with pytest.raises(ValueError, match=r"part must be one of log, .*, got 'lgo'"):
+        mostly_deep("lgo", drawn=1)
 
 
 def test_examples_are_those_of_the_seed() -> None:
@@ -107,6 +109,17 @@ def test_deep_tests_run_only_if_they_are_asked_for() -> None:
     # Named by its id, a deep test is collected without -m.
     one = min(deep_tests)
     assert collected(one) == [one]
+
+
+@pytest.mark.slow
+def test_slow_cases_of_one_test_are_drawn() -> None:
+    name = "test_sql_counts_failures_retries_and_recoveries_as_scripted"
+    slow, whole = (
+        {line for line in collected("-m", tier, "tests/test_scripted.py") if name in line}
+        for tier in ("slow", "deep")
+    )
+    assert slow < whole
+    assert (len(slow), len(whole)) == (5, 18)
 
 
 def test_the_seed_of_the_session_is_left_to_its_workers() -> None:

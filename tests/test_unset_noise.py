@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from outer_envs import LENGTH, Game
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.envstate.contents import parts_of
@@ -141,6 +142,7 @@ class SeedsTorch(Coins):
 FOUND = [InGenerator, InCoroutine, InIterator, InPartial, InBits, InPrivateSlot]
 
 
+@mostly_deep("credit", drawn=4)
 @pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("restore", ["auto", pytest.param("os_fork", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [*FOUND, InTorch, SeedsTorch])
@@ -189,6 +191,7 @@ class MakesGenerators(Coins):
         return float(np.random.default_rng([self.seed or 0, self.n]).integers(2))
 
 
+@mostly_deep("credit", drawn=3)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "more", [{}, {"jobs": 2}, {"restore": "os_fork"}, {"noise": "fresh"}], ids=str

@@ -18,6 +18,7 @@ import zstandard
 from conftest import Scripted, run
 from fuzz_parts import Log, Part, put_together, take_apart
 from test_crash import Rows, assert_within, read
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -194,6 +195,7 @@ def read_all(path: Path) -> list[frames.Damage]:
 ALL = CONTRADICTIONS | COLUMN_CONTRADICTIONS | EPISODE_CONTRADICTIONS
 
 
+@mostly_deep("hostile", drawn=12)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ALL)
 def test_contradiction_costs_its_frame_and_is_named(name: str, log: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -426,6 +427,7 @@ class Shared(Walk):
         return float(len(self.purse.items))  # type: ignore[attr-defined]
 
 
+@mostly_deep("environments", drawn=3)
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["reexecute", "os_fork", "auto"])
 @pytest.mark.parametrize("kind", [Board, Shopper, Shared])

@@ -14,6 +14,7 @@ from urllib.parse import quote
 import gymnasium
 import pytest
 from starlette.testclient import TestClient
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.cli.exit_status import ExitStatus
@@ -260,6 +261,7 @@ def test_states_of_environments_have_a_history_by_actions(tmp_path: Path) -> Non
     assert re.search(rf"step {rows[-1][0]} .* the action 2 ", text)
 
 
+@mostly_deep("index", drawn=6)
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_the_changes_of_a_place_lead_to_its_states(tmp_path: Path, seed: int) -> None:

@@ -2,7 +2,7 @@
 
 Unmarked tests take two minutes and run the fixed shares: the same cases each time, so that a failure is due to a change.
 Tests marked `slow` run in `.ci/run` and hold the drawn shares: other cases each time, from a seed that is printed.
-Of a test marked `mostly_slow(n)` only n cases are unmarked.
+Of a test marked `mostly_slow(n)` only n cases are unmarked; of its slow cases, `mostly_deep` leaves only some that are drawn.
 Tests marked `deep` run in `.ci/deep PART` and hold the whole suites.
 """
 
@@ -39,6 +39,35 @@ def deep(part: str) -> pytest.MarkDecorator:
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     return pytest.mark.deep(part=part)
+
+
+def mostly_deep(part: str, *, drawn: int) -> pytest.MarkDecorator:
+    """Make the slow cases of a test deep; some of them, which are drawn, stay slow as well.
+
+    Args:
+        part: The part of the deep tier.
+        drawn: How many of them are slow in this session.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    return pytest.mark.mostly_deep(part, drawn)
+
+
+def spread_slow_cases(name: str, items: Sequence[pytest.Item]) -> None:
+    """Spread the slow cases of one test marked `mostly_deep` over the tiers.
+
+    Args:
+        name: The test's, which decides with the seed what is drawn.
+        items: Its slow cases.
+    """
+    marker = items[0].get_closest_marker("mostly_deep")
+    assert marker is not None
+    part, drawn = marker.args
+    lot = Share("drawn", drawn, seed_of(name)).of(items)
+    for item in items:
+        item.add_marker(deep(part))
+        if item not in lot:
+            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
 
 
 @dataclasses.dataclass(frozen=True)
