@@ -7,14 +7,17 @@ from collections.abc import Awaitable, Callable
 
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.episode import AgentEpisode
+from trajrec.agents.tool_wrappers import ToolStream
 from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.protocols import Verdict
+from trajrec.recording.error_text import message_of
 from trajrec.redaction.comparison import differences, redacted_like
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
 from trajrec.replay.agents.recorded_answers import as_stored
 from trajrec.types import JsonObject, Value
+from trajrec.values.recorded import RecordedStream
 
 
 class Control:
@@ -66,6 +69,16 @@ class Control:
             return self._compare_awaited(attempt, result)
         return self._compare(attempt, result)
 
+    def open_stream(
+        self, attempt: Attempt, tool: str, arguments: JsonObject, *, call_id: str
+    ) -> ToolStream:
+        """Begin a recorded call of a generator again; its items, or exception, are compared."""
+        return _ComparedStream(
+            self.live.open_stream(tool, arguments, call_id),
+            lambda items: self._compare(attempt, items),
+            lambda error: self._compare_error(attempt, error),
+        )
+
     def leave_out(self, attempt: Attempt) -> dict[str, None]:
         """Note a call that is answered from the log; return what a reader of the result must know."""
         if not attempt.changes:
@@ -105,7 +118,7 @@ class Control:
             name = end.error_type
         else:
             name = f"{type(error).__module__}.{type(error).__qualname__}"
-        actual = f"raised {name}: {error}"
+        actual = f"raised {name}: {message_of(error)}"
         if before != redacted_like(before, actual, self._redactor):
             self._differ(attempt.start.step, "tool result", before, actual)
 
@@ -130,3 +143,40 @@ class Control:
         actual = self._redactor.plain(actual)
         changes = tuple(differences(recorded, actual))
         self._report(AgentDifference(step, kind, recorded, actual, changes))
+
+
+class _ComparedStream:
+    """The call of a generator, whose items are compared with the recorded ones at its end.
+
+    Args:
+        stream: The live call.
+        compare: Called with the items if the generator ended, or the agent stopped reading.
+        compare_error: Called with the exception if it raised.
+    """
+
+    recorded: RecordedStream | None = None
+
+    def __init__(
+        self,
+        stream: ToolStream,
+        compare: Callable[[list[Value]], object],
+        compare_error: Callable[[Exception], None],
+    ) -> None:
+        self._stream = stream
+        self._compare = compare
+        self._compare_error = compare_error
+        self._items: list[Value] = []
+
+    def received(self, item: Value) -> None:
+        """Note an item."""
+        self._stream.received(item)
+        # At once: the program may change it.
+        self._items.append(as_stored(item))
+
+    def ended(self, error: BaseException | None) -> None:
+        """Note the end, and compare."""
+        self._stream.ended(error)
+        if isinstance(error, Exception):
+            self._compare_error(error)
+        else:
+            self._compare(self._items)

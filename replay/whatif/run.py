@@ -4,47 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal
 
-from trajrec.agents.context import EpisodeToken, enter_episode, leave_episode
-from trajrec.agents.counters import StepCounter
-from trajrec.agents.episode import AgentEpisode
-from trajrec.agents.tool_wrappers import ToolFunction
-from trajrec.corpus.attempts import Attempt, AttemptKey
-from trajrec.corpus.episode import Episode
+from trajrec.agents.context import leave_episode
+from trajrec.agents.tool_wrappers import AnsweredStream, ToolFunction, ToolStream
+from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.model_calls import ModelCall
-from trajrec.errors import AgentDivergedError, ReplayError, RerunStopped, UnreplayableError
-from trajrec.protocols import Access, Verdict, World
-from trajrec.redaction.redactor import Redactor
-from trajrec.replay.agents.agent_difference import AgentDifference
-from trajrec.replay.agents.answered import Answered
+from trajrec.errors import AgentDivergedError, ReplayError
+from trajrec.protocols import Access, Verdict
 from trajrec.replay.agents.recorded_answers import (
     asked_call,
+    call_items,
     call_request,
     call_result,
     model_answer,
 )
-from trajrec.replay.agents.rerun import Rerun
 from trajrec.replay.agents.wire_answers import AnsweredExchange, answer_of
-from trajrec.replay.whatif.changes import Arguments, Result, ToolError
+from trajrec.replay.whatif.changes import Result, ToolError
 from trajrec.replay.whatif.complete import why_incomplete
-from trajrec.replay.whatif.control import Control
-from trajrec.replay.whatif.plan import Plan
+from trajrec.replay.whatif.going_live import GoingLive
 from trajrec.replay.whatif.rewriting import call_with, with_arguments, with_arguments_in, with_edit
 from trajrec.replay.whatif.unwatched import access_of, without_leave
 from trajrec.types import JsonObject, Value
-from trajrec.values.recorded import deliver, deliver_error
+from trajrec.values.recorded import RecordedStream, deliver, deliver_error
 from trajrec.values.recorded_errors import as_exception
 from trajrec.wire.dialects.choose import is_model_request
 from trajrec.wire.edits import EditError, edit_request
 from trajrec.wire.exchange import Exchange, HttpRequest
 
 
-class WhatIfRun(Rerun):
+class WhatIfRun(GoingLive):
     """An episode that answers from its recording up to a step, and goes on live from there.
 
     All runs of an experiment go live at the same place. Before it, a request that is not the
@@ -68,56 +59,6 @@ class WhatIfRun(Rerun):
         raised: The exception that left the episode; None if none did.
         notes: Facts that a reader of the result must know.
     """
-
-    def __init__(
-        self,
-        episode: Episode,
-        plan: Plan,
-        attempt: Attempt | None,
-        *,
-        folder: str | Path | None = None,
-        world: World | None = None,
-        watch: Value = None,
-        options: Mapping[str, Any] | None = None,
-        allow: Iterable[str] = (),
-        ignore: Iterable[Any] = (),
-        redact: bool | Redactor = True,
-        run_tools: Literal["read", "all"] | None = None,
-        held_tools: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(
-            episode,
-            folder=folder,
-            world=world,
-            watch=watch,
-            allow=allow,
-            ignore=ignore,
-            redact=redact,
-            run_tools=run_tools,
-        )
-        if held_tools is not None:
-            self._tools = self._tools.of(held_tools)
-        self._live_options = dataclasses.replace(
-            self._live_options, episode=dict(options or {}), about={"what_if": plan.about()}
-        )
-        self.plan = plan
-        self.attempt = attempt
-        self.branch: AgentEpisode | None = None
-        self.raised: BaseException | None = None
-        self.notes: dict[str, None] = {}
-        self._control: Control | None = None
-        self._branch_token: EpisodeToken | None = None
-        self._withheld: frozenset[AttemptKey] = frozenset()
-        self._has_changed_result = False
-        self._has_edited = False
-        self._n_asked = 0
-        # Whether the changed arguments are still to be put into the call as it is made.
-        self._has_pending_arguments = plan.is_changed and isinstance(plan.change, Arguments)
-
-    @property
-    def id(self) -> str:
-        """Id of the live part, also of a control's; before it, of the recorded episode."""
-        return super().id if self.branch is None else self.branch.id
 
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
@@ -143,44 +84,6 @@ class WhatIfRun(Rerun):
         is_made = is_made and not self._has_pending_arguments
         reason = why_incomplete(self.plan, self._requests, n_asked=self._n_asked, is_made=is_made)
         return ReplayError(reason, episode_id=self.episode.id) if reason else None
-
-    def _note_difference(self, difference: AgentDifference) -> None:
-        """Take a difference that the control has found, if it is the first."""
-        if self.difference is None:
-            self.difference = difference
-            self.error = AgentDivergedError(difference, episode_id=self.episode.id)
-
-    # The place at which the run goes live.
-
-    def _begins_at_request(self, step: int) -> bool:
-        """Return whether a request to a model is the first that must be live."""
-        is_at = step >= self.plan.at if self.plan.change.start == "request" else False
-        return self.branch is None and (is_at or step > self.plan.at)
-
-    def _begins_at_call(self, step: int) -> bool:
-        """Return whether a tool call is the first that must be live."""
-        is_at = step >= self.plan.at if self.plan.change.start != "after" else False
-        return self.branch is None and (is_at or step > self.plan.at)
-
-    def _begin_branch(self) -> None:
-        step = self.plan.at + (self.plan.change.start == "after")
-        if self.plan.arm == "control":
-            # Its own: each call is counted by this run and by the live episode.
-            counter = StepCounter()
-            self.branch = self._begin_live(step, counter)
-            self.world = self.branch.world
-            self._control = Control(
-                self.episode, self.branch, counter, self._redactor, self._note_difference
-            )
-        else:
-            self.branch = self._go_live(step)
-        # This run stays the current episode: requests are changed, and answered, before the branch
-        # sees them.
-        self._branch_token = enter_episode(self)
-
-    def _answered(self) -> Answered:
-        answered = super()._answered()
-        return dataclasses.replace(answered, attempts=answered.attempts - self._withheld)
 
     # Model calls.
 
@@ -306,6 +209,8 @@ class WhatIfRun(Rerun):
         run: Callable[[], Value] | None = None,
     ) -> Value:
         """Return the recorded result of a call, or make the call, with the change if it has one."""
+        if run is None and (begun := self._generators.begun(self, tool, arguments, call_id)):
+            return begun
         with self._steps.lock:
             if self._begins_at_call(self._next_step(call_id)):
                 self._begin_branch()
@@ -326,6 +231,57 @@ class WhatIfRun(Rerun):
         if self.plan.is_changed and self.attempt is not None and found.key == self.attempt.key:
             return self._changed_result(found)
         return call_result(found) if run is None or not self._runs(found) else run()
+
+    def open_stream(self, tool: str, arguments: JsonObject, call_id: str = "") -> ToolStream:
+        """Return the recorded items of a generator's call, or make the call; see `execute`."""
+        with self._steps.lock:
+            if self._begins_at_call(self._next_step(call_id)):
+                self._begin_branch()
+        if self.live is not None:
+            return self._open_live(tool, arguments, call_id)
+        mark = self._steps.mark()
+        found = self._take_attempt(tool, arguments, call_id, has_code=True)
+        assert isinstance(found, Attempt)
+        if self._control is not None:
+            if found.start.access == "external" and not self.plan.runs_external:
+                self.notes |= self._control.leave_out(found)
+                return AnsweredStream(call_items(found))
+            self._control.steps.rewind(mark)
+            return self._control.open_stream(found, tool, arguments, call_id=call_id)
+        if self.plan.is_changed and self.attempt is not None and found.key == self.attempt.key:
+            return AnsweredStream(self._changed_items(found))
+        return AnsweredStream(None if self._runs(found) else call_items(found))
+
+    def _open_live(self, tool: str, arguments: JsonObject, call_id: str) -> ToolStream:
+        """Begin the live call of a generator, which the agent's program runs itself."""
+        assert self.live is not None
+        if self._has_pending_arguments and self._is_changed_call(tool, arguments):
+            raise self._stopped(
+                f"the arguments of {tool}, a generator, cannot be changed: no answer of a model "
+                "asks for the call"
+            )
+        stub = self._allowed(tool, arguments, None)
+        if stub is None:
+            return self.live.open_stream(tool, arguments, call_id)
+        # At once, as one call: the program reads its items.
+        items = self.live.execute(
+            tool, arguments, call_id=call_id, run=lambda: _items_of(tool, stub())
+        )
+        return AnsweredStream(RecordedStream(items, None))
+
+    def _changed_items(self, attempt: Attempt) -> RecordedStream:
+        """Return the changed items of a generator's call, or one that raises."""
+        self._has_changed_result = True
+        change = self.plan.change
+        if isinstance(change, ToolError):
+            self._withheld = frozenset((attempt.key,))
+            return RecordedStream([], as_exception(change.error_type, change.message))
+        assert isinstance(change, Result)
+        if not isinstance(change.result, list):
+            raise self._stopped(
+                f"{attempt.tool} is a generator: give the list of its items as its result"
+            )
+        return RecordedStream(change.result, None)
 
     def _next_step(self, call_id: str) -> int:
         """Return the step of the next call, by the model's id if that tells it."""
@@ -393,8 +349,16 @@ class WhatIfRun(Rerun):
         verdict = super().check(verifier, *args)
         return verdict if self._control is None else self._control.check(verdict, verifier, *args)
 
-    def _stopped(self, reason: str) -> RerunStopped:
-        """Return the exception that ends the run, whatever the agent catches."""
-        error = UnreplayableError(reason, episode_id=self.episode.id)
-        self.error = self.error or error
-        return RerunStopped(error)
+
+def _items_of(tool: str, result: Value) -> list[Value]:
+    """Return the items that the stub of a generator gives.
+
+    Raises:
+        TypeError: It gives none.
+    """
+    if isinstance(result, (str, bytes, dict)) or not hasattr(result, "__iter__"):
+        raise TypeError(
+            f"{tool} is a generator, so its stub must give a list or a sync generator of items, "
+            f"got {type(result).__name__}"
+        )
+    return list(result)
