@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from counter_runs import counts, interface, of_run, reached, record_run
+from counter_runs import counts, interface, of_run, reached, record_one, record_run
 
 import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
+from trajrec.recording.event_log import close_logs
 from trajrec.run_interface import missing
 from trajrec.statistics.pass_k import pass_at_k, pass_hat_k
 
@@ -87,6 +88,23 @@ def test_bands_use_other_rollouts_than_the_compared_ones(corpus: trajrec.Corpus)
     assert len(corpus.bands(before=past)) == 0
     with pytest.raises(ValueError, match="selected by outcomes"):
         corpus.bands("outcome = 'success'")
+
+
+def test_unknown_code_of_a_check_is_not_that_of_another(tmp_path: Path) -> None:
+    # Code of no file has no source.
+    names: dict[str, Any] = {}
+    exec("def won(state): return state['count'] >= 3", names)
+    unknown = trajrec.verifier(id="reached", version="0")(names["won"])
+    for verifier in (reached, unknown):
+        record_one(tmp_path, True, task="t", checks=[verifier], interface=interface())
+    record_one(tmp_path, "cut", task="t", interface=interface())
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT check_name, check_code IS NULL, n, excluded FROM bands ORDER BY ALL"
+        assert corpus.sql(query).fetchall() == [
+            ("reached@0", True, 1, {}),
+            ("reached@1", False, 1, {"no verdict": 1}),
+        ]
 
 
 @pytest.mark.slow

@@ -68,10 +68,11 @@ def bands_query(rows: str, min_n: int = 1) -> str:
     low, high = ACTIVE
     square = _Z * _Z
     # A rollout without a verdict may have no row of the check; it belongs to that of its task.
-    checks = ", ".join(
-        f"coalesce({name}, max({name}) OVER (PARTITION BY unit, interface_id)) AS {name}"
-        for name in ("check_name", "check_code")
-    )
+    # Name and code together: the code of one check is not that of another, whose code is unknown.
+    check = "{'name': check_name, 'code': check_code}"
+    checks = f"""CASE WHEN check_name IS NULL
+        THEN max({check}) FILTER (check_name IS NOT NULL) OVER (PARTITION BY unit, interface_id)
+        ELSE {check} END"""
     return f"""
         WITH counts AS (
             SELECT unit, interface_id, check_id || '@' || version AS check_name, check_code,
@@ -80,7 +81,8 @@ def bands_query(rows: str, min_n: int = 1) -> str:
                 min(started_at) AS first_at, max(started_at) AS last_at
             FROM ({rows}) WHERE unit IS NOT NULL GROUP BY ALL
         ), complete AS (
-            SELECT * REPLACE ({checks}) FROM counts
+            SELECT * REPLACE (graded.name AS check_name, graded.code AS check_code)
+            FROM (SELECT *, {checks} AS graded FROM counts)
         ), by_reason AS (
             SELECT unit, check_name, check_code, {digests}, reason, sum(n) AS n,
                 sum(n_passed) AS n_passed, sum(n_all) AS n_all,
