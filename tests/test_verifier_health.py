@@ -199,6 +199,24 @@ def test_the_flakes_of_the_view_are_those_of_disagreement(tmp_path: Path) -> Non
         assert of_states["odd"].rate.value > 0
 
 
+def test_a_state_of_two_tasks_is_judged_for_each(tmp_path: Path) -> None:
+    goals = {"three": 3, "many": 30}
+    for task, goal in goals.items():
+
+        @trajrec.verifier(id="goal", version="1")
+        def has_reached(state: dict[str, Any], goal: int = goal) -> bool:
+            return bool(state["count"] >= goal)
+
+        for _ in range(2):
+            record_one(tmp_path, True, task=task, checks=[has_reached])
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        (health,) = corpus.verifier_health()
+        (flake,) = corpus.disagreement().flakes
+    assert (health.n_states, health.flake) == (2, 0.0)
+    assert (flake.n_states, flake.n_runs, flake.rate.value) == (2, 4, 0.0)
+
+
 def test_another_kind_of_probe_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must be one of gold, no-op, attack, got 'golden'"):
         record_one(tmp_path, True, task="t", metadata={"probe": "golden"})

@@ -1,6 +1,7 @@
 """Do two checks agree on the same states, and does one check agree with itself?
 
-States are counted, and not rows: a state that a thousand episodes ended in is one state.
+States are counted, and not rows: a state that a thousand episodes of a task ended in is one state.
+A state of another task, or under another goal, is another one, since a check judges by them too.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from trajrec.analysis.estimate import Estimate, as_estimate, share
 from trajrec.analysis.rollouts import find_check, read_check
 from trajrec.analysis.source import Source, fetch
+from trajrec.analysis.verifier_health import OF_TASK
 from trajrec.statistics.pass_k import mean_over_tasks
 
 
@@ -106,9 +108,10 @@ def name_with_code(check_id: str, version: str, code_digest: str | None) -> str:
 
 
 _STATES = f"""
-    SELECT state_digest, {_NAME} AS name, count(*) AS m, count(*) FILTER (verdict) AS s
-    FROM checks
-    WHERE kind = 'rollout' AND status = 'ok' AND verdict IS NOT NULL AND state_digest IS NOT NULL
+    SELECT state_digest, {OF_TASK}, {_NAME} AS name, count(*) AS m,
+        count(*) FILTER (verdict) AS s
+    FROM checks JOIN episodes USING (episode_id)
+    WHERE status = 'ok' AND verdict IS NOT NULL AND state_digest IS NOT NULL
     GROUP BY ALL"""
 
 
@@ -134,6 +137,8 @@ def read_disagreement(source: Source, *, gold: str | None = None) -> Disagreemen
                 count(*) FILTER (a.s = 0 AND b.s = 0) AS neither,
                 count(*) AS n_all
             FROM states a JOIN states b ON a.state_digest = b.state_digest AND a.name < b.name
+                AND a.task IS NOT DISTINCT FROM b.task
+                AND a.goal_digest IS NOT DISTINCT FROM b.goal_digest
             GROUP BY ALL
         )
         SELECT * FROM counts ORDER BY a, b"""

@@ -25,11 +25,14 @@ COLUMNS = (
     ("n_noop_failed", "those that failed, as they must"),
     ("n_attack", "probes that game the check"),
     ("n_attack_failed", "those that failed, as they must"),
-    ("n_states", "states that it judged at least twice"),
+    ("n_states", "states of a task that it judged at least twice"),
     ("flake", "chance that two of its verdicts on one state differ; NULL if it judged none twice"),
     ("first_at", "time of its first verdict on a probe, UTC; NULL without one"),
     ("last_at", "time of its last one"),
 )
+
+OF_TASK = "task, goal_digest"
+"""Columns of `episodes` that a verdict depends on, besides the state: tasks may share a state."""
 
 _KEY = "check_id, version, code_digest"
 
@@ -54,10 +57,9 @@ HEALTH_QUERY = f"""
             min(first_at) AS first_at, max(last_at) AS last_at
         FROM judged GROUP BY ALL
     ), states AS (
-        SELECT {_KEY}, state_digest, count(*) AS m, count(*) FILTER (verdict) AS s
-        FROM checks
-        WHERE kind = 'rollout' AND status = 'ok' AND verdict IS NOT NULL
-            AND state_digest IS NOT NULL
+        SELECT {_KEY}, state_digest, {OF_TASK}, count(*) AS m, count(*) FILTER (verdict) AS s
+        FROM checks JOIN episodes USING (episode_id)
+        WHERE status = 'ok' AND verdict IS NOT NULL AND state_digest IS NOT NULL
         GROUP BY ALL
     ), flakes AS (
         SELECT {_KEY}, count(*) AS n_states,
