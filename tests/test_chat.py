@@ -109,6 +109,40 @@ def test_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert (story(talk)[0], talk.omitted) == (("user", "see"), [0])
 
 
+@pytest.mark.parametrize(
+    ("message", "omitted"),
+    [
+        ({"role": "user", "parts": [{"text": "a"}, {"inlineData": {"data": "AA"}}]}, [0]),
+        ({"role": "user", "content": "a", "images": ["AA"]}, [0]),
+        ({"role": "user", "content": [{"text": "a"}, {"image": {"format": "png"}}]}, [0]),
+        ({"role": "user", "content": [{"text": "a"}, {"cachePoint": {"type": "default"}}]}, []),
+        ({"role": "assistant", "content": "a", "reasoning_content": "b"}, [0]),
+        ({"type": "reasoning", "summary": []}, [0]),
+    ],
+)
+def test_images_and_reasoning_of_any_dialect_are_named(
+    tmp_path: Path, message: dict[str, Any], omitted: list[int]
+) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.model(lambda **_: chat("b"), messages=[message])
+    (talk,) = talks(tmp_path)
+    assert talk.omitted == omitted
+
+
+def test_omitted_parts_of_an_answer_name_its_row(tmp_path: Path) -> None:
+    text = {"type": "text", "text": "see"}
+    image = {"type": "image", "source": {}}
+    result = {"type": "tool_result", "tool_use_id": "c", "content": [text, image]}
+    thought = {"type": "thinking", "thinking": "b"}
+    answer = {"role": "assistant", "content": [thought, text], "stop_reason": "end_turn"}
+    with trajrec.episode(tmp_path) as ep:
+        for content in ([result, text], [{**result, "content": "4"}, text, image]):
+            ep.model(lambda **_: answer, messages=[{"role": "user", "content": content}])
+    first, second = talks(tmp_path)
+    assert [message["role"] for message in first.messages] == ["tool", "user", "assistant"]
+    assert (first.omitted, second.omitted) == ([0, 2], [1, 2])
+
+
 @pytest.mark.slow
 def test_calls_of_tools_alone_are_a_conversation(tmp_path: Path) -> None:
     def stock(item: str) -> int:

@@ -18,6 +18,7 @@ from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
 from trajrec.corpus.chat_rows import Talk, key_of, turns_of
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
+from trajrec.corpus.untold_parts import has_untold, has_untold_result
 from trajrec.datasets.token_spans import ChatTokenizer, token_spans
 from trajrec.log.schema import Check
 from trajrec.types import JsonObject, Value
@@ -254,7 +255,7 @@ def _answered(calls: Sequence[ModelCall]) -> Iterator[tuple[ModelCall, Talk]]:
         message = Message("assistant", answer.text or "", chosen)
         talk.answer_key = key_of(message)
         said.add(talk.answer_key)
-        talk.add(message, content.answered(), is_answer=True)
+        talk.add(message, is_partial=has_untold(content.answered()), is_answer=True)
         yield call, talk
 
 
@@ -269,10 +270,10 @@ def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> Talk:
     talk.tools = [_tool(tool) for tool in offered_tools(call)]
     read = [] if content.system is None else [(Message("system", content.system), None)]
     read += [content.message(value) for value in content.messages]
-    for message, value in turns_of(read):
+    for message, is_partial in turns_of(read):
         key = key_of(message)
         talk.keys.append(key)
-        talk.add(message, value, is_answer=key in said)
+        talk.add(message, is_partial=is_partial, is_answer=key in said)
     return talk
 
 
@@ -283,12 +284,15 @@ def _of_messages(episode: Episode) -> Talk:
     for said in episode.messages:
         message, value = content.message(said.value)
         if said.role == "tool":
+            if any(has_untold_result(result.content) for result in message.results):
+                talk.omitted.append(len(talk.messages))
             row = {"role": "tool", "content": said.text, "name": said.tool}
             talk.messages.append(row | {"tool_call_id": next(iter(said.call_ids), None)})
         else:
             calls = message.calls
             is_answer = said.role == "assistant"
-            talk.add(Message(said.role, said.text, calls), value, is_answer=is_answer)
+            said_message = Message(said.role, said.text, calls)
+            talk.add(said_message, is_partial=has_untold(value), is_answer=is_answer)
     return talk
 
 
@@ -316,7 +320,7 @@ def _of_tool_calls(episode: Episode) -> Talk:
             ToolCall(f"call_{step}_{number}", attempt.tool, attempt.arguments, False, number)
             for number, attempt in sorted(last.items())
         ]
-        talk.add(Message("assistant", "", tuple(calls)), None, is_answer=True)
+        talk.add(Message("assistant", "", tuple(calls)), is_partial=False, is_answer=True)
         for call in calls:
             talk.messages.append(_result(last[call.number], call.call_id))
     return talk

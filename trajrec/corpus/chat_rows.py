@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from trajrec.corpus.untold_parts import has_untold, has_untold_result
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_canonical_json, to_json
 from trajrec.wire.contents import Message, ToolCall
-from trajrec.wire.json_bodies import as_dict, dicts_in
-
-# The blocks of a message whose text, call or result is a message's own.
-_TOLD_BLOCKS = frozenset(
-    ("text", "input_text", "output_text", "tool_use", "tool_result", "function_call")
-)
 
 
 class Talk:
@@ -31,11 +26,24 @@ class Talk:
         self.keys: list[str] = []
         self.answer_key = ""
 
-    def add(self, message: Message, value: Value, *, is_answer: bool = False) -> None:
-        """Add a message, as several if it has results of tools."""
-        if any(block.get("type") not in _TOLD_BLOCKS for block in dicts_in(_content(value))):
-            self.omitted.append(len(self.messages))
+    def add(self, message: Message, *, is_partial: bool, is_answer: bool = False) -> None:
+        """Add a message, as several if it has results of tools.
+
+        Args:
+            message: The message.
+            is_partial: Whether it has images, files or reasoning too.
+            is_answer: Whether the model said it in this episode.
+        """
+        self._add(message, is_answer=is_answer)
+        last = len(self.messages) - 1
+        # One of a tool is nothing but its results.
+        if is_partial and message.role != "tool" and self.omitted[-1:] != [last]:
+            self.omitted.append(last)
+
+    def _add(self, message: Message, *, is_answer: bool) -> None:
         for result in message.results:
+            if has_untold_result(result.content):
+                self.omitted.append(len(self.messages))
             self.messages.append(
                 {
                     "role": "tool",
@@ -62,10 +70,6 @@ class Talk:
         return None
 
 
-def _content(value: Value) -> Value:
-    return as_dict(value).get("content")
-
-
 def _call(call: ToolCall) -> JsonObject:
     """Return a call as the chat API writes it, with arguments as JSON text."""
     arguments = call.arguments if call.is_malformed else to_json(call.arguments)
@@ -83,28 +87,29 @@ def key_of(message: Message) -> str:
     return to_canonical_json([message.role, message.text, calls, results])
 
 
-def turns_of(read: Sequence[tuple[Message, Value]]) -> Iterator[tuple[Message, Value]]:
-    """Yield messages; those of an assistant that follow each other are one.
+def turns_of(read: Sequence[tuple[Message, Value]]) -> Iterator[tuple[Message, bool]]:
+    """Yield messages, each with whether it has images, files or reasoning too.
 
-    Some dialects write the text, the calls and the reasoning of an answer as items of their own.
+    Those of an assistant that follow each other are one: some dialects write the text, the calls and
+    the reasoning of an answer as items of their own.
     """
-    turn: list[tuple[Message, Value]] = []
+    turn: list[tuple[Message, bool]] = []
     for message, value in read:
+        is_partial = has_untold(value)
         if message.role == "assistant":
-            turn.append((message, value))
+            turn.append((message, is_partial))
             continue
         if turn:
             yield _joined(turn)
         turn = []
-        yield message, value
+        yield message, is_partial
     if turn:
         yield _joined(turn)
 
 
-def _joined(turn: Sequence[tuple[Message, Value]]) -> tuple[Message, Value]:
+def _joined(turn: Sequence[tuple[Message, bool]]) -> tuple[Message, bool]:
     if len(turn) == 1:
         return turn[0]
     text = "".join(message.text for message, _ in turn)
     calls = tuple(call for message, _ in turn for call in message.calls)
-    blocks = [block for _, value in turn for block in dicts_in(_content(value))]
-    return Message("assistant", text, calls), {"content": blocks}
+    return Message("assistant", text, calls), any(is_partial for _, is_partial in turn)

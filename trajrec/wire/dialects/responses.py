@@ -46,13 +46,14 @@ _CONTENTS = ("model", "input", "instructions", "tools", "previous_response_id")
 
 _UNFINISHED = ("queued", "in_progress")
 
-_RESULTS = frozenset(
+RESULTS = frozenset(
     (
         "function_call_output",
         "custom_tool_call_output",
         *(f"{kind}_output" for kind in _OWN_CALLS),
     )
 )
+"""The types of items that are results of tools."""
 
 
 class Responses(JsonDialect):
@@ -82,7 +83,7 @@ class Responses(JsonDialect):
             return Message("user", message)
         item = as_dict(message)
         kind = item.get("type")
-        if type(kind) is str and kind in _RESULTS:
+        if type(kind) is str and kind in RESULTS:
             result = _result(item)
             return Message("tool", result.text, results=(result,))
         call = item_call(item, 0)
