@@ -313,3 +313,16 @@ def test_a_step_without_a_model_keeps_all_of_its_fields(tmp_path: Path) -> None:
     metrics = after["steps"][0].pop("extra")["trajrec"]["metrics"]
     assert metrics == document["steps"][0].pop("metrics")
     assert normal(after) == normal(document)
+
+
+def test_a_document_keeps_images_and_the_developer(tmp_path: Path) -> None:
+    pictured = {"role": "user", "content": [{"text": "a"}, {"image": {"format": "png"}}]}
+    with trajrec.episode(tmp_path / "runs") as ep:
+        send(ep, {"messages": [{"role": "developer", "content": "be brief"}, pictured]}, chat("b"))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        export_atif(corpus, tmp_path / "runs.jsonl")
+    first, second, _ = json.loads((tmp_path / "runs.jsonl").read_text())["steps"]
+    assert first["source"] == "system"
+    assert first["extra"]["trajrec"] == {"role": "developer"}
+    assert second["extra"]["trajrec"]["message"] == pictured

@@ -211,3 +211,52 @@ def test_further_choices_of_an_answer_are_counted(tmp_path: Path) -> None:
     reason = "further choices of an answer stay in the log"
     assert traces.account.dropped[reason] == 2
     assert documents.account.dropped[reason] == 2
+
+
+def test_all_that_a_message_says_is_exported(tmp_path: Path) -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "AA"}}
+    picture = {"image": {"format": "png"}}
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "name": "ann", "content": "a"},
+        {"role": "user", "content": "b", "images": ["AA"]},
+        {"role": "user", "parts": [{"text": "c"}, image]},
+        {"role": "model", "parts": [{"text": "so", "thought": True}, {"text": "d"}]},
+        {"role": "user", "content": [{"text": "e"}, picture]},
+        {"role": "tool", "tool_call_id": "c1", "content": "f", "name": "look"},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "g"}]},
+    ]
+    with trajrec.episode(tmp_path / "runs") as ep:
+        ep.model(lambda **_: chat("one"), messages=messages)
+        with trajrec.episode(tmp_path / "runs", task="inner"):
+            pass
+    trajrec.close_logs()
+    comes_back(tmp_path / "runs")
+    spans = json.loads((tmp_path / "runs.jsonl").read_text())["resourceSpans"][0]["scopeSpans"][0]
+    root, call, inner = (
+        {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]}
+        for span in spans["spans"]
+    )
+    assert json.loads(call["gen_ai.input.messages"]) == [
+        {"role": "developer", "parts": [{"type": "text", "content": "be brief"}]},
+        {"role": "user", "parts": [{"type": "text", "content": "a"}], "name": "ann"},
+        {"role": "user", "parts": [{"type": "text", "content": "b"}], "images": ["AA"]},
+        {
+            "role": "user",
+            "parts": [{"type": "text", "content": "c"}, {"type": "inlineData"} | image],
+        },
+        {
+            "role": "assistant",
+            "parts": [
+                {"type": "text", "content": "d"},
+                {"type": "reasoning", "content": "so"},
+            ],
+        },
+        {"role": "user", "parts": [{"type": "text", "content": "e"}, {"type": "image"} | picture]},
+        {
+            "role": "tool",
+            "parts": [{"type": "tool_call_response", "id": "c1", "response": "f", "name": "look"}],
+        },
+        {"role": "assistant", "parts": [messages[-1]]},
+    ]
+    assert (inner["trajrec.caller_step"], "trajrec.caller_step" in root) == ("0", False)

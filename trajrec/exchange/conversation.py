@@ -12,6 +12,7 @@ from trajrec.corpus.call_contents import CallContent, content_of, plain
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.said_messages import SaidMessage
+from trajrec.corpus.untold_parts import untold_parts
 from trajrec.exchange.chat import assistant, json_text, tool_call, tool_result
 from trajrec.log.events import ModelStart, StepValues
 from trajrec.log.source_facts import extra_of, messages_of
@@ -20,11 +21,6 @@ from trajrec.wire.json_bodies import as_dict, dicts_in
 
 # Formats whose importers hold one conversation, in which each message has its own place.
 _IN_ORDER = ("atif", "harbor")
-
-# Blocks of a message that the form of chats says in full.
-_TOLD_BLOCKS = frozenset(
-    ("text", "input_text", "output_text", "tool_use", "tool_result", "function_call", "message")
-)
 
 # Fields of a message that `LoggedMessage.value` or `LoggedTurn.message` says.
 _PLAIN_FIELDS = frozenset(("role", "content", "tool_call_id", "name", "type"))
@@ -235,7 +231,7 @@ def _without_model(episode: Episode, turns: dict[int, LoggedTurn]) -> list[str]:
 
 def _message(said: SaidMessage) -> LoggedMessage:
     fields = as_dict(said.value)
-    has_more = _has_more(said.value) or not _PLAIN_FIELDS.issuperset(fields)
+    has_more = bool(untold_parts(said.value)) or not _PLAIN_FIELDS.issuperset(fields)
     if said.role != "tool" and "name" in fields:
         has_more = True
     original = said.value if has_more or said.role == "assistant" else None
@@ -243,15 +239,10 @@ def _message(said: SaidMessage) -> LoggedMessage:
         call_id = said.call_ids[0] if said.call_ids else ""
         value = tool_result(call_id, said.text, said.tool or "")
     else:
-        value = {"role": said.role, "content": said.text}
+        # All other words for a role are those of dialects, and say no more than ours.
+        role = "developer" if fields.get("role") == "developer" else said.role
+        value = {"role": role, "content": said.text}
     return LoggedMessage(value=value, original=original)
-
-
-def _has_more(value: Value) -> bool:
-    """Return whether a message has images, files or reasoning, which are no text of it."""
-    content = as_dict(value).get("content")
-    blocks = dicts_in(value if type(value) is list else content)
-    return any(block.get("type", "text") not in _TOLD_BLOCKS for block in blocks)
 
 
 def _add_answer(episode: Episode, turn: LoggedTurn) -> None:
@@ -273,5 +264,5 @@ def _add_answer(episode: Episode, turn: LoggedTurn) -> None:
     reasoning = as_dict(value).get("reasoning_content")
     turn.message = assistant(answer.text, calls, reasoning_content=reasoning)
     others = {name for name, field in as_dict(value).items() if field is not None}
-    if _has_more(value) or others - _ANSWER_FIELDS or (answer.text is None and not calls):
+    if untold_parts(value) or others - _ANSWER_FIELDS or (answer.text is None and not calls):
         turn.original = value

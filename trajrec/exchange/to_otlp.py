@@ -17,6 +17,7 @@ from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.call_contents import CallContent, content_of, offered_tools, plain
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
+from trajrec.corpus.untold_parts import untold_parts
 from trajrec.exchange.account import Account
 from trajrec.exchange.chat import json_text
 from trajrec.exchange.episode_facts import (
@@ -31,11 +32,22 @@ from trajrec.exchange.otlp_values import attribute_list
 from trajrec.types import JsonObject, Value
 from trajrec.version import __version__
 from trajrec.wire.contents import Message
-from trajrec.wire.json_bodies import as_dict, dicts_in
+from trajrec.wire.json_bodies import as_dict
 
-# Blocks of a message that are told as parts of the conventions.
-_TOLD_BLOCKS = frozenset(
-    ("text", "input_text", "output_text", "tool_use", "tool_result", "function_call", "message")
+# Fields of a message that its role and its parts tell.
+_TOLD_FIELDS = frozenset(
+    (
+        "content",
+        "function_call",
+        "id",
+        "parts",
+        "reasoning_content",
+        "role",
+        "status",
+        "tool_call_id",
+        "tool_calls",
+        "type",
+    )
 )
 _CLIENT = 3
 _INTERNAL = 1
@@ -150,6 +162,7 @@ class _Writer:
             "gen_ai.conversation.id": run if isinstance(run, str) else None,
             ENDING: episode.ending,
             "trajrec.task": facts.get("task"),
+            "trajrec.caller_step": None if task is None else task.caller_step,
             "trajrec.stop_reason": facts.get("stop_reason"),
             "trajrec.facts": json_text(facts),
             "trajrec.steps": json_text(steps) if steps else None,
@@ -262,7 +275,7 @@ class _Writer:
 def _inputs(content: CallContent) -> list[JsonObject]:
     """Return the messages of a request."""
     read = [content.message(value) for value in content.messages if _is_message(value)]
-    return [{"role": message.role, "parts": _parts(message, value)} for message, value in read]
+    return [_told(message, value) for message, value in read]
 
 
 def _is_message(value: Value) -> bool:
@@ -276,11 +289,32 @@ def _output(content: CallContent) -> JsonObject:
     assert answer is not None
     calls = tuple(asked for asked in answer.calls if not asked.choice)
     message = Message("assistant", answer.text or "", calls)
-    parts = _parts(message, plain(content.answered()))
-    output: JsonObject = {"role": "assistant", "parts": parts}
+    output = _told(message, plain(content.answered()))
     if answer.finish_reason is not None:
         output["finish_reason"] = answer.finish_reason
     return output
+
+
+def _told(message: Message, value: Value) -> JsonObject:
+    """Return a message by the conventions, with the fields that these have no word for."""
+    fields = as_dict(value)
+    parts = _parts(message, value)
+    others: JsonObject = {}
+    if "role" in fields:
+        others = {
+            name: field
+            for name, field in fields.items()
+            if name not in _TOLD_FIELDS and field not in (None, "", [], {})
+        }
+    if message.role == "tool" and len(message.results) == 1:
+        # A message with fields of its own would be one beside its result.
+        for part in parts:
+            if part["type"] == "tool_call_response":
+                part |= {name: field for name, field in others.items() if name not in part}
+        others = {}
+    # All other words for a role are those of dialects, and say no more than ours.
+    role = "developer" if fields.get("role") == "developer" else message.role
+    return {"role": role, "parts": parts, **others}
 
 
 def _parts(message: Message, value: Value) -> list[JsonObject]:
@@ -300,7 +334,15 @@ def _parts(message: Message, value: Value) -> list[JsonObject]:
         called: JsonObject = {"type": "tool_call", "id": call.call_id, "name": call.name}
         parts.append({**called, "arguments": arguments})
     parts += results
-    content = as_dict(value).get("content")
-    blocks = dicts_in(value if type(value) is list else content)
-    parts += [block for block in blocks if block.get("type", "text") not in _TOLD_BLOCKS]
+    if message.role != "tool":
+        # One of a tool is nothing but its results.
+        parts += map(_typed, untold_parts(value))
     return parts
+
+
+def _typed(part: JsonObject) -> JsonObject:
+    """Return a part with the type that the conventions want: Gemini and Bedrock have a member."""
+    if part.get("thought") is True and isinstance(part.get("text"), str):
+        return {"type": "reasoning", "content": part["text"]}
+    member = next((name for name in part if type(part[name]) is dict), next(iter(part)))
+    return {"type": member, **part}
