@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime
 import json
@@ -272,8 +273,6 @@ def test_clock_and_chance_are_named_as_causes(
 
 
 def test_external_tools_are_answered_from_the_log(tmp_path: Path) -> None:
-    import asyncio
-
     async def main() -> None:
         async with trajrec.episode(tmp_path, world=Notes()) as ep:
             ep.call("fetch")
@@ -287,6 +286,16 @@ def test_external_tools_are_answered_from_the_log(tmp_path: Path) -> None:
     assert report.grade == "exact"
     assert world.fetched == 0
     assert "calls of external tools were answered from the log" in report.notes
+
+
+def test_async_tool_is_replayed_where_a_loop_runs(tmp_path: Path) -> None:
+    async def main() -> str:
+        async with trajrec.episode(tmp_path, world=Notes()) as ep:
+            assert await ep.call("later", text="a") == "A"
+        # As in the cell of a notebook.
+        return replay_episode(episodes(tmp_path)[0], world=Notes()).grade
+
+    assert asyncio.run(main()) == "exact"
 
 
 @pytest.mark.slow

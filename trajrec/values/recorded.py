@@ -6,6 +6,7 @@ called.
 
 from __future__ import annotations
 
+import contextvars
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from typing import TypeVar
 
@@ -174,7 +175,16 @@ def resolve(result: Awaitable[T]) -> T:
         return await result
 
     # Not `result` itself: `asyncio.run` takes coroutines only.
-    return asyncio.run(value())
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(value())
+    # A notebook runs a loop in its main thread, which can run no other.
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        context = contextvars.copy_context()
+        return pool.submit(context.run, lambda: asyncio.run(value())).result()
 
 
 def _to_object(value: Plain) -> Value:
