@@ -298,6 +298,27 @@ def test_async_tool_is_replayed_where_a_loop_runs(tmp_path: Path) -> None:
     assert asyncio.run(main()) == "exact"
 
 
+@pytest.mark.parametrize("before", [["a"], ["a", "b", "c"], [["a", "b"]]])
+def test_result_with_another_number_of_items_diverges(tmp_path: Path, before: list[Any]) -> None:
+    items: list[Any] = list(before)
+
+    class Shelf:
+        def reset(self, *, seed: int | None = None, options: Any = None) -> None: ...
+
+        def tools(self) -> list[Tool]:
+            return [Tool("look", access="read")]
+
+        def call(self, tool: str, arguments: dict[str, Any]) -> Any:
+            return {"items": items}
+
+    with trajrec.episode(tmp_path, world=Shelf()) as ep:
+        ep.call("look")
+    items[:] = ["a", "b"]
+    report = replay_episode(episodes(tmp_path)[0], world=Shelf(), explain=False)
+    assert report.divergence is not None
+    assert report.divergence.field.startswith("result/items")
+
+
 @pytest.mark.slow
 def test_a_world_is_imported_only_if_allowed(
     tmp_path: Path,

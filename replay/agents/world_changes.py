@@ -56,6 +56,9 @@ def is_reordered(recorded: Value, live: Value, path: Path) -> bool:
         if isinstance(recorded, list) and isinstance(live, list) and recorded != live:
             if sorted(map(codec.encode, recorded)) == sorted(map(codec.encode, live)):
                 return True
+            if key >= min(len(recorded), len(live)):
+                # One of them has more items.
+                return False
             recorded = recorded[key]
             live = live[key]
         elif isinstance(recorded, Plain) and isinstance(live, Plain):
