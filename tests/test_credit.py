@@ -637,3 +637,25 @@ def test_the_share_of_differing_pairs_is_the_exact_one(epsilon: float) -> None:
         q = truth.actions[row.step, state, action]
         v = truth.values[row.step, state]
         assert fresh == pytest.approx(q * (1 - q) + v * (1 - v))
+
+
+class Exhausted:
+    """A policy that finds no action for some observations, by the usual `next` of a generator."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def act(self, observation: Any, rng: np.random.Generator) -> int:
+        return next(action for action in (0, 1) if abs(observation[2]) < self.limit)
+
+
+class ExhaustedOften(Exhausted):
+    def act_batch(self, observations: list[Any], rngs: list[np.random.Generator]) -> list[int]:
+        return [self.act(*pair) for pair in zip(observations, rngs, strict=True)]
+
+
+@pytest.mark.parametrize("kind", [Exhausted, ExhaustedOften])
+def test_a_policy_out_of_actions_loses_no_rollout(tmp_path: Path, kind: Any) -> None:
+    episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=20), push)
+    with pytest.raises((RuntimeError, StopIteration)):
+        credit.estimate(episode, kind(0.05), estimator="value", steps=[0], n_rollouts=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -934,3 +935,55 @@ def test_an_async_agent_is_refused() -> None:
 
     with pytest.raises(TypeError, match="agent must be a sync function"):
         credit.AgentPolicy(agent)
+
+
+class AsyncLoop:
+    async def __call__(self, ep: Any) -> None: ...
+
+
+def generator_loop(ep: Any) -> Iterator[Any]:
+    yield ep.call(*WON[0][:1], **WON[0][1])
+
+
+@pytest.mark.parametrize("agent", [AsyncLoop(), lambda ep: AsyncLoop()(ep), generator_loop])
+def test_an_agent_that_returns_its_loop_unrun_is_refused(tmp_path: Path, agent: Any) -> None:
+    episode = record(tmp_path, agent_of_calls(*WON))
+    policy = credit.AgentPolicy(agent, "unrun")
+    with pytest.raises(TypeError, match=r"it returned a (coroutine|generator): give a function"):
+        credit.estimate(episode, policy, estimator="value", n_rollouts=2)
+
+
+class TextlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_error_without_a_text_is_played_back(tmp_path: Path) -> None:
+    def model(*, messages: list[Any]) -> str:
+        raise TextlessError
+
+    def agent(ep: Any) -> None:
+        ep.call(*WON[0][:1], **WON[0][1])
+        with pytest.raises(TextlessError):
+            ep.model(model, messages=["and now?"])
+        for tool, arguments in WON[1:]:
+            ep.execute(tool, arguments)
+
+    episode = record(tmp_path, agent)
+    policy = credit.AgentPolicy(agent, is_seeded=True)
+    (row,) = credit.estimate(episode, policy, estimator="value", steps=[0], n_rollouts=2)
+    assert (row.value, row.n_invalid) == (1.0, 0)
+
+
+def test_a_loop_whose_error_has_no_text_is_invalid(tmp_path: Path) -> None:
+    def agent(ep: Any) -> None:
+        agent_of_calls(*WON)(ep)
+        raise TextlessError
+
+    with contextlib.suppress(TextlessError):
+        record(tmp_path, agent)
+    episode = next(trajrec.open(tmp_path).episodes())
+    table = credit.estimate(
+        episode, credit.AgentPolicy(agent), estimator="value", steps=[1], n_rollouts=2
+    )
+    assert "TextlessError: <exception str() failed>" in "".join(table.notes)

@@ -174,6 +174,7 @@ class AgentStep(list[Call]):
 
         Raises:
             AgentDivergedError: The agent does not repeat its history.
+            TypeError: The agent's function returned a coroutine or a generator, and has not run.
         """
         episode = PlaybackEpisode(
             context,
@@ -184,9 +185,10 @@ class AgentStep(list[Call]):
         )
         token = enter_episode(episode)
         disconnect = connect_taps(episode)
+        returned: object = None
         try:
             try:
-                self._agent(episode)
+                returned = self._agent(episode)
             finally:
                 episode.close()
         except KeyboardInterrupt:
@@ -201,6 +203,7 @@ class AgentStep(list[Call]):
             # In place: the policy's own answers are this object and grow with the step.
             for kind, rows in episode.answers.items():
                 self.answers[kind][:] = rows
+        _check_has_run(returned)
         if episode.divergence is not None:
             raise episode.divergence
         self._number = episode.step_number
@@ -226,6 +229,24 @@ class AgentStep(list[Call]):
                 for row in rows[n_before:]
             ]
         return self.answers
+
+
+def _check_has_run(returned: object) -> None:
+    """Refuse what an agent's function returned, if nothing of the function has run.
+
+    An async `__call__`, and a function that returns a coroutine, cannot be told before.
+
+    Raises:
+        TypeError: It is a coroutine or a generator.
+    """
+    if inspect.iscoroutine(returned) or inspect.isgenerator(returned):
+        returned.close()
+    elif not inspect.isasyncgen(returned):
+        return
+    raise TypeError(
+        f"agent must be a sync function that runs its loop, and it returned a "
+        f"{type(returned).__name__}: give a function that runs it"
+    )
 
 
 def _as_loop_error(exc: BaseException) -> Exception:

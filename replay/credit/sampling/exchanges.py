@@ -8,6 +8,7 @@ from typing import Any
 
 from trajrec.agents.counters import StepCounter
 from trajrec.corpus.http_exchanges import HttpExchange
+from trajrec.recording.error_text import message_of
 from trajrec.redaction.digests import without_digests_in_bytes
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.request_bodies import BodyRedactor
@@ -105,7 +106,7 @@ class LiveExchange:
         if self._is_over:
             return
         self._is_over = True
-        told = ("", "") if error is None else (name_of(error), str(error))
+        told = ("", "") if error is None else (name_of(error), message_of(error))
         headers, chunks = self._decoded()
         answer = HttpAnswer(self._status, headers, chunks)
         self._keep(_as_answer(self._request, answer, told))

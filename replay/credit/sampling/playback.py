@@ -22,6 +22,7 @@ from trajrec.agents.tool_wrappers import (
 )
 from trajrec.errors import AgentDivergedError
 from trajrec.protocols import Access, Tool, Verdict
+from trajrec.recording.error_text import message_of
 from trajrec.redaction.comparison import differences
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.credit.sampling.answers import (
@@ -324,7 +325,7 @@ class PlaybackEpisode(ToolDecorator):
             rows[position] = RecordedAnswer.from_request(
                 request,
                 codec.encode(value, opaque=True) if has_value else None,
-                ("", "") if exc is None else (codec.type_name(exc), str(exc)),
+                ("", "") if exc is None else (codec.type_name(exc), message_of(exc)),
                 is_streamed=is_streamed,
                 is_async=is_async,
             )

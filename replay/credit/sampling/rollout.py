@@ -101,6 +101,16 @@ def have_equal_results(a: Rollout, b: Rollout) -> bool:
     return encoded_a == encoded_b
 
 
+class Tail(NamedTuple):
+    """The rest of a rollout from one of its nodes on."""
+
+    episode_return: float
+    score: float | None
+    length: int
+    status: Status
+    error: str = ""
+
+
 class Path:
     """The steps of a running rollout.
 

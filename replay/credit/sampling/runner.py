@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from trajrec.errors import AgentDivergedError, UnreplayableError
+from trajrec.recording.error_text import message_of
 from trajrec.replay.credit.sampling.allowance import Allowance
 from trajrec.replay.credit.sampling.noise import Noise, PolicyNoise
 from trajrec.replay.credit.sampling.policy_memory import PolicyMemory
@@ -20,7 +20,7 @@ from trajrec.replay.credit.sampling.rollout import (
     ForcedActions,
     Path,
     Rollout,
-    Status,
+    Tail,
     Visit,
     digests_from,
 )
@@ -33,16 +33,6 @@ ActionRequest = tuple[int, Observation, Policy | None]
 """A rollout's request for an action: step, observation, and the policy if not the main one."""
 
 RolloutSteps = Generator[ActionRequest, Action, Rollout]
-
-
-class _Tail(NamedTuple):
-    """The rest of a rollout from one of its nodes on."""
-
-    episode_return: float
-    score: float | None
-    length: int
-    status: Status
-    error: str = ""
 
 
 class _RunningRollout:
@@ -94,7 +84,7 @@ class RolloutRunner:
         self._keeps_visits = keeps_visits
         self._resample_hidden = resample_hidden
         can_merge = merge_rollouts and noise.mode != "fresh" and not keeps_visits
-        self._tails: dict[Hashable, _Tail] | None = {} if can_merge else None
+        self._tails: dict[Hashable, Tail] | None = {} if can_merge else None
         self._memory = PolicyMemory(policy)
         own = own_generators(policy)
         self._policy_noise = [PolicyNoise(noise.seed, own=own) for _ in self.simulators]
@@ -175,8 +165,7 @@ class RolloutRunner:
                 )
                 step, observation, other_policy = steps.send(action)
         except StopIteration as stop:
-            rollout: Rollout = stop.value
-            return rollout
+            return _result_of(stop)
 
     def _run_batched(
         self,
@@ -207,7 +196,7 @@ class RolloutRunner:
                     running[slot] = _RunningRollout(position, steps, next(steps))
                     return
                 except StopIteration as stop:  # merged at once
-                    results[position] = stop.value
+                    results[position] = _result_of(stop)
 
         for slot in range(len(queues)):
             start_next(slot)
@@ -233,7 +222,7 @@ class RolloutRunner:
                 try:
                     rollout.request = rollout.steps.send(actions[slot])
                 except StopIteration as stop:
-                    results[rollout.position] = stop.value
+                    results[rollout.position] = _result_of(stop)
                     del running[slot]
                     start_next(slot)
 
@@ -276,7 +265,7 @@ class RolloutRunner:
         forced: Mapping[int, Action],
         *,
         first_policy: Policy | None,
-    ) -> Generator[ActionRequest, Action, _Tail]:
+    ) -> Generator[ActionRequest, Action, Tail]:
         """Take the steps of a rollout and note them in `path`; return the rest after the last."""
         # Attributes in local variables: the loop runs for each step of each rollout.
         simulator = self.simulators[slot]
@@ -289,7 +278,7 @@ class RolloutRunner:
         is_over = False
         while not is_over:
             if self._max_steps is not None and step >= self._max_steps:
-                return _Tail(0.0, simulator.score(), 0, "cut")
+                return Tail(0.0, simulator.score(), 0, "cut")
             simulator.seed(scenario, step)
             state_key = simulator.state_key() if needs_key else None
             node: Hashable | None = None
@@ -316,15 +305,15 @@ class RolloutRunner:
             try:
                 observation, reward, is_over = simulator.step(action)
             except UnreplayableError as exc:
-                return _Tail(0.0, None, 0, "unreplayable", exc.what)
+                return Tail(0.0, None, 0, "unreplayable", exc.what)
             except AgentDivergedError:
                 raise  # the agent does not repeat its recorded part: there is nothing to estimate
             except Exception as exc:
-                return _Tail(0.0, None, 0, "error", f"{codec.type_name(exc)}: {exc}")
+                return Tail(0.0, None, 0, "error", f"{codec.type_name(exc)}: {message_of(exc)}")
             path.nodes.append(node)
             path.rewards.append(reward)
             step += 1
-        return _Tail(0.0, simulator.score(), 0, "ended")
+        return Tail(0.0, simulator.score(), 0, "ended")
 
     def _digest_ahead(self, step: int) -> str:
         """Return the digest of the forced actions from a step on, "" if there are none."""
@@ -332,7 +321,7 @@ class RolloutRunner:
         index = bisect_left(digests, (step, ""))
         return digests[index][1] if index < len(digests) else ""
 
-    def _known_tail(self, scenario: int, slot: int, tails: dict[Hashable, _Tail]) -> _Tail | None:
+    def _known_tail(self, scenario: int, slot: int, tails: dict[Hashable, Tail]) -> Tail | None:
         """Return the tail of an earlier rollout from the start; None if there is none."""
         self._memory.restore()
         policy_key = self._memory.key(self.simulators[slot].observation)
@@ -353,7 +342,7 @@ class RolloutRunner:
         # Rollouts from another step may have other hidden facts, which a state key need not show.
         return scenario, self._step
 
-    def _extend(self, tail: _Tail, nodes: list[Hashable | None], rewards: list[float]) -> _Tail:
+    def _extend(self, tail: Tail, nodes: list[Hashable | None], rewards: list[float]) -> Tail:
         """Return the tail from the first node on; keep the tail of each node for later rollouts.
 
         The sum is computed from the back. It is then the same float whether or not a part of it was
@@ -362,7 +351,7 @@ class RolloutRunner:
         tails = self._tails
         gamma = self._gamma
         for node, reward in zip(reversed(nodes), reversed(rewards), strict=True):
-            tail = _Tail(
+            tail = Tail(
                 reward + gamma * tail.episode_return,
                 tail.score,
                 tail.length + 1,
@@ -394,3 +383,14 @@ class RolloutRunner:
         has_tails = bool(self._tails)
         self._tails = None
         return has_tails
+
+
+def _result_of(end: StopIteration) -> Rollout:
+    """Return the rollout that its steps have ended with.
+
+    Raises:
+        RuntimeError: The policy has raised StopIteration itself. That would pass for an end.
+    """
+    if isinstance(end.value, Rollout):
+        return end.value
+    raise RuntimeError("the policy raised StopIteration instead of choosing an action") from end
