@@ -42,12 +42,7 @@ from trajrec.types import JsonObject, Value
 from trajrec.values import codec
 from trajrec.values.json import describe_path
 from trajrec.values.plain import PLAIN_TYPES
-from trajrec.values.recorded import (
-    RecordedStream,
-    deliver,
-    deliver_error,
-    rehydrate,
-)
+from trajrec.values.recorded import RecordedStream, deliver, deliver_error, rehydrate
 from trajrec.values.recorded_errors import as_exception
 from trajrec.values.shown import short_pair
 from trajrec.wire.exchange import Exchange, HttpRequest
