@@ -324,3 +324,21 @@ def test_a_pool_keeps_its_workers_for_all_rounds(monkeypatch: pytest.MonkeyPatch
         assert next(first_only) == 0
         first_only.close()
         assert list(pool.map([7])) == [49]
+
+
+class TwoPartError(Exception):
+    """Takes two arguments and passes one on, so its pickle cannot be loaded."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+def fail_in_two_parts(item: int) -> int:
+    raise TwoPartError("cannot count", f"it is {item}")
+
+
+def test_exception_that_cannot_be_unpickled_is_still_told() -> None:
+    with pytest.raises(RecordedError, match="cannot count: it is 3") as raised:
+        list(map_ordered(fail_in_two_parts, [3], 1))
+    assert raised.value.type_name == "test_processes.TwoPartError"
+    assert "test_processes.TwoPartError" in "".join(raised.value.__notes__)

@@ -12,6 +12,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.envstate.reseeding import reseed_fresh
 from trajrec.errors import RecordedError, ReplayError
 from trajrec.protocols import Verifier
+from trajrec.recording.error_text import message_of
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.forks.noise_watch import NoiseSeen, NoiseWatch, watch_branch
 from trajrec.replay.forks.options import ForkNoise, RestoreMethod
@@ -259,7 +260,7 @@ def portable_error(exc: Error) -> Error | RecordedError:
         is_whole = False
     if is_whole:
         return exc
-    return RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", str(exc))
+    return RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", message_of(exc))
 
 
 def _seeded_policy(

@@ -12,9 +12,10 @@ from typing import Generic, TypeVar
 
 import cloudpickle
 
-from trajrec.errors import is_of_user_code
-from trajrec.replay.processes.child import ChildChannel, ChildProcess
+from trajrec.errors import RecordedError, is_of_user_code
+from trajrec.replay.processes.child import ChildChannel, ChildProcess, dumps
 from trajrec.types import Value
+from trajrec.values import codec
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -276,7 +277,7 @@ def main() -> None:
             if is_of_user_code(exc):
                 # A pickle keeps no traceback, and its author looks for the line.
                 exc.add_note(f"In another process:\n{''.join(traceback.format_exception(exc))}")
-            result = exc
+            result = _sendable(exc)
         channel.send((number, result), _unsendable(number))
 
 
@@ -293,6 +294,28 @@ def _received(data: bytes) -> Value:
             f"a function or value cannot be unpickled in a worker process: {type(exc).__name__}: {exc}; "
             "define its class in a module that the worker can import, or use jobs=1"
         ) from exc
+
+
+def _sendable(exc: Exception) -> Exception:
+    """Return an exception that can be made again from its pickle.
+
+    One whose constructor takes other arguments than it passes on cannot, which shows only in the
+    process that reads the pickle.
+    """
+    try:
+        pickle.loads(dumps(exc))
+    except Exception:
+        name = codec.type_name(exc)
+        try:
+            message = str(exc)
+        except Exception:
+            message = "<exception str() failed>"
+        told = RecordedError(name, message)
+        told.add_note(f"Raised as {name}, which cannot be made again from its pickle.")
+        for note in getattr(exc, "__notes__", ()):
+            told.add_note(note)
+        return told
+    return exc
 
 
 def _unsendable(number: int) -> Callable[[Exception], tuple[int, TypeError]]:
