@@ -95,6 +95,27 @@ def test_a_pickled_corpus_opens_the_folder_again(tmp_path: Path) -> None:
         copy.sql("SELECT * FROM glob('/*')")
 
 
+def test_a_pickled_episode_has_what_its_log_has_now(tmp_path: Path) -> None:
+    def number(n: int) -> int:
+        return n
+
+    def calls() -> list[tuple[int, str]]:
+        with trajrec.open(tmp_path) as corpus:
+            copies = [pickle.loads(pickle.dumps(episode)) for episode in corpus.episodes()]
+        return [(len(copy.transcript.attempts), copy.ending) for copy in copies]
+
+    with trajrec.episode(tmp_path) as ep:
+        # Whole frames, and items that only the journal has.
+        for n_calls in range(1, 4):
+            ep.tool(number)(n=n_calls)
+            assert calls() == [(n_calls, "running")]
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(number)(n=1)
+    assert calls() == [(3, "terminated"), (1, "terminated")]
+    trajrec.close_logs()
+    assert calls() == [(3, "terminated"), (1, "terminated")]
+
+
 def test_a_pickled_episode_of_a_lost_log_says_so(tmp_path: Path) -> None:
     fill(tmp_path)
     with trajrec.open(tmp_path) as corpus:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trajrec.corpus.episode import Episode
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, LogError
+from trajrec.log.journal_reader import Half, read_journal
 from trajrec.log.reader import LogReader
 
 # Logs that a loader keeps open. Consecutive episodes mostly come from the same log; each open log
@@ -48,12 +50,56 @@ def refs_with_ancestors(episode: Episode) -> tuple[EpisodeRef, ...]:
     return tuple(refs)
 
 
+class _OpenLog(NamedTuple):
+    """A log that was opened.
+
+    Attributes:
+        reader: Its reader.
+        file: The file as it was just before: device, inode, bytes and time of the last change.
+        halves: The journal as it was just before.
+    """
+
+    reader: LogReader
+    file: tuple[int, ...]
+    halves: Sequence[Half]
+
+    def is_current(self) -> bool:
+        """Return whether neither the log nor its journal has changed since."""
+        path = self.reader.path
+        if _file_state(path) != self.file:
+            return False
+        if self.reader.is_sealed:
+            return True
+        return _extent(_journal(path, self.halves)) == _extent(self.halves)
+
+
+def _file_state(path: Path) -> tuple[int, ...]:
+    """Return what tells a file from others, and from itself before a change; () without one."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _journal(path: Path, known: Sequence[Half] = ()) -> Sequence[Half]:
+    try:
+        return read_journal(path, known)
+    except LogError:
+        # The log is read without it.
+        return ()
+
+
+def _extent(halves: Sequence[Half]) -> list[tuple[int, int, int]]:
+    return [(half.first_number, half.end, half.check) for half in halves]
+
+
 class EpisodeLoader:
     """Reads episodes by reference, and keeps the last logs open for further episodes."""
 
     def __init__(self) -> None:
         # The log that was used last stands at the end.
-        self._readers: dict[Path, LogReader] = {}
+        self._logs: dict[Path, _OpenLog] = {}
 
     def read(self, refs: tuple[EpisodeRef, ...]) -> Episode:
         """Read an episode.
@@ -78,12 +124,17 @@ class EpisodeLoader:
         return read_one(refs[0].id)
 
     def _reader(self, path: Path) -> LogReader:
-        reader = self._readers.pop(path, None) or LogReader(path)
-        self._readers[path] = reader
-        if len(self._readers) > KEPT_READERS:
-            oldest = next(iter(self._readers))
-            self._readers.pop(oldest)
-        return reader
+        log = self._logs.pop(path, None)
+        # A log may grow, be sealed, rewritten or replaced between two episodes. Not refreshed: the
+        # episodes that were read before hold the same reader.
+        if log is None or not log.is_current():
+            file = _file_state(path)
+            halves = _journal(path)
+            log = _OpenLog(LogReader(path), file, halves)
+        self._logs[path] = log
+        if len(self._logs) > KEPT_READERS:
+            self._logs.pop(next(iter(self._logs)))
+        return log.reader
 
 
 _loader = EpisodeLoader()
