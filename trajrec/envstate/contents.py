@@ -108,11 +108,19 @@ def _reader_of(cls: type) -> Callable[[Value], list[Value]]:
         return lambda value: [*value, *_attribute_values(value)]
     if issubclass(cls, np.ndarray):
         return _array_items
+    if is_own_library(module_of(cls)) and hasattr(cls, "step"):
+        return _environment_in
     if is_generator_class(cls) or not _is_open(cls):
         return lambda _: []
     if _may_hold(cls):
         return lambda value: [*_attribute_values(value), *held_by(value)]
     return _attribute_values
+
+
+def _environment_in(wrapper: Value) -> list[Value]:
+    """Return the environment in a wrapper of trajrec, e.g. a recorder."""
+    env = vars(wrapper).get("env")
+    return [] if env is None else [env]
 
 
 def _array_items(array: Array) -> list[Value]:

@@ -12,12 +12,13 @@ from pettingzoo.utils.wrappers import BaseParallelWrapper, BaseWrapper
 
 from trajrec.envstate.pettingzoo import ParallelView, PettingZooEnv
 from trajrec.recording.recorder import Recorder
+from trajrec.recording.unrecorded_copies import CopiedUnrecorded
 from trajrec.types import Action, Value
 
 _OWN_ATTRIBUTES = frozenset(("env", "recorder"))
 
 
-class _RecordedEnv:
+class _RecordedEnv(CopiedUnrecorded):
     """The part that both recorders share.
 
     Attributes that are read or set here are those of the environment, as with PettingZoo's own
@@ -25,7 +26,6 @@ class _RecordedEnv:
     go to the environment too: it decides what it allows before a reset and after an end.
     """
 
-    env: Any
     recorder: Recorder
 
     def __getattr__(self, name: str) -> Any:

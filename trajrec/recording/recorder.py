@@ -29,6 +29,7 @@ from trajrec.recording.reset_seed import choose_seed
 from trajrec.recording.step_fields import MisfitError
 from trajrec.recording.step_redaction import encode_info
 from trajrec.recording.task_event import TaskDescription
+from trajrec.recording.unrecorded_copies import CopiedUnrecorded
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.task_options import primary_check
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
@@ -38,7 +39,7 @@ from trajrec.verifiers import identify
 _EMPTY_INFO = codec.encode({})
 
 
-class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
+class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
     """Records every episode of an environment into a log file of its own.
 
     Args:
@@ -138,8 +139,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     def _open_log(self) -> None:
         """Open the first log, or the next one."""
         capture = None if self._adapter is None else self._adapter.capture
-        # An object of its own: attribute reads of a wrapper pass through Gymnasium's `__getattr__`
-        # hook, and a step makes many.
+        # An object of its own: a step reads many attributes, and each of a wrapper passes a hook.
         buffer = StepBuffer(self._stored_states, capture, self._clock_ns, self._redactor)
         writer = self._logs.open(buffer)
         buffer.attach(writer)

@@ -99,6 +99,8 @@ def _copied(value: Value) -> Value:
     with warnings.catch_warnings():
         # Copies of iterators of itertools are deprecated: later versions of Python refuse them.
         warnings.simplefilter("ignore")
+        # The copy of a recorder is none: it cannot take its place.
+        warnings.filterwarnings("error", message="a copy of a recorded environment")
         return copy.deepcopy(value)
 
 
