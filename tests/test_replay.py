@@ -295,7 +295,7 @@ def test_changed_environment_is_not_called_random(
             next(corpus.episodes()), env=Counter(lambda g, r, t, i: (0.2, r, t, i))
         )
         assert report.divergence is not None
-        assert report.divergence.cause.startswith("the environment changed")
+        assert report.divergence.cause.startswith("the environment repeats itself")
 
 
 def test_unfinished_episodes_replay_up_to_their_last_step(tmp_path: Path) -> None:

@@ -261,8 +261,8 @@ def _cause_by_change(episode: Episode, divergence: Divergence) -> str:
             "a generator that trajrec cannot see"
         )
     return (
-        "the environment changed: it repeats itself, on the recorded versions, and is not the "
-        "recorded one"
+        "the environment repeats itself, on the recorded versions, and is not the recorded one: "
+        "its code or data changed, or the program set its state between two steps"
     )
 
 
