@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from trajrec.corpus.episode import Episode
@@ -85,7 +86,10 @@ class Explainer:
                 closed.append(executor.close())
             return run_trial(executor, episode)
 
-        cause = find_cause(episode, report.divergence, run, self._in_subprocess(episode))
+        try:
+            cause = find_cause(episode, report.divergence, run, self._in_subprocess(episode))
+        except SubprocessError as exc:
+            cause = f"unknown: an experiment in another process failed: {exc}"
         return replace(report, divergence=replace(report.divergence, cause=cause))
 
     def _is_carried_over(self, episode: Episode, previous: Episode) -> bool:
@@ -134,7 +138,9 @@ class Explainer:
         trial = _SubprocessTrial(executor.factory, self._config.as_options())
         refs = refs_with_ancestors(episode)
 
-        def run(settings: dict[str, str], *, fixed_addresses: bool = False) -> TrialResult:
+        def run(
+            settings: Mapping[str, str | None], *, fixed_addresses: bool = False
+        ) -> TrialResult:
             result: TrialResult = call_in_subprocess(
                 trial, refs, settings=settings, fixed_addresses=fixed_addresses
             )

@@ -171,3 +171,101 @@ def test_sound_environment_replays_exactly(tmp_path: Path) -> None:
     assert {(report.grade, *report.notes) for report in reports} == {
         ("exact", "state not compared: none was recorded")
     }
+
+
+class Zone(broken.Sound):
+    """Shows whether a time zone is set, and set to nothing."""
+
+    def extra(self) -> float:
+        return {None: 1.0, "": 2.0}.get(os.environ.get("TZ"), 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("recorded", "live", "remedy"),
+    [(None, "UTC", "TZ unset"), ("", "UTC", "TZ="), ("UTC", None, "TZ=UTC"), ("", None, "TZ=")],
+)
+def test_unset_variable_is_not_an_empty_one(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recorded: str | None,
+    live: str | None,
+    remedy: str,
+) -> None:
+    def set_zone(value: str | None) -> None:
+        monkeypatch.delenv("TZ", raising=False)
+        if value is not None:
+            monkeypatch.setenv("TZ", value)
+
+    set_zone(recorded)
+    episode = record_here(tmp_path, Zone)
+    set_zone(live)
+    cause = replay_episode(episode, env=Zone).divergence.cause
+    assert f"depends on TZ; {remedy}, as it was recorded with, gives it again" in cause
+
+
+def record_here(folder: Path, env: Any) -> Any:
+    """Record in this process, without the fixed hash seed of `record`."""
+    recorder = trajrec.record(env(), folder)
+    recorder.reset(seed=1)
+    for _ in range(6):
+        recorder.step(1)
+    recorder.close()
+    return next(trajrec.open(folder).episodes())
+
+
+SWITCHED = False
+
+
+class Switched(broken.Sound):
+    """Shows a variable of its module."""
+
+    def extra(self) -> float:
+        return float(SWITCHED)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_variable_that_the_program_changed_is_no_hash_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode = record_here(tmp_path, Switched)
+    monkeypatch.setattr(sys.modules[__name__], "SWITCHED", True)
+    cause = replay_episode(episode, env=Switched).divergence.cause
+    assert cause.startswith("this process: in a process of its own"), cause
+
+
+class Newer(broken.HashOrder):
+    """Depends on the hash seed as it did, and on a newer version."""
+
+    def extra(self) -> float:
+        return super().extra() + 2_000_000
+
+
+@pytest.mark.slow
+def test_seed_that_was_recorded_is_no_cause_if_it_changes_nothing(tmp_path: Path) -> None:
+    (episode, *_) = record(tmp_path, "HashOrder").episodes(order_by="number")
+    cause = replay_episode(episode, env=Newer).divergence.cause
+    assert not cause.startswith("hash order"), cause
+
+
+class Picky(broken.Sound):
+    """Ends its process under one hash seed."""
+
+    def extra(self) -> float:
+        if os.environ.get("PYTHONHASHSEED") == "0":
+            os._exit(3)
+        return float(SWITCHED)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_experiment_that_ends_its_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    episode = record_here(tmp_path, Picky)
+    monkeypatch.setattr(sys.modules[__name__], "SWITCHED", True)
+    cause = replay_episode(episode, env=Picky).divergence.cause
+    assert "an experiment in another process failed" in cause

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -34,7 +34,10 @@ ADDRESS_TRIES = 2
 ADDRESS_REPEATS = 3
 
 # Other hash seeds to try: two strings have the same order in a set under one seed of two.
-OTHER_HASH_SEEDS = ("1", "2", "3")
+N_HASH_SEEDS = 3
+
+# As many if the recorded result depends on the process, which something else must then explain.
+MOST_HASH_SEEDS = 7
 
 # Variables that decide the result of numerical code, or the local time.
 SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_CORETYPE", "GLIBC_TUNABLES", "TZ")
@@ -57,11 +60,13 @@ RunTrial: TypeAlias = Callable[[], TrialResult]
 class RunInSubprocess(Protocol):
     """Re-executes an episode in a process of its own."""
 
-    def __call__(self, settings: dict[str, str], *, fixed_addresses: bool = False) -> TrialResult:
+    def __call__(
+        self, settings: Mapping[str, str | None], *, fixed_addresses: bool = False
+    ) -> TrialResult:
         """Return the result.
 
         Args:
-            settings: Environment variables of the process.
+            settings: Environment variables of the process; None removes one.
             fixed_addresses: Whether the process gets the same memory addresses each time.
         """
         ...
@@ -190,40 +195,49 @@ def _cause_by_addresses(in_subprocess: RunInSubprocess) -> str | None:
 def _cause_by_process(episode: Episode, in_subprocess: RunInSubprocess) -> str | None:
     """Return the setting of a process that matters: the hash seed, or another recorded one."""
     recorded = episode.header.runtime.get("settings", {})
-    hash_seed = recorded.get("PYTHONHASHSEED", "0")
+    recorded_seed = recorded.get("PYTHONHASHSEED", "random")
+    hash_seed = "0" if recorded_seed == "random" else recorded_seed
     base = in_subprocess({"PYTHONHASHSEED": hash_seed})
     if not _is_same_result(base, in_subprocess({"PYTHONHASHSEED": hash_seed})):
         return (
             _cause_by_addresses(in_subprocess)
             or "unknown: the environment differs from process to process"
         )
-    if base.divergence is None or _follows_hash_seed(base, hash_seed, in_subprocess):
+    # A recorded seed with which the episode diverges all the same is not the cause.
+    is_open = base.divergence is None or hash_seed != recorded_seed
+    if is_open and _follows_hash_seed(base, hash_seed, in_subprocess):
         remedy = "fix PYTHONHASHSEED when recording and replaying"
-        if base.divergence is None:
+        if base.divergence is None and hash_seed == recorded_seed:
             remedy = f"PYTHONHASHSEED={hash_seed}, as it was recorded with, gives it again"
         return (
             "hash order: the environment depends on the order of a set or on hash() of texts; "
             f"{remedy}"
         )
+    if base.divergence is None:
+        return (
+            "this process: in a process of its own the environment gives the recorded result; "
+            "look for a variable of a module, or a function, that your program has changed"
+        )
     for name in SETTINGS:
         value = recorded.get(name)
         if value == os.environ.get(name):
             continue
-        settings = {"PYTHONHASHSEED": hash_seed, name: value or ""}
+        settings = {"PYTHONHASHSEED": hash_seed, name: value}
         # Twice: once may be chance.
         if all(in_subprocess(settings).divergence is None for _ in range(2)):
             # A sum over several threads adds its parts in the order in which they end.
             reason = "settings: the environment"
             if name == "OMP_NUM_THREADS":
                 reason = "threads: the order of a reduction"
-            remedy = f"{name}={value or ''}, as it was recorded with, gives it again"
-            return f"{reason} depends on {name}; {remedy}"
+            remedy = f"{name} unset" if value is None else f"{name}={value}"
+            return f"{reason} depends on {name}; {remedy}, as it was recorded with, gives it again"
     return None
 
 
 def _follows_hash_seed(base: TrialResult, hash_seed: str, in_subprocess: RunInSubprocess) -> bool:
     """Return whether another hash seed gives another result, and each seed always its own."""
-    for seed in OTHER_HASH_SEEDS:
+    n_seeds = N_HASH_SEEDS if base.divergence is not None else MOST_HASH_SEEDS
+    for seed in [str(k) for k in range(n_seeds + 1) if str(k) != hash_seed]:
         other = in_subprocess({"PYTHONHASHSEED": seed})
         if _is_same_result(base, other):
             continue

@@ -17,7 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO
 
 import cloudpickle
@@ -56,7 +56,7 @@ class SubprocessError(Exception):
 def call_in_subprocess(
     function: Callable[..., Value],
     *arguments: Value,
-    settings: dict[str, str] | None = None,
+    settings: Mapping[str, str | None] | None = None,
     folder: str | None = None,
     fixed_addresses: bool = False,
 ) -> Value:
@@ -65,8 +65,8 @@ def call_in_subprocess(
     Args:
         function: The function; pickled by name or by value, as its arguments are.
         arguments: The arguments of the function.
-        settings: Environment variables of the process in addition to those of this one. A variable
-            with an empty value is removed.
+        settings: Environment variables of the process in addition to those of this one. None
+            removes a variable.
         folder: The working folder of the process; None for the folder of this process.
         fixed_addresses: Whether the process gets the same memory addresses each time (Linux only).
 
@@ -74,11 +74,10 @@ def call_in_subprocess(
         SubprocessError: The function cannot be pickled, raised, or ended the process. The message
             has the last line of the process's stderr.
     """
-    changes = settings or {}
     variables = {
         name: value
-        for name, value in {**os.environ, **changes}.items()
-        if value or name not in changes
+        for name, value in {**os.environ, **(settings or {})}.items()
+        if value is not None
     }
     # Absolute: the process may have another working folder.
     paths = [os.path.abspath(path) for path in sys.path]
