@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from trajrec.cli.main import main
 from trajrec.errors import CorpusError
 from trajrec.exchange.exporting import export_atif
 from trajrec.exchange.importing import import_trajectories
+
+
+@dataclass
+class Answer:
+    """An answer as an object of a client."""
+
+    choices: list[dict[str, Any]]
+    usage: dict[str, float]
 
 
 def exported(folder: Path, where: str = "true") -> list[dict[str, Any]]:
@@ -326,3 +335,13 @@ def test_a_document_keeps_images_and_the_developer(tmp_path: Path) -> None:
     assert first["source"] == "system"
     assert first["extra"]["trajrec"] == {"role": "developer"}
     assert second["extra"]["trajrec"]["message"] == pictured
+
+
+def test_the_cost_of_a_client_object_is_exported(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 4, "cost": 0.5}
+    answer = Answer([{"message": {"role": "assistant", "content": "b"}}], usage)
+    with trajrec.episode(tmp_path / "runs") as ep:
+        ep.model(lambda **_: answer, messages=[user("a")])
+    trajrec.close_logs()
+    _, step = exported(tmp_path / "runs")[0]["steps"]
+    assert step["metrics"] == {"prompt_tokens": 3, "completion_tokens": 4, "cost_usd": 0.5}

@@ -249,8 +249,9 @@ class _Writer:
 
 def _metrics(call: ModelCall, left: JsonObject, ours: JsonObject) -> JsonObject:
     """Return the tokens and the cost of a model call."""
-    usage = as_dict(plain(as_dict(call.answer).get("usage")))
     answer = content_of(call).answer
+    # Of an object of a client, and of a stream that was put together, too.
+    usage = as_dict(as_dict(None if answer is None else plain(answer.value)).get("usage"))
     counted = None if answer is None else answer.usage
     details = as_dict(usage.get("prompt_tokens_details"))
     values = {
