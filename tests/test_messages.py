@@ -338,3 +338,26 @@ def test_no_secret_comes_back_in_the_index(tmp_path: Path) -> None:
     rows = str(corpus.sql("SELECT * FROM messages").fetchall())
     assert rows.count("use ")
     assert [one.kind for one in planted if one.secret in rows] == []
+
+
+def test_system_prompts_of_each_sdk_are_told(tmp_path: Path) -> None:
+    def answer(**_: Any) -> dict[str, Any]:
+        return {"candidates": [{"content": {"parts": [{"text": "ok"}]}}]}
+
+    content = {"role": "user", "parts": [{"text": "hi"}]}
+    with trajrec.episode(tmp_path) as ep:
+        ep.model(answer, contents=content, system_instruction={"parts": [{"text": "a"}]})
+        ep.model(answer, contents="ho", config={"system_instruction": "b"})
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        said = corpus.sql("SELECT role, text FROM messages ORDER BY number").fetchall()
+        [(digest,)] = corpus.sql("SELECT system_digest FROM episodes").fetchall()
+    assert said == [
+        ("system", "a"),
+        ("user", "hi"),
+        ("assistant", "ok"),
+        ("system", "b"),
+        ("user", "ho"),
+        ("assistant", "ok"),
+    ]
+    assert digest

@@ -211,9 +211,10 @@ def _recorded(call: ModelCall) -> CallContent:
         args = request.get("args")
         first = args[0] if isinstance(args, (list, tuple)) and args else None
         given = _listed(first_of(request, *_MESSAGES) or first)
-        messages = [given] if isinstance(given, str) else as_list(given)
+        # A text, or a single content of Gemini, may stand without a list.
+        messages = [given] if isinstance(given, (str, dict, Plain)) else as_list(given)
         messages = list(filter(_looks_like_message, messages))
-    system = first_of(request, *_SYSTEM)
+    system = system_of(request)
     previous = as_text(request.get("previous_response_id"))
     answer = _recorded_answer(call) if call.has_answer else None
     text = None if system is None else _system_text(plain(system))
@@ -281,5 +282,17 @@ def _listed(value: Value) -> Value:
     return list(value) if isinstance(value, tuple) else value
 
 
+def system_of(request: JsonObject) -> Value:
+    """Return the system prompt of a call by `ep.model` that stands apart from the messages.
+
+    Google's SDK takes it in the argument `config`.
+    """
+    system = first_of(request, *_SYSTEM)
+    config = request.get("config")
+    fields = config.fields if isinstance(config, Plain) else as_dict(config)
+    return first_of(fields, *_SYSTEM) if system is None else system
+
+
 def _system_text(value: Value) -> str:
-    return _json_dialect("anthropic").read_request("", {"system": value}).system or ""
+    name, field = ("gemini", _SYSTEM[-1]) if "parts" in as_dict(value) else ("anthropic", "system")
+    return _json_dialect(name).read_request("", {field: value}).system or ""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.attempts import milliseconds_between
-from trajrec.corpus.call_contents import usage_of
+from trajrec.corpus.call_contents import system_of, usage_of
 from trajrec.corpus.index.cells import to_timestamp
 from trajrec.corpus.index.rows import EpisodeRow, FailureRow, ModelCallRow
 from trajrec.corpus.transcript import ModelCall, Transcript
@@ -108,9 +108,8 @@ def _told(call: ModelCall) -> _Told:
     )
 
 
-# Roles of messages with instructions, and arguments that hold them in other APIs.
+# Roles of messages with instructions.
 _INSTRUCTING_ROLES = ("system", "developer")
-_INSTRUCTING_FIELDS = ("system", "instructions", "system_instruction")
 
 
 def system_prompt(transcript: Transcript) -> Value:
@@ -121,9 +120,7 @@ def system_prompt(transcript: Transcript) -> Value:
         for message in call.messages:
             if _get(message, "role") in _INSTRUCTING_ROLES:
                 return _get(message, "content")
-        for name in _INSTRUCTING_FIELDS:
-            if call.request.get(name) is not None:
-                return call.request[name]
+        return system_of(call.request)
     return None
 
 
