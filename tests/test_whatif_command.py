@@ -366,3 +366,23 @@ def test_interrupt_keeps_the_runs_and_kills_those_that_go_on(tmp_path: Path) -> 
     assert "ended early: interrupted" in out
     (child,) = [int(file.stem) for file in tmp_path.glob("*.child")]
     assert not is_alive(child)
+
+
+TELLER = """
+import json, os, sys
+from trajrec.replay.whatif.child import PLAN_VARIABLE, _read_options
+from pathlib import Path
+options = _read_options(Path(os.environ[PLAN_VARIABLE]))
+arguments = options.plan["change"]["arguments"]
+Path(options.result).write_text(json.dumps({
+    "arm": "changed", "number": 0, "status": "stopped", "reason": repr(arguments) + "\\ud800"
+}))
+"""
+
+
+def test_odd_values_of_a_change_reach_the_run() -> None:
+    given = {"text": "a\ud800b", "amount": float("nan"), "large": 2**70, "limit": float("inf")}
+    plan = Plan(experiment="e", at=1, call=0, change=Arguments(given), arm="changed", number=0)
+    options = ChildOptions(corpus="", episode="", plan={}, folder="")
+    run = run_command([sys.executable, "-c", TELLER], options, plan, os.environ)
+    assert run.reason == f"{given!r}\ud800"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,3 +129,38 @@ def test_result_of_a_generator_must_be_a_list(tmp_path: Path) -> None:
     episode = agent.record(tmp_path)
     result = what_if(episode, at=0, agent=agent, n=1, change=Result("two"), run_tools="external")
     assert "give the list of its items" in reasons(result)
+
+
+class TextlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_error_without_a_text_ends_its_run_alone(tmp_path: Path) -> None:
+    agent = Sender()
+    episode = agent.record(tmp_path)
+
+    def failing(ep: trajrec.AgentEpisode) -> None:
+        agent(ep)
+        if len(agent.got) == 2:
+            raise TextlessError
+
+    result = what_if(episode, at=1, agent=failing, n=1, run_tools="external")
+    assert [run.status for run in result.runs] == ["done", "raised", "done", "done"]
+    assert result.runs[1].reason == "TextlessError: <exception str() failed>"
+
+
+def test_async_agent_is_run_where_a_loop_runs(tmp_path: Path) -> None:
+    agent = Sender()
+    episode = agent.record(tmp_path)
+
+    async def run_later(ep: trajrec.AgentEpisode) -> None:
+        await asyncio.sleep(0)
+        agent(ep)
+
+    async def cell() -> WhatIfResult:
+        # As in the cell of a notebook.
+        return what_if(episode, at=1, agent=run_later, n=1, run_tools="external")
+
+    result = asyncio.run(cell())
+    assert [run.status for run in result.runs] == ["done"] * 4, reasons(result)

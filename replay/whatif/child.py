@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import importlib
+import json
 import os
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from trajrec.replay.whatif.plan import Plan, changed_attempt, plan_of
 from trajrec.replay.whatif.programs import NO_EPISODE, RunTimeoutError, last_lines, result_of
 from trajrec.replay.whatif.result import RunResult
 from trajrec.replay.whatif.stand_in import RunOptions, StandIn
-from trajrec.types import Value
+from trajrec.types import JsonObject, Value
 from trajrec.wire.json_bodies import read_json
 
 PLAN_VARIABLE = "TRAJREC_WHAT_IF"
@@ -62,7 +63,7 @@ class ChildOptions(msgspec.Struct, kw_only=True):
 
 def make_stand_in() -> StandIn:
     """Return the run that this process is; its result is written when the process ends."""
-    options = msgspec.json.decode(Path(os.environ[PLAN_VARIABLE]).read_bytes(), type=ChildOptions)
+    options = _read_options(Path(os.environ[PLAN_VARIABLE]))
     corpus = open_corpus(options.corpus)
     episode = corpus.episode(options.episode)
     plan = dataclasses.replace(
@@ -94,7 +95,19 @@ def _write_result(stand_in: StandIn, path: Path) -> None:
     except (Exception, RerunStopped) as exc:
         error = exc
     result = result_of(stand_in, error)
-    path.write_bytes(msgspec.json.encode(dataclasses.asdict(result)))
+    _write_json(path, dataclasses.asdict(result))
+
+
+# Python's own JSON on both sides: a change may have a lone surrogate, which msgspec refuses, or a
+# NaN, which msgspec writes as null.
+
+
+def _write_json(path: Path, value: JsonObject) -> None:
+    path.write_text(json.dumps(value), "ascii")
+
+
+def _read_options(path: Path) -> ChildOptions:
+    return msgspec.convert(json.loads(path.read_text("ascii")), ChildOptions)
 
 
 def named(name: str) -> Any:
@@ -138,7 +151,7 @@ def run_command(
         told = Path(folder) / "result.json"
         plan_file = Path(folder) / "plan.json"
         own = msgspec.structs.replace(options, plan=plan.about(), result=str(told))
-        plan_file.write_bytes(msgspec.json.encode(own))
+        _write_json(plan_file, msgspec.structs.asdict(own))
         environment = {
             **environ,
             # So that a program that begins no episode asks no model.

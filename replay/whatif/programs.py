@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Callable
 from typing import IO, Any, TypeAlias
 
 from trajrec.agents.stand_ins import standing_in
 from trajrec.errors import RerunStopped
+from trajrec.recording.error_text import message_of
 from trajrec.replay.whatif.result import RunResult, RunStatus
 from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.replay.whatif.stand_in import StandIn
 from trajrec.types import Value
+from trajrec.values.recorded import resolve
 
 Agent: TypeAlias = Callable[..., Any]
 """The agent's program: a function of an episode, or one without arguments that begins its own
@@ -62,7 +63,7 @@ def result_of(stand_in: StandIn, error: BaseException | None) -> RunResult:
     run = stand_in.run
     if run is None:
         cause = stand_in.error or error
-        reason = str(cause) if cause else NO_EPISODE
+        reason = message_of(cause) if cause else NO_EPISODE
         return RunResult(arm=plan.arm, number=plan.number, status="stopped", reason=reason)
     status: RunStatus = "done"
     reason = ""
@@ -77,7 +78,7 @@ def result_of(stand_in: StandIn, error: BaseException | None) -> RunResult:
         status = "stopped" if reason else "done"
     elif error is not None:
         status = "raised"
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {message_of(error)}"
     return RunResult(
         arm=plan.arm,
         number=plan.number,
@@ -90,7 +91,7 @@ def result_of(stand_in: StandIn, error: BaseException | None) -> RunResult:
 
 def _why_unequal(run: WhatIfRun, error: BaseException | None) -> str:
     """Return why a control whose requests and results were the recorded ones differs; or ""."""
-    told = f"{type(error).__name__}: {error}"
+    told = "" if error is None else f"{type(error).__name__}: {message_of(error)}"
     if run.branch is None:
         return f"the program ended before step {run.plan.at}" + (f": {told}" if error else "")
     if isinstance(error, Exception) and run.episode.ending not in ("error", "interrupted"):
@@ -117,7 +118,7 @@ def takes_episode(agent: Agent) -> bool:
 
 def _call(agent: Agent, *args: Any) -> Value:
     result = agent(*args)
-    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+    return resolve(result) if inspect.isawaitable(result) else result
 
 
 def _judge(stand_in: StandIn, result: Value) -> None:
@@ -126,7 +127,3 @@ def _judge(stand_in: StandIn, result: Value) -> None:
     if run is not None and run.branch is not None and not run.has_ended:
         for verifier in stand_in.judges:
             run.check(verifier, result)
-
-
-async def _awaited(result: Any) -> Any:
-    return await result
