@@ -88,6 +88,8 @@ def test_stub_stands_in_for_a_generator(tmp_path: Path) -> None:
     assert agent.got.count(["one", "kept hello", "end"]) == 2
     fork = trajrec.open(tmp_path).episode(result.of("changed")[0].episode_id)
     assert [a.result for a in fork.transcript.attempts] == [["kept hello", "end"]]
+    notes = [run["notes"] for run in result.to_json()["runs"] if run["arm"] != "control"]
+    assert notes == [["a stub stood in for send"]] * 2
 
 
 def test_stub_without_items_cannot_stand_in_for_a_generator(tmp_path: Path) -> None:

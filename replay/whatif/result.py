@@ -58,6 +58,7 @@ class RunResult:
             "won": self.won,
             "tokens": self.n_tokens,
             "cost_usd": self.cost_usd,
+            "notes": list(self.notes),
         }
 
 
