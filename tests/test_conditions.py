@@ -180,3 +180,30 @@ def test_a_refused_selection_says_what_to_select_by(runs: Path) -> None:
                 ValueError, match=r"selected by outcomes \(outcome\): select by columns"
             ):
                 ask("outcome = 'success'")
+
+
+@pytest.mark.parametrize(
+    "where", ["n_steps > 3) OR (true", "true) --", "env_id = ')') OR ('a' = 'a'"]
+)
+def test_a_condition_cannot_leave_its_brackets(runs: Path, where: str) -> None:
+    with trajrec.open(runs) as corpus, pytest.raises(QueryError, match="no bracket opens before"):
+        list(corpus.episodes(where))
+    with pytest.raises(QueryError, match="no bracket opens before"):
+        remove(runs, where, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "env_id <> ')'",
+        "env_id <> ''')'",
+        r"env_id <> e'\')'",
+        "env_id <> $x$ ) $x$",
+        'true AND "env_id" IS NOT NULL -- :-)',
+        "(true /* :-) */)",
+    ],
+)
+def test_brackets_in_texts_and_comments_are_none(runs: Path, where: str) -> None:
+    with trajrec.open(runs) as corpus:
+        # The agent's episode has no environment.
+        assert len(list(corpus.episodes(where))) == (1 if "env_id" in where else 2)

@@ -636,3 +636,15 @@ def test_a_score_that_is_nan_stays_one_among_any_number(tmp_path: Path, n: int) 
     with trajrec.open(tmp_path) as corpus:
         query = "SELECT count(*) FILTER (isnan(score)), count(*) FROM checks"
         assert corpus.sql(query).fetchall() == [(n, n)]
+
+
+@pytest.mark.parametrize("ask", [lambda c: c.sql("SELECT 1"), lambda c: list(c.episodes())])
+@pytest.mark.parametrize("has_queried", [False, True])
+def test_a_closed_corpus_says_that_it_is(tmp_path: Path, ask: Any, has_queried: bool) -> None:
+    record(gym.make("CartPole-v1"), tmp_path, 1)
+    corpus = trajrec.open(tmp_path)
+    if has_queried:
+        ask(corpus)
+    corpus.close()
+    with pytest.raises(CorpusError, match="the corpus is closed; open it again"):
+        ask(corpus)

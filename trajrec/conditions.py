@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
+from trajrec.errors import QueryError
+
+# Texts, quoted names and comments, whose brackets are none, and brackets.
+_TOKEN = re.compile(
+    r"""e'(?:\\.|''|[^'\\])*'|'(?:''|[^'])*'|"(?:""|[^"])*"|(\$\w*\$).*?\1|--[^\n]*|/\*.*?\*/|[()]""",
+    re.DOTALL | re.IGNORECASE,
+)
+
 
 def bracketed(where: str) -> str:
     """Return a condition in brackets, which a comment at its end cannot leave open.
@@ -10,10 +20,19 @@ def bracketed(where: str) -> str:
     '(n_steps > 3\\n)'
 
     Raises:
+        QueryError: A bracket closes that none has opened: the rest would be a part of the query.
         TypeError: It is no text.
         ValueError: It is empty.
     """
-    return f"({_checked('where', where, 'a condition', 'true')}\n)"
+    text = _checked("where", where, "a condition", "true")
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += {"(": 1, ")": -1}.get(token[0], 0)
+        if depth < 0:
+            raise QueryError(
+                f"where must be one condition, and no bracket opens before {text[token.start() :]!r}"
+            )
+    return f"({text}\n)"
 
 
 def ordered(order_by: str) -> str:

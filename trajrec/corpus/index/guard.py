@@ -25,6 +25,7 @@ class Guard:
         self._con = con
         self._holder: duckdb.DuckDBPyConnection | None = None
         self._holds = False
+        self._is_closed = False
 
     def hold(self, *, views: Iterable[str] = (), tables: Iterable[str]) -> None:
         """Let no other connection change some views and tables, nor this one."""
@@ -43,13 +44,18 @@ class Guard:
             self._holds = False
             self._holder.execute("ROLLBACK")
 
-    def check(self, database: str) -> None:
-        """Refuse to go on if a user's connection has detached a database.
+    def check(self, database: str | None) -> None:
+        """Refuse to go on if the corpus is closed, or a user's connection has detached a database.
+
+        Args:
+            database: Its name; None if there is none.
 
         Raises:
-            CorpusError: It is gone.
+            CorpusError: The corpus is closed, or the database is gone.
         """
-        if self._holder is None:
+        if self._is_closed:
+            raise CorpusError("the corpus is closed; open it again with trajrec.open()")
+        if self._holder is None or database is None:
             return
         try:
             # Takes a third of the time of a look into `duckdb_databases()`.
@@ -60,6 +66,7 @@ class Guard:
             ) from exc
 
     def close(self) -> None:
-        """Close the connection that holds them."""
+        """Close the connection that holds them: the corpus is closed."""
+        self._is_closed = True
         if self._holder is not None:
             self._holder.close()

@@ -258,8 +258,7 @@ class LiveIndex:
         Args:
             again: Whether to list all folders, since a file is not what the tables say.
         """
-        if self._layers.has_file:
-            self._guard.check("stored")
+        self._guard.check("stored" if self._layers.has_file else None)
         mode: ScanMode = "full" if again else self._mode
         scan = self._scan(mode)
         if scan.has_news:
