@@ -1,6 +1,6 @@
 """The fast way to add a step: for observations that are arrays and rewards that are numbers.
 
-It does the same as `StepBuffer.add_row` with the fields' own functions, in one call instead of four:
+It does the same as `StepBuffer.add_values` with the fields' own functions, in one call instead of four:
 a call costs as much as the encoding of a row.
 """
 
