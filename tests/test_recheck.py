@@ -14,6 +14,8 @@ from trajrec.cli.main import main
 from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.corpus.recheck import recheck
 from trajrec.envs import Shop
+from trajrec.log.frames import CHUNK
+from trajrec.log.reader import LogReader
 from trajrec.recording.event_log import close_logs, open_event_log
 
 
@@ -134,3 +136,20 @@ def test_errors_and_unknown_states_are_reported(
     assert json.loads(capsys.readouterr().out)["verdict"] is True
     assert main(["recheck", ".", "--verifier", "my_checks"]) == 2
     assert main(["recheck", ".", "--verifier", "my_checks:none"]) == 2
+
+
+def test_a_lost_state_is_not_judged(tmp_path: Path) -> None:
+    record(tmp_path)
+    (log,) = tmp_path.glob("*.trj")
+    with trajrec.open(tmp_path) as corpus:
+        corpus.sql("SELECT 1").fetchall()
+    with LogReader(log) as reader:
+        frame = next(frame for frame in reader.frames if frame.kind == CHUNK)
+    data = bytearray(log.read_bytes())
+    data[frame.offset + frame.size // 2] ^= 1
+    log.write_bytes(data)
+    # The index has the episodes of before: the log is of the same size, with the same seal.
+    with trajrec.open(tmp_path) as corpus:
+        found = list(recheck(corpus, lambda state: True, append=False))
+    assert [(one.status, one.verdict.passed) for one in found] == [("not_evaluated", None)] * 2
+    assert "the log has lost the start of its task" in found[0].message

@@ -16,6 +16,7 @@ from trajrec.corpus.said_messages import SaidMessage, said_messages
 from trajrec.corpus.state_history import StateHistory
 from trajrec.corpus.state_positions import StatePosition, StatePositions
 from trajrec.corpus.stored_values import StoredValues
+from trajrec.corpus.watched_state import WatchedState
 from trajrec.corpus.wire_attempts import add_wire_attempts
 from trajrec.errors import StateUnknownError
 from trajrec.log.events import (
@@ -41,28 +42,6 @@ from trajrec.values.diff import Change
 
 def _is_reported(event: AgentEvent) -> bool:
     return type(event) is StateChange and event.origin == "reported"
-
-
-class _WatchedState:
-    """The digest of a state from those of its parts, computed only when it is asked for."""
-
-    def __init__(self) -> None:
-        self._digests: dict[str, str] = {}
-        self._digest: str | None = None
-        self._is_stale = False
-
-    def change(self, event: StateChange) -> bool:
-        """Take in a change; return whether the part has the known digest of before."""
-        is_same = self._digests.get(event.part) == event.digest != ""
-        self._digests[event.part] = event.digest
-        self._is_stale = self._is_stale or not is_same
-        return is_same
-
-    def digest(self) -> str | None:
-        if self._is_stale:
-            self._digest = digest_of_parts(self._digests)
-            self._is_stale = False
-        return self._digest
 
 
 class Transcript:
@@ -136,7 +115,7 @@ class Transcript:
             self._values.report(task, "an event before the start of its task")
         by_key: dict[AttemptKey, Attempt] = {}
         n_changes = 0
-        state = _WatchedState()
+        state = WatchedState()
         for event in self._events:
             if isinstance(event, CallStart):
                 key = (event.step, event.call, event.attempt)
@@ -165,7 +144,7 @@ class Transcript:
         return attempts
 
     def _add_end(
-        self, by_key: dict[AttemptKey, Attempt], event: CallEnd, state: _WatchedState
+        self, by_key: dict[AttemptKey, Attempt], event: CallEnd, state: WatchedState
     ) -> None:
         attempt = by_key.get((event.step, event.call, event.attempt))
         if attempt is None or attempt.end is not None:
@@ -184,7 +163,7 @@ class Transcript:
         by_key: dict[AttemptKey, Attempt],
         event: StateChange,
         index: int,
-        state: _WatchedState,
+        state: WatchedState,
         *,
         is_same: bool,
     ) -> None:
@@ -305,6 +284,11 @@ class Transcript:
         return self._state(position, step)
 
     def _state(self, position: StatePosition, step: int) -> dict[str, Value]:
+        if self.task_start is None:
+            # It names the parts: without it, a state that is lost reads as one without parts.
+            raise StateUnknownError(
+                "the log has lost the start of its task", episode_id=self._episode_id, step=step
+            )
         unproved = position.unproved()
         if unproved is not None:
             raise StateUnknownError(
@@ -376,7 +360,7 @@ class Transcript:
     @property
     def state_digest(self) -> str | None:
         """Digest of all parts of the last state, as checks store it; None if a part is unknown."""
-        if self.assumed_at_end:
+        if self.task_start is None or self.assumed_at_end:
             return None
         changes = [event for event in self._events if isinstance(event, StateChange)]
         return digest_of_parts({event.part: event.digest for event in changes})
