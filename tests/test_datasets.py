@@ -395,6 +395,19 @@ def test_parts_of_composed_values_are_columns(tmp_path: Path) -> None:
             corpus.transitions(columns=("obs/nothing",))
 
 
+def test_the_order_of_keys_makes_no_other_columns(tmp_path: Path) -> None:
+    def result(keys: str) -> Any:
+        values = {"a": np.float32(1), "b": np.float32(2)}
+        return lambda k: ({key: values[key] for key in keys}, 1.0, k == 4, False, {})
+
+    for folder, keys in (("first", "ab"), ("second", "ba")):
+        record(Scripted(result(keys)), tmp_path / folder)
+    assert check(tmp_path) == 10
+    with trajrec.open(tmp_path) as corpus:
+        (batch,) = corpus.transitions()
+    assert (batch["obs/a"].tolist(), batch["obs/b"].tolist()) == ([1.0] * 10, [2.0] * 10)
+
+
 @pytest.mark.slow
 def test_values_that_are_no_columns_are_named(tmp_path: Path) -> None:
     record(Scripted(lambda k: (np.zeros(k % 3 + 1), 1.0, k == 4, False, {})), tmp_path)

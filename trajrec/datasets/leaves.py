@@ -91,7 +91,8 @@ class LeafTable:
                     "corpus.episodes() all"
                 )
             known = self.parts.setdefault(name, list(columns))
-            if list(columns) != known:
+            # Logs may have the keys of a dict in another order.
+            if set(columns) != set(known):
                 raise CorpusError(
                     f"{chunk.path}: {name!r} has the parts {list(columns)}, and elsewhere "
                     f"{known}; select episodes of one environment, for instance "
