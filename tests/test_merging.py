@@ -56,6 +56,17 @@ def test_an_empty_folder_takes_logs(tmp_path: Path) -> None:
         merge([tmp_path / "a"], tmp_path / "file")
 
 
+def test_names_that_differ_in_case_alone_stay_apart(tmp_path: Path) -> None:
+    for folder, name in (("a", "run.trj"), ("b", "RUN.trj")):
+        path = record(gym.make("CartPole-v1"), tmp_path / folder, 1)
+        path.rename(path.with_name(name))
+    out = tmp_path / "out"
+    copied = merge([tmp_path / "a", tmp_path / "b"], out).copied
+    # One file on file systems that do not tell cases apart.
+    assert len({name.lower() for name in copied}) == 2
+    assert ids(out) == sorted([*ids(tmp_path / "a"), *ids(tmp_path / "b")])
+
+
 @pytest.mark.slow
 def test_what_cannot_be_merged_is_refused_before_a_copy(tmp_path: Path) -> None:
     a = tmp_path / "a"

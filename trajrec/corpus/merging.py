@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def merge(sources: Sequence[str | Path], target: str | Path) -> Merge:
         known = {identity.log: identity for _, _, identity in _logs_of(folder)}
         together.append(folder)
     _check_removed(together)
-    new: dict[str, tuple[Path, str]] = {}
+    new: dict[str, Path] = {}
+    taken: set[str] = set()
     n_known = 0
     for path, name, identity in found:
         other = known.get(identity.log)
@@ -68,8 +70,10 @@ def merge(sources: Sequence[str | Path], target: str | Path) -> Merge:
             n_known += 1
             continue
         known[identity.log] = identity
-        new[_free_name(folder, name, path, new)] = (path, name)
-    for name, (path, _) in new.items():
+        free_name = _free_name(folder, name, path, taken)
+        taken.add(_plain(free_name))
+        new[free_name] = path
+    for name, path in new.items():
         _copy(path, folder / name)
     return Merge(sorted(new), n_known)
 
@@ -137,15 +141,27 @@ def _ids(folder: Path, table: str, among: Sequence[str] | None = None) -> list[s
     return [row[0] for row in rows]
 
 
-def _free_name(folder: Path, name: str, path: Path, taken: dict[str, tuple[Path, str]]) -> str:
-    """Return the name of a log in the folder: its own, or one with the name of its source."""
+def _free_name(folder: Path, name: str, path: Path, taken: Collection[str]) -> str:
+    """Return the name of a log in the folder: its own, or one with the name of its source.
+
+    Args:
+        folder: The folder.
+        name: The name in the source.
+        path: The log.
+        taken: The names of logs that will be copied, as `_plain` has them.
+    """
     candidate = name
     number = 1
-    while candidate in taken or (folder / candidate).exists():
+    while _plain(candidate) in taken or (folder / candidate).exists():
         root = path.parents[len(Path(name).parts) - 1].name
         candidate = f"{root}-{number}/{name}"
         number += 1
     return candidate
+
+
+def _plain(name: str) -> str:
+    """Return a name as file systems have it that tell neither cases nor forms of letters apart."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _copy(source: Path, target: Path) -> None:
