@@ -357,6 +357,23 @@ def test_a_changed_object_is_refused(runs: Path, storage: tuple[Counted, str]) -
 
 
 @pytest.mark.slow
+def test_an_index_with_other_contents_is_refused(runs: Path, storage: tuple[Counted, str]) -> None:
+    import fsspec
+
+    _, url = storage
+    push(runs, url)
+    system = fsspec.filesystem("s3")
+    (name,) = system.glob(f"{url}/.trajrec/index-*.duckdb")
+    data = system.cat_file(name)
+    system.pipe_file(name, data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CorpusError, match="not the index that its name says"):
+        trajrec.open(url)
+    system.pipe_file(name, data)
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, "SELECT count(*) FROM episodes") == [(10,)]
+
+
+@pytest.mark.slow
 def test_processes_open_one_mirror_at_once(runs: Path, storage: tuple[Counted, str]) -> None:
     _, url = storage
     push(runs, url)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import re
 import time
@@ -134,6 +135,12 @@ def open_mirror(url: str) -> Path:
     return folder
 
 
+def index_name(file: io.BufferedReader) -> str:
+    """Return the name of an index in a storage, which follows from its contents."""
+    digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    return f"index-{digest}.duckdb"
+
+
 def _check(url: str, manifest: Manifest) -> None:
     """Refuse a manifest of a later version, or one that has files written out of its mirror."""
     if manifest.version != 1:
@@ -219,6 +226,14 @@ def _fetch_index(folder: Path, url: str, name: str) -> None:
         with asking(url):
             system, root = file_system(url)
             system.get_file(f"{root}/{INDEX_FOLDER}/{name}", os.fspath(temporary))
+        with temporary.open("rb") as file:
+            fetched = index_name(file)
+        if fetched != name:
+            raise CorpusError(
+                f"{url}/{INDEX_FOLDER}/{name}: is not the index that its name says, since its "
+                f"contents are those of {fetched}; try again, and if it stays so, delete "
+                f"{url}/{INDEX_FOLDER} and push the corpus again"
+            )
         for old in ("index.duckdb.wal", "ids.bin"):
             (folder / INDEX_FOLDER / old).unlink(missing_ok=True)
         os.replace(temporary, folder / INDEX_FOLDER / "index.duckdb")

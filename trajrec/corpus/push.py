@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import tempfile
 import time
@@ -16,7 +15,14 @@ import msgspec
 
 from trajrec.corpus.index.file import copy_index, update_index
 from trajrec.corpus.location import require_logs
-from trajrec.corpus.mirror import MANIFEST_NAME, Manifest, RemoteLog, asking, read_manifest
+from trajrec.corpus.mirror import (
+    MANIFEST_NAME,
+    Manifest,
+    RemoteLog,
+    asking,
+    index_name,
+    read_manifest,
+)
 from trajrec.errors import CorpusError, LogError
 from trajrec.log.folder import INDEX_FOLDER, find_logs
 from trajrec.log.identity import read_identity
@@ -187,10 +193,7 @@ class _Upload:
             copy = Path(temporary) / "index.duckdb"
             if copy_index(self._folder, copy):
                 with copy.open("rb") as file:
-                    digest = hashlib.file_digest(
-                        file, lambda: hashlib.blake2b(digest_size=16)
-                    ).hexdigest()
-                self._manifest.index = f"index-{digest}.duckdb"
+                    self._manifest.index = index_name(file)
                 if self._manifest.index != old:
                     self._put(copy, f"{INDEX_FOLDER}/{self._manifest.index}")
         if self._added or self.result.deleted or self._manifest.index != old:
