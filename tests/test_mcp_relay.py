@@ -128,6 +128,18 @@ def test_a_session_is_relayed_recorded_and_answered(tmp_path: Path, server: list
 
 
 @pytest.mark.slow
+def test_secrets_of_a_servers_command_are_not_recorded(tmp_path: Path, server: list[str]) -> None:
+    folder = tmp_path / "runs"
+    assert talk(relayed(folder, [*server, "--token=abc123zz"]), LINES[:1]).status == 0
+    with trajrec.open(folder) as corpus:
+        ((words,),) = corpus.sql(
+            "SELECT json_extract_string(metadata, '$.mcp_server') FROM episodes"
+        ).fetchall()
+    assert "abc123zz" not in words
+    assert "--token=[redacted token" in words
+
+
+@pytest.mark.slow
 def test_a_server_that_dies_leaves_a_failed_call(tmp_path: Path, server: list[str]) -> None:
     folder = tmp_path / "runs"
     lines = [LINES[0], request(1, "tools/call", name="drop", arguments={"n": 1})]

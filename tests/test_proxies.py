@@ -23,7 +23,7 @@ from model_server import Call, ModelServer, Turn
 from tiers import SEED
 
 import trajrec
-from trajrec.cli.capture import told_command
+from trajrec.cli.recorded_command import told_command
 from trajrec.corpus.wire_calls import WireCall
 from trajrec.proxies import server as proxy_server
 from trajrec.proxies.answering import RerunAnswers

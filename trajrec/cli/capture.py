@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trajrec.cli.arguments import Commands, add_command
 from trajrec.cli.command_servers import wrapped_command
 from trajrec.cli.output import say
+from trajrec.cli.recorded_command import told_command
 from trajrec.types import Value
 from trajrec.values.shown import counted
 
@@ -149,26 +150,6 @@ def episode_options(arguments: argparse.Namespace) -> dict[str, Value]:
         except ValueError as exc:
             raise ValueError(f"--interface {arguments.interface}: must be JSON: {exc}") from exc
     return options
-
-
-def told_command(command: Sequence[str]) -> list[str]:
-    """Return a command as it is recorded: without the secrets in words such as --api-key=KEY.
-
-    >>> told_command(["node", "agent.js", "--retries=3"])
-    ['node', 'agent.js', '--retries=3']
-    """
-    from trajrec.redaction.redactor import Redactor
-
-    redactor = Redactor()
-    told = []
-    for word in command:
-        option, sign, value = word.partition("=")
-        if sign:
-            # As a name and its value, which the redactor knows better than one word.
-            (value,) = redactor.plain({option.lstrip("-"): value}).values()
-        told.append(f"{option}{sign}{value}")
-    plain: list[str] = redactor.plain(told)
-    return plain
 
 
 def _say_result(folder: Path, recording: CommandRecording, server: ProxyServer) -> None:

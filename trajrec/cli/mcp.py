@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trajrec.cli.arguments import Commands, add_command
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.output import say
+from trajrec.cli.recorded_command import told_command
 from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.dir,
         task=arguments.task,
         watch=arguments.watch,
-        metadata={"mcp_server": list(arguments.command)},
+        metadata={"mcp_server": told_command(arguments.command)},
         is_error=find_tool_error,
         wire=False,
     )
