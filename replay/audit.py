@@ -19,6 +19,7 @@ from trajrec.recording.event_log import open_event_log
 from trajrec.recording.options import RecordOptions
 from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.execute.trust import module_prefixes
 from trajrec.replay.processes.child import readable
 from trajrec.replay.processes.workers import Worker
 from trajrec.replay.replayer import Replayer
@@ -73,7 +74,7 @@ class AuditedRecorder(Recorder):
         # Seeded by the log's id: each recorder of a run draws other episodes.
         self._draw = random.Random(self._writer.header.log_id)
         self._last_drawn = -1
-        self._auditor = _Auditor(tuple(allow))
+        self._auditor = _Auditor(module_prefixes(allow))
         self._worker: Worker | None = None
         self._has_warned = False
 
@@ -97,8 +98,15 @@ class AuditedRecorder(Recorder):
         while self._worker is not None and self._worker.numbers and time.monotonic() < deadline:
             self._collect(deadline - time.monotonic())
         if self._worker is not None:
+            n_lost = len(self._worker.numbers)
             self._worker.close()
             self._worker = None
+            if n_lost:
+                warnings.warn(
+                    f"{n_lost} episodes were not audited: their replays had not ended after "
+                    f"{WAIT_S:g} s; replay them with trajrec replay",
+                    stacklevel=2,
+                )
 
     def _sample(self, number: int) -> None:
         """Draw whether an ended episode is replayed, and have it replayed; each is drawn once."""

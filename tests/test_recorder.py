@@ -346,6 +346,16 @@ def test_audit_of_a_process_with_many_open_files_does_not_end_the_loop(tmp_path:
     assert [report.grade for report in env.audits] == ["exact"] * 3
 
 
+def test_replays_that_had_no_time_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajrec.replay.audit.WAIT_S", 0.0)
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
+    run(env, 3)
+    with pytest.warns(UserWarning, match="3 episodes were not audited: their replays had not"):
+        env.close()
+
+
 @pytest.mark.slow
 def test_audit_replays_a_share_and_warns_of_divergence(
     tmp_path: Path,
