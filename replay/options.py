@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.execute.tolerance import WALL_CLOCK, Tolerance
+from trajrec.replay.execute.trust import module_prefixes
 from trajrec.types import AnyEnv, Value
 from trajrec.values.projection import Projection
 
@@ -99,12 +100,15 @@ def replay_config(
 
     Raises:
         ValueError: `first` or `ulps` is negative.
+        TypeError: `allow` or `ignore` is one text, and not several.
     """
+    if isinstance(ignore, str):
+        raise TypeError(f"ignore must be a list of paths, got {ignore!r}")
     for name, value in (("first", first), ("ulps", ulps)):
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value!r}")
     return ReplayConfig(
-        allow=tuple(allow),
+        allow=module_prefixes(allow),
         state=state,
         tolerance=Tolerance(frozenset(ignore), ulps, projection, redact),
         resync=resync,

@@ -14,6 +14,7 @@ from trajrec.log.schema import FACTORY_FIELD, EnvRecord
 from trajrec.replay.execute.environments import make_env
 from trajrec.replay.execute.factories import EnvOrFactory, env_from_factory
 from trajrec.replay.execute.report import ReplayReport
+from trajrec.replay.execute.trust import module_prefixes
 from trajrec.replay.replayer import replay_episode
 from trajrec.types import Action, AnyEnv, Info, JsonObject, Observation, Value
 from trajrec.values import codec
@@ -77,7 +78,7 @@ def render_episode(
     """
     if episode.is_agent_episode:
         raise ReplayError("an agent's episode has no environment to draw", episode_id=episode.id)
-    allowed = tuple(allow)
+    allowed = module_prefixes(allow)
 
     def make() -> AnyEnv:
         if env is None:

@@ -32,6 +32,7 @@ from trajrec.proxies.recording import CommandRecording
 from trajrec.proxies.remote import RemoteTap
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import command_environment, make_routes, upstream_of
+from trajrec.replay.agents.wire_answers import _beside
 from trajrec.wire.exchange import HttpRequest
 
 KEY = "sk-proj-Zx81kPq0aTeVn4Rw7YbM2c"
@@ -550,6 +551,24 @@ def test_a_rerun_leads_along_the_recorded_redirection(tmp_path: Path) -> None:
         assert post(address, place.removeprefix(address), chat("go")).status == 200
     assert rerun.difference is None
     assert place == f"{address}/openai/v1/b/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("asked", "moved"),
+    [
+        ("/v1/models/a", "/v1/models/gemini:generate"),
+        ("/v1/messages/", "/v1/messages"),
+        ("/v1/messages", "/v1/messages/"),
+        ("/v1/a/b:c/", "/v1/a"),
+        ("/v1/a", "/"),
+    ],
+)
+@pytest.mark.parametrize("server", ["http://a.example", "http://127.0.0.1:9/openai"])
+def test_recorded_redirection_leads_there_from_any_server(
+    asked: str, moved: str, server: str
+) -> None:
+    place = _beside(f"http://a.example{moved}", f"http://a.example{asked}")
+    assert urljoin(f"{server}{asked}", place) == f"{server}{moved}"
 
 
 def test_a_compressed_request_is_recorded_plain(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import record
 
 import trajrec
-from trajrec.replay import ReplayOptions, replay_episode, replay_episodes
+from trajrec.replay import ReplayOptions, replay_episode, replay_episodes, what_if
 from trajrec.replay.execute.tolerance import Tolerance
 from trajrec.replay.options import replay_config
 from trajrec.values.diff import Change
@@ -86,6 +86,19 @@ def test_negative_option_is_refused_by_name(name: str, tmp_path: Path) -> None:
     record(Drifting(), tmp_path, 1)
     with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
         replay_episode(only_episode(tmp_path), **{name: -1})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["allow", "ignore"])
+def test_one_text_in_place_of_several_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a list of"):
+        replay_config(**{name: "info/time"})  # type: ignore[arg-type]
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(lambda: 1, name="one", access="read")()
+    episode = trajrec.open(tmp_path).episode(ep.id)
+    with pytest.raises(TypeError, match=f"{name} must be a list of"):
+        trajrec.rerun(episode, **{name: "2024.10"})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=f"{name} must be a list of"):
+        what_if(episode, at=0, agent=lambda: None, **{name: "2024.10"})  # type: ignore[arg-type]
 
 
 def test_unknown_option_is_refused_by_name(tmp_path: Path) -> None:

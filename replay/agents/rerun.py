@@ -45,7 +45,13 @@ from trajrec.replay.agents.recorded_answers import (
     recorded_goal,
 )
 from trajrec.replay.agents.tool_answers import ToolAnswers, asked_unheld
-from trajrec.replay.agents.wire_answers import AnsweredExchange, WireAnswers, answer_of
+from trajrec.replay.agents.wire_answers import (
+    AnsweredExchange,
+    WireAnswers,
+    answer_of,
+    patterns_of,
+)
+from trajrec.replay.execute.trust import module_prefixes
 from trajrec.tracking.parts import fixed_paths
 from trajrec.types import JsonObject, Value
 from trajrec.values.recorded import rehydrate
@@ -89,6 +95,7 @@ class Rerun(ContinuedEpisode):
     Raises:
         ValueError: The episode is an environment's, or the log does not hold exactly one episode.
         ReplayError: The episode is a run of `trajrec.replay.what_if` with a change.
+        TypeError: `allow` or `ignore` is one text, and not several.
     """
 
     def __init__(
@@ -121,15 +128,13 @@ class Rerun(ContinuedEpisode):
             folder=episode.path.parent if folder is None else local_folder(folder),
             world=world,
             watch=fixed_paths(watch),
-            allow=tuple(allow),
+            allow=module_prefixes(allow),
             redact=redact,
         )
         self._redactor = as_redactor(redact)
         self._token: EpisodeToken | None = None
         self._requests = recorded_requests(episode)
-        self._answers = WireAnswers(
-            self._requests.exchanges, self._redactor, [re.compile(text) for text in ignore]
-        )
+        self._answers = WireAnswers(self._requests.exchanges, self._redactor, patterns_of(ignore))
         self.error: ReplayError | None = None
         self._run_tools = run_tools
         self._tools = ToolAnswers(self._requests.attempts, self._redactor)

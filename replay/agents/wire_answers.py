@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
@@ -29,6 +29,17 @@ LEFT_OPEN = "the agent stopped reading the recorded stream before its episode en
 
 # The statuses at which clients wait and try again.
 _RETRIED = frozenset({408, 409, 429})
+
+
+def patterns_of(ignore: Iterable[str | re.Pattern[str]]) -> list[re.Pattern[str]]:
+    """Return the compiled patterns of texts that do not count.
+
+    Raises:
+        TypeError: They are one pattern, each letter of which would be a pattern.
+    """
+    if isinstance(ignore, (str, re.Pattern)):
+        raise TypeError(f"ignore must be a list of regular expressions, got {ignore!r}")
+    return [re.compile(text) for text in ignore]
 
 
 class Miss(NamedTuple):
@@ -194,17 +205,22 @@ def _beside(location: str, url: str) -> str:
     """Return the place of a redirection from an address; relative to it, if on the same server.
 
     >>> _beside("http://a.example/v1/b/messages", "http://a.example/v1/messages")
-    'b/messages'
+    './b/messages'
     >>> _beside("/v1/messages/", "http://a.example/v1/messages")
-    'messages/'
+    './messages/'
     """
     asked = urlsplit(url)
     moved = urlsplit(urljoin(url, location))
     if moved[:2] != asked[:2]:
         return location
     path = moved.path or "/"
-    relative = posixpath.relpath(path, posixpath.dirname(asked.path) or "/")
-    return f"{relative}/" if path.endswith("/") else relative
+    # By folders, since a path may end in a slash or not. With a dot before, a colon in a name ends no
+    # scheme.
+    folder, _, name = path.rpartition("/")
+    start = asked.path.rpartition("/")[0] or "/"
+    relative = posixpath.relpath(folder or "/", start)
+    dot = "" if relative in (".", "..") or relative.startswith("../") else "./"
+    return f"{dot}{relative}/{name}"
 
 
 def _without_waits(status: int, headers: Headers) -> Headers:

@@ -30,7 +30,13 @@ from trajrec.replay.execute.factories import (
     namespace_of,
     own_arguments,
 )
-from trajrec.replay.execute.trust import check_arguments, how_to_allow, is_allowed, not_allowed
+from trajrec.replay.execute.trust import (
+    check_arguments,
+    how_to_allow,
+    is_allowed,
+    module_prefixes,
+    not_allowed,
+)
 from trajrec.replay.execute.user_code import is_refusal
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
@@ -64,7 +70,7 @@ def make_env(record: EnvRecord, *, episode_id: str, allow: Iterable[str] = ()) -
             "--env MODULE:FACTORY on the command line",
             episode_id=episode_id,
         )
-    allowed = tuple(allow)
+    allowed = module_prefixes(allow)
     if FACTORY_FIELD in record.spec_fields:
         return _make_with_factory(record, allowed, episode_id)
     if API_FIELD in record.spec_fields:

@@ -8,7 +8,7 @@ paths, addresses or commands.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -30,6 +30,17 @@ _OPEN_FILE_NAME = re.compile(
 _COUNT_NAME = re.compile(r"^(?:n|num|max|min|number_of|count_of)_")
 # A text with a separator, a home folder, a drive, or a suffix as files have.
 _PATH_TEXT = re.compile(r"[/\\]|^~|^[A-Za-z]:|^\.|\.[A-Za-z][A-Za-z0-9]{0,7}$")
+
+
+def module_prefixes(allow: Iterable[str]) -> tuple[str, ...]:
+    """Return the allowed module prefixes.
+
+    Raises:
+        TypeError: They are one text, whose letters would be the prefixes.
+    """
+    if isinstance(allow, str):
+        raise TypeError(f"allow must be a list of module prefixes, got {allow!r}")
+    return tuple(allow)
 
 
 def is_allowed(module: str, allow: tuple[str, ...]) -> bool:

@@ -15,6 +15,8 @@ from trajrec.log.remote import local_folder
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.recorded_answers import check_unchanged
+from trajrec.replay.agents.wire_answers import patterns_of
+from trajrec.replay.execute.trust import module_prefixes
 from trajrec.replay.whatif.budget import Budget
 from trajrec.replay.whatif.changes import Change
 from trajrec.replay.whatif.experiment import N_CONTROLS, Experiment
@@ -92,6 +94,7 @@ def what_if(
         IndexError: The episode has no such step.
         ReplayError: The step has no such call, or the episode is not an agent's.
         RestoreError: A state cannot be put back, and `accept` is false.
+        TypeError: `allow` or `ignore` is one text, and not several.
     """
     checks = () if success is None or isinstance(success, str) else (success,)
     experiment = plan_experiment(
@@ -117,8 +120,8 @@ def what_if(
         world=world,
         watch=watch,
         checks=checks,
-        allow=tuple(allow),
-        ignore=tuple(ignore),
+        allow=module_prefixes(allow),
+        ignore=tuple(patterns_of(ignore)),
         redact=redact,
         run_tools=None if run_tools == "external" else run_tools,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from trajrec.corpus.history import recorded_requests
 from trajrec.errors import ReplayError, RerunStopped
 from trajrec.protocols import Verifier, World
 from trajrec.redaction.redactor import Redactor, as_redactor
-from trajrec.replay.agents.wire_answers import WireAnswers
+from trajrec.replay.agents.wire_answers import WireAnswers, patterns_of
 from trajrec.replay.whatif.plan import Plan
 from trajrec.replay.whatif.run import WhatIfRun
 from trajrec.types import Value
@@ -140,7 +139,7 @@ class StandIn:
         if records_conversation(self.episode):
             return True
         exchanges = recorded_requests(self.episode).exchanges
-        ignore = [re.compile(text) for text in self.options.ignore]
+        ignore = patterns_of(self.options.ignore)
         answers = WireAnswers(exchanges, as_redactor(self.options.redact), ignore)
         return answers.find(request) is not None
 
