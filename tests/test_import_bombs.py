@@ -16,7 +16,6 @@ import duckdb
 import pytest
 import zstandard
 from imported import write_json
-from tiers import mostly_deep
 
 from trajrec.errors import ImportFileError
 from trajrec.exchange.importing import import_trajectories
@@ -218,7 +217,6 @@ PLACES = {
 }
 
 
-@mostly_deep("imports", drawn=5)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_file_of_the_folder_is_never_read(kind: str, place: str, tmp_path: Path) -> None:

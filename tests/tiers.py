@@ -68,6 +68,7 @@ def spread_slow_cases(name: str, items: Sequence[pytest.Item]) -> None:
         item.add_marker(deep(part))
         if item not in lot:
             item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
+            assert item.get_closest_marker("slow") is None, f"{name}: all of its module is slow"
 
 
 @dataclasses.dataclass(frozen=True)
