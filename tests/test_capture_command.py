@@ -207,6 +207,34 @@ def test_a_rerun_goes_on_live_as_a_fork(tmp_path: Path) -> None:
         assert len(corpus.episode(fork).transcript.model_calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--watch", "notes.txt"], "--watch notes.txt: watch must be the path of a folder or of a"),
+        (["--metadata", "run=1.5"], "--metadata: metadata['run'] must be a text or a whole number"),
+        (
+            ["--interface", "notes.txt"],
+            "--interface notes.txt: must be an object of fields, got [1]",
+        ),
+    ],
+)
+def test_options_that_no_episode_takes_are_refused_first(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("notes.txt").write_text("[1]")
+    assert main(["capture", "runs", *words, "--", "touch", "has-run"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("has-run").exists()
+    if words[0] == "--watch":
+        assert main(["mcp", "runs", *words, "--", "touch", "has-run"]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_watched_state_is_recorded_before_and_after(tmp_path: Path) -> None:
     folder = tmp_path / "repo"
     folder.mkdir()

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import secrets
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from trajrec.cli.arguments import Commands, add_command
 from trajrec.cli.command_servers import wrapped_command
 from trajrec.cli.output import say
 from trajrec.cli.recorded_command import told_command
+from trajrec.cli.watched_paths import watched_of
 from trajrec.types import Value
 from trajrec.values.shown import counted
 
@@ -134,13 +134,20 @@ def episode_options(arguments: argparse.Namespace) -> dict[str, Value]:
     """Return the options of the episodes of a capture.
 
     Raises:
-        ValueError: A path to watch does not exist, or the interface is no JSON.
+        ValueError: A path cannot be watched, the metadata cannot be recorded, or the interface is
+            no object of JSON.
     """
+    from trajrec.task_options import check_metadata
+
     watched = watched_of(arguments.watch)
     metadata: dict[str, Value] = {"run": secrets.token_hex(8)}
     metadata.update(arguments.metadata)
     # So that a rerun can say how the episode was made.
     metadata.setdefault("command", told_command(arguments.command))
+    try:
+        check_metadata(metadata)
+    except TypeError as exc:
+        raise ValueError(f"--metadata: {exc}") from exc
     options: dict[str, Value] = {"task": arguments.task, "metadata": metadata}
     if watched is not None:
         options["watch"] = watched
@@ -149,6 +156,11 @@ def episode_options(arguments: argparse.Namespace) -> dict[str, Value]:
             options["interface"] = json.loads(arguments.interface.read_text())
         except ValueError as exc:
             raise ValueError(f"--interface {arguments.interface}: must be JSON: {exc}") from exc
+        if not isinstance(options["interface"], dict):
+            raise ValueError(
+                f"--interface {arguments.interface}: must be an object of fields, "
+                f"got {options['interface']!r:.100}"
+            )
     return options
 
 
@@ -199,16 +211,3 @@ def _say_mcp(recording: CommandRecording) -> None:
             f"trajrec: {counted(mcp.n_calls, 'tool call')} of {counted(len(mcp.servers), 'server')} "
             f"recorded: {', '.join(sorted(mcp.servers))}"
         )
-
-
-def watched_of(paths: Sequence[Path]) -> Value:
-    """Return the paths of --watch as `trajrec.episode` takes them; None without one.
-
-    Raises:
-        ValueError: A path does not exist.
-    """
-    missing = [path for path in paths if not path.exists()]
-    if missing:
-        raise ValueError(f"--watch {missing[0]}: there is no such file or folder")
-    watched = {str(path): path.resolve() for path in paths}
-    return watched if len(watched) > 1 else next(iter(watched.values()), None)

@@ -11,6 +11,7 @@ from trajrec.cli.arguments import Commands, add_command
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.output import say
 from trajrec.cli.recorded_command import told_command
+from trajrec.cli.watched_paths import watched_of
 from trajrec.values.shown import counted
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     episode = AgentEpisode(
         arguments.dir,
         task=arguments.task,
-        watch=arguments.watch,
+        watch=watched_of([] if arguments.watch is None else [arguments.watch]),
         metadata={"mcp_server": told_command(arguments.command)},
         is_error=find_tool_error,
         wire=False,

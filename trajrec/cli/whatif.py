@@ -23,12 +23,13 @@ from trajrec.cli.arguments import (
     read_json_object,
     read_seconds,
 )
-from trajrec.cli.capture import add_bases, bases_of, watched_of
+from trajrec.cli.capture import add_bases, bases_of
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.experiments import list_experiments, require_prices, say_cost
 from trajrec.cli.find_step import find_step
 from trajrec.cli.folder import reads_folder
 from trajrec.cli.output import Progress, print_json
+from trajrec.cli.watched_paths import watched_of
 from trajrec.types import Value
 
 if TYPE_CHECKING:
