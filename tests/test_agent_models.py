@@ -137,6 +137,34 @@ def test_an_error_of_the_program_is_no_failure_of_the_model(tmp_path: Path) -> N
     ]
 
 
+def test_piece_that_a_stream_gives_to_what_is_sent_is_recorded(tmp_path: Path) -> None:
+    def talk(question: str) -> Any:
+        heard = yield "hello"
+        heard = yield f"I heard {heard}"
+        yield f"and {heard}"
+
+    async def talk_later(question: str) -> Any:
+        heard = yield "hello"
+        yield f"I heard {heard}"
+
+    async def agent(ep: Any) -> None:
+        stream = ep.model(talk_later, "q")
+        assert [await anext(stream), await stream.asend("b")] == ["hello", "I heard b"]
+        await stream.aclose()
+
+    with trajrec.episode(tmp_path) as ep:
+        stream = ep.model(talk, "q")
+        assert [next(stream), stream.send("a"), next(stream)] == ["hello", "I heard a", "and None"]
+        with pytest.raises(StopIteration):
+            stream.send("b")
+        asyncio.run(agent(ep))
+    calls = trajrec.open(tmp_path).episode(ep.id).transcript.model_calls
+    assert [call.answer for call in calls] == [
+        ["hello", "I heard a", "and None"],
+        ["hello", "I heard b"],
+    ]
+
+
 def test_streamed_answers_are_recorded_whole(tmp_path: Path) -> None:
     async def pieces() -> Any:
         for text in "xyz":

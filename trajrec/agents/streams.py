@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeAlias
 
 from trajrec.types import Value
@@ -37,31 +38,25 @@ class Stream:
         self._is_over = False
 
     def __getattr__(self, name: str) -> Value:
-        return getattr(self._stream, name)
+        attribute = getattr(self._stream, name)
+        # These give the next piece as well.
+        if name in ("send", "throw"):
+            return functools.partial(self._resume, attribute)
+        if name in ("asend", "athrow"):
+            return functools.partial(self._aresume, attribute)
+        return attribute
 
     def __iter__(self) -> Iterator[Value]:
         return self
 
     def __next__(self) -> Value:
-        try:
-            piece = next(self._stream)
-        except BaseException as exc:
-            self._over(exc)
-            raise
-        self._read(piece)
-        return piece
+        return self._resume(next, self._stream)
 
     def __aiter__(self) -> AsyncIterator[Value]:
         return self
 
     async def __anext__(self) -> Value:
-        try:
-            piece = await self._stream.__anext__()
-        except BaseException as exc:
-            self._over(exc)
-            raise
-        self._read(piece)
-        return piece
+        return await self._aresume(self._stream.__anext__)
 
     def __enter__(self) -> Stream:
         if hasattr(self._stream, "__enter__"):
@@ -92,6 +87,26 @@ class Stream:
     # A stream that is dropped before its end has answered too: its pieces so far are recorded.
     def __del__(self) -> None:
         self._over(None)
+
+    def _resume(self, take: Callable[..., Value], *args: Value) -> Value:
+        """Take the next piece, and report it or the end."""
+        try:
+            piece = take(*args)
+        except BaseException as exc:
+            self._over(exc)
+            raise
+        self._read(piece)
+        return piece
+
+    async def _aresume(self, take: Callable[..., Awaitable[Value]], *args: Value) -> Value:
+        """Take the next piece of an async stream, and report it or the end."""
+        try:
+            piece = await take(*args)
+        except BaseException as exc:
+            self._over(exc)
+            raise
+        self._read(piece)
+        return piece
 
     def _read(self, piece: Value) -> None:
         # A piece after an exception is not recorded: the answer has its end already.
