@@ -195,6 +195,28 @@ def test_a_generator_called_by_name_reruns_lazily(tmp_path: Path) -> None:
         assert agent(rerun) == said == ["O1: 1", "a", "b", "c", "d", "e"]
 
 
+def test_an_awaitable_object_keeps_its_attributes(tmp_path: Path) -> None:
+    class Query:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        def __await__(self) -> Iterator[Any]:
+            yield from asyncio.sleep(0).__await__()
+            return self.text.upper()
+
+    async def agent(ep: Any) -> None:
+        tool = ep.tool(Query, name="ask")
+        query = tool("a")
+        assert query.text == "a"
+        assert (await query, await query) == ("A", "A")
+        assert await asyncio.gather(tool("b"), ep.model(Query, "c")) == ["B", "C"]
+        assert tool("never awaited").text == "never awaited"
+
+    with trajrec.episode(tmp_path) as ep:
+        asyncio.run(agent(ep))
+    assert [a.result for a in attempts(tmp_path) if a.end] == ["A", "B"]
+
+
 def test_a_future_stays_one_and_is_recorded(tmp_path: Path) -> None:
     async def find(query: str) -> str:
         await asyncio.sleep(60 if query == "slow" else 0)
