@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.episode import AgentEpisode
@@ -166,6 +167,10 @@ class _ComparedStream:
         self._compare = compare
         self._compare_error = compare_error
         self._items: list[Value] = []
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the block in which the generator runs up to its next item."""
+        return self._stream.running()
 
     def received(self, item: Value) -> None:
         """Note an item."""

@@ -101,10 +101,11 @@ class ToolCallRecorder:
         self, name: str, arguments: JsonObject, call_id: str = ""
     ) -> RecordedToolStream:
         """Begin a call whose result is the items of a generator; return what notes them."""
-        position, tool, _, _ = self._begin(name, arguments, call_id, "")
+        position, tool, time_ns, _ = self._begin(name, arguments, call_id, "")
         self.states.enter_call(position, tool)
         on_end = functools.partial(self._add_stream, position, tool)
-        stream = RecordedToolStream(self._journal, on_end)
+        freeze = functools.partial(self._freeze, time_ns, position)
+        stream = RecordedToolStream(self._journal, on_end, freeze)
         self._streams[position] = stream
         return stream
 
@@ -190,11 +191,11 @@ class ToolCallRecorder:
         return _OpenCall(position, tool, time_ns, not invalid)
 
     def _freeze(
-        self, time_ns: int, position: CallPosition
+        self, time_ns: int, position: CallPosition, *part: int
     ) -> contextlib.AbstractContextManager[None]:
         if self.frozen_seed is None:
             return _NOT_FROZEN
-        return frozen(time_ns, derive_seed(self.frozen_seed, *position[:3]))
+        return frozen(time_ns, derive_seed(self.frozen_seed, *position[:3], *part))
 
     async def _await(
         self, position: CallPosition, tool: Tool | None, time_ns: int, result: Awaitable[Value]

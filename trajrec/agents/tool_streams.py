@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from trajrec.agents.journal import Journal
 from trajrec.types import Value
@@ -15,6 +16,7 @@ class RecordedToolStream:
     Args:
         journal: The episode's journal.
         on_end: Called once at the end, with the exception.
+        freeze: Returns the block in which the generator runs, by the number of its items so far.
 
     Attributes:
         items: The items so far.
@@ -26,11 +28,22 @@ class RecordedToolStream:
     recorded: RecordedStream | None = None
     was_left = False
 
-    def __init__(self, journal: Journal, on_end: Callable[[BaseException | None], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        on_end: Callable[[BaseException | None], None],
+        freeze: Callable[[int], AbstractContextManager[None]],
+    ) -> None:
         self._journal = journal
         self._on_end = on_end
+        self._freeze = freeze
         self.items: list[Value] = []
         self.kept: list[Value] = []
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the block in which the generator runs up to its next item."""
+        # By its number, or the randomness of all items would be the same.
+        return self._freeze(len(self.items))
 
     def received(self, item: Value) -> None:
         """Note an item."""

@@ -11,6 +11,7 @@ import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeAlias, TypeVar, overload
 
@@ -36,6 +37,10 @@ class ToolStream(Protocol):
 
     recorded: RecordedStream | None
 
+    def running(self) -> AbstractContextManager[None]:
+        """Return the block in which the generator runs up to its next item."""
+        ...
+
     def received(self, item: Value) -> None:
         """Note an item."""
         ...
@@ -54,6 +59,10 @@ class AnsweredStream:
 
     def __init__(self, recorded: RecordedStream | None) -> None:
         self.recorded = recorded
+
+    def running(self) -> AbstractContextManager[None]:
+        """Return the block in which the generator runs up to its next item."""
+        return contextlib.nullcontext()
 
     def received(self, item: Value) -> None:
         """Do nothing."""
@@ -274,19 +283,23 @@ def _stream_wrapper(
 def _noted(run: Callable[[], Any], stream: ToolStream) -> Generator[Value, Value, Value]:
     """Run a generator and note its items and its end; what is sent or thrown in reaches it."""
     try:
-        generator = run()
-        item = next(generator)
+        with stream.running():
+            generator = run()
+            item = next(generator)
         while True:
             stream.received(item)
             try:
                 sent = yield item
             except GeneratorExit:
-                generator.close()
+                with stream.running():
+                    generator.close()
                 raise
             except BaseException as exc:
-                item = generator.throw(exc)
+                with stream.running():
+                    item = generator.throw(exc)
             else:
-                item = generator.send(sent)
+                with stream.running():
+                    item = generator.send(sent)
     except StopIteration as stop:
         stream.ended(None)
         return stop.value
@@ -308,19 +321,23 @@ def _async_stream_wrapper(
             return
         # As in `_noted`: Python has no `yield from` for async generators.
         try:
-            generator = function(*args, **kwargs)
-            item = await anext(generator)
+            with stream.running():
+                generator = function(*args, **kwargs)
+                item = await anext(generator)
             while True:
                 stream.received(item)
                 try:
                     sent = yield item
                 except GeneratorExit:
-                    await generator.aclose()
+                    with stream.running():
+                        await generator.aclose()
                     raise
                 except BaseException as exc:
-                    item = await generator.athrow(exc)
+                    with stream.running():
+                        item = await generator.athrow(exc)
                 else:
-                    item = await generator.asend(sent)
+                    with stream.running():
+                        item = await generator.asend(sent)
         except StopAsyncIteration:
             stream.ended(None)
         except BaseException as exc:
