@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import pickle
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -987,3 +987,39 @@ def test_a_loop_whose_error_has_no_text_is_invalid(tmp_path: Path) -> None:
         episode, credit.AgentPolicy(agent), estimator="value", steps=[1], n_rollouts=2
     )
     assert "TextlessError: <exception str() failed>" in "".join(table.notes)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_items_before_a_generator_failed_are_played_back(tmp_path: Path, is_async: bool) -> None:
+    def lines() -> Iterator[str]:
+        yield "a"
+        yield "b"
+        raise ConnectionError("cut")
+
+    async def lines_later() -> AsyncIterator[str]:
+        yield "a"
+        yield "b"
+        raise ConnectionError("cut")
+
+    async def read(tool: Callable[[], AsyncIterator[str]], got: list[str]) -> None:
+        async for line in tool():
+            got.append(line)
+
+    def agent(ep: Any) -> None:
+        ep.call("deposit", amount=100)
+        got: list[str] = []
+        # A cut ends the reading and not the agent.
+        with contextlib.suppress(ConnectionError):
+            if is_async:
+                asyncio.run(read(ep.tool(lines_later), got))
+            for line in () if is_async else ep.tool(lines)():
+                got.append(line)
+        ep.call("choose", amount=50 if got == ["a", "b"] else 150)
+        ep.call("withdraw")
+
+    episode = record(tmp_path, agent)
+    for step in (0, 2, 3):
+        (row,) = credit.estimate(
+            episode, credit.AgentPolicy(agent), estimator="value", steps=[step], n_rollouts=2
+        )
+        assert (row.value, row.n_invalid) == (1.0, 0)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from trajrec.types import Value
 from trajrec.values import codec
+from trajrec.values.plain import PLAIN_TYPES
 
 MODEL = "model"
 SIDE_EFFECT = "side effect"
@@ -81,6 +82,24 @@ class RecordedAnswer(NamedTuple):
 def digest_request(encoded_request: bytes) -> bytes:
     """Return the BLAKE2b-128 digest by which requests are compared."""
     return hashlib.blake2b(encoded_request, digest_size=16).digest()
+
+
+def are_certainly_same(recorded: Value, live: Value) -> bool:
+    """Return whether two values are plain data, and the same by type and bits."""
+    kind = type(recorded)
+    if kind is not type(live):
+        return False
+    if kind is dict:
+        return len(recorded) == len(live) and all(
+            type(key) is str and key in live and are_certainly_same(item, live[key])
+            for key, item in recorded.items()
+        )
+    if kind is list:
+        return len(recorded) == len(live) and all(map(are_certainly_same, recorded, live))
+    if kind is float:
+        # A zero has a sign, which a comparison does not see.
+        return bool(recorded == live and recorded)
+    return kind in PLAIN_TYPES and bool(recorded == live)
 
 
 Answers = dict[str, list[RecordedAnswer | str]]

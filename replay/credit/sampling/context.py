@@ -36,7 +36,7 @@ class ToolCall(NamedTuple):
         step: The step of the call.
         tool: Name of the tool.
         arguments: The arguments.
-        result: The result; None if the call failed.
+        result: The result; None if the call failed, and of a generator the items before it did.
         error: The exception, as "type: message"; "" if the call did not fail.
         is_async: Whether the call was awaited.
     """
@@ -277,7 +277,7 @@ def _as_tool_call(attempt: Attempt) -> ToolCall:
         step=start.step,
         tool=start.tool,
         arguments=attempt.arguments,
-        result=None if error else attempt.result,
+        result=attempt.result,
         error=error,
         is_async=end.is_async,
     )

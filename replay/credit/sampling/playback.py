@@ -32,6 +32,7 @@ from trajrec.replay.credit.sampling.answers import (
     SIDE_EFFECT,
     Answers,
     RecordedAnswer,
+    are_certainly_same,
     copy_answers,
     digest_request,
 )
@@ -134,10 +135,18 @@ class PlaybackEpisode(ToolDecorator):
         run: Callable[[], Value] | None = None,
     ) -> Value:
         """Return the recorded result of a tool call; stop the agent at a new one."""
+        recorded = self._recorded_call(tool, arguments, has_code=run is not None)
+        error, given_up = _error_of(recorded)
+        if error is not None:
+            return self._track(deliver_error(error, recorded.is_async, hangs=given_up))
+        return self._track(deliver(rehydrate(recorded.result), recorded.is_async))
+
+    def _recorded_call(self, tool: str, arguments: JsonObject, *, has_code: bool) -> ToolCall:
+        """Return the recorded call that answers one; stop the agent at a new one."""
         self._check_running()
         position = self._steps.next_call()
         # A tool that the agent executes itself is not the world's: the world must not be asked.
-        if run is not None:
+        if has_code:
             self.outside.add(tool)
         if self._n_called == len(self._calls):
             if self._is_in_step(position.step):
@@ -147,12 +156,7 @@ class PlaybackEpisode(ToolDecorator):
         recorded = self._calls[self._n_called]
         self._compare_call(recorded, tool, dict(arguments))
         self._n_called += 1
-        if recorded.error:
-            type_name, _, message = recorded.error.partition(": ")
-            exc = as_exception(type_name, message)
-            given_up = is_cancellation(type_name)
-            return self._track(deliver_error(exc, recorded.is_async, hangs=given_up))
-        return self._track(deliver(rehydrate(recorded.result), recorded.is_async))
+        return recorded
 
     def _add_tool(
         self, function: ToolFunction, *, name: str, schema: JsonObject | None, access: Access
@@ -162,8 +166,11 @@ class PlaybackEpisode(ToolDecorator):
 
     def open_stream(self, tool: str, arguments: JsonObject, call_id: str = "") -> ToolStream:
         """Return the recorded items of a generator that is a tool; stop the agent at a new call."""
-        items = self.execute(tool, arguments)
-        return AnsweredStream(RecordedStream(items, None))
+        recorded = self._recorded_call(tool, arguments, has_code=True)
+        error, given_up = _error_of(recorded)
+        # Those before an exception as well.
+        items = rehydrate(recorded.result) if isinstance(recorded.result, list) else []
+        return AnsweredStream(RecordedStream(items, error, hangs=given_up))
 
     def model(self, function: Callable[..., Value], /, *args: Value, **kwargs: Value) -> Value:
         """Return the earlier answer of a model; call it if the request is new."""
@@ -233,7 +240,7 @@ class PlaybackEpisode(ToolDecorator):
     def _compare_call(self, recorded: ToolCall, tool: str, arguments: JsonObject) -> None:
         # A run of an agent repeats all calls before, so most calls are the same ones; encoding
         # takes longer than that look, and redaction the longest.
-        if recorded.tool == tool and _are_certainly_same(recorded.arguments, arguments):
+        if recorded.tool == tool and are_certainly_same(recorded.arguments, arguments):
             return
         if codec.encode([recorded.tool, recorded.arguments], opaque=True) == codec.encode(
             [tool, arguments], opaque=True
@@ -378,19 +385,9 @@ class PlaybackEpisode(ToolDecorator):
         return value
 
 
-def _are_certainly_same(recorded: Value, live: Value) -> bool:
-    """Return whether two values are plain data, and the same by type and bits."""
-    kind = type(recorded)
-    if kind is not type(live):
-        return False
-    if kind is dict:
-        return len(recorded) == len(live) and all(
-            type(key) is str and key in live and _are_certainly_same(item, live[key])
-            for key, item in recorded.items()
-        )
-    if kind is list:
-        return len(recorded) == len(live) and all(map(_are_certainly_same, recorded, live))
-    if kind is float:
-        # A zero has a sign, which a comparison does not see.
-        return bool(recorded == live and recorded)
-    return kind in PLAIN_TYPES and bool(recorded == live)
+def _error_of(recorded: ToolCall) -> tuple[BaseException | None, bool]:
+    """Return the exception of a recorded call, and whether the agent had given the call up."""
+    if not recorded.error:
+        return None, False
+    type_name, _, message = recorded.error.partition(": ")
+    return as_exception(type_name, message), is_cancellation(type_name)
