@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import time
 from pathlib import Path
 from typing import Any
@@ -205,17 +206,38 @@ class Opponent:
         return self.n_moves
 
 
+class Phase(enum.Enum):
+    PLAY = 1
+    OVER = 2
+
+
+class Level(enum.IntEnum):
+    EASY = 1
+    HARD = 2
+
+
 @pytest.mark.parametrize(
     "value",
     [
         Opponent(),
         np.zeros(1, [("x", float)])[0],
         np.asfortranarray(np.zeros((2, 2))),
+        Phase.OVER,
+        [Phase.OVER],
+        Level.HARD,
     ],
-    ids=["callable object", "record", "memory order"],
+    ids=["callable object", "record", "memory order", "enum", "list of enums", "enum of numbers"],
 )
 def test_attribute_that_a_log_cannot_give_back_has_no_keyframe(value: Any) -> None:
     env = Bare()
     vars(env)["attribute"] = value
     with pytest.raises(SnapshotError, match=r"attribute attribute .* is no plain data"):
         Keyframes(env).take()
+
+
+def test_keyframe_without_an_enum_of_the_environment_is_refused() -> None:
+    data = Keyframes(Bare()).take()
+    env = Bare()
+    vars(env)["attribute"] = Phase.PLAY
+    with pytest.raises(SnapshotError, match="does not have the attribute attribute"):
+        Keyframes(env).put(data)

@@ -14,12 +14,13 @@ import enum
 import functools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from trajrec.envstate.ale import StickyAction
 from trajrec.envstate.attributes import CHECKING_WRAPPERS, SharedMemoryCheck, is_bound_elsewhere
+from trajrec.envstate.generators import module_of
 from trajrec.envstate.pettingzoo import PettingZooEnv
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import EncodeError, SnapshotError
@@ -27,7 +28,10 @@ from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES
 
-_PLAIN_BASES = (*PLAIN_TYPES, np.generic)
+_KEY_TYPES = frozenset((str, int, bool))
+
+_ACTION_PACKAGES = frozenset(("ale_py", "minigrid"))
+"""Packages whose enums list the actions of a game."""
 
 _OLD_NAMES = {"turns": "acting_agents", "keeps": "holds_returned"}
 """Name in keyframes of log format 1 -> attribute of `trajrec.envstate.pettingzoo`."""
@@ -95,6 +99,10 @@ class Keyframes:
             )
         for layer, (_, entries) in zip(layers, recorded, strict=True):
             is_view = isinstance(layer, PettingZooEnv)
+            for name, value in layer.__dict__.items():
+                # Keyframes of earlier versions leave out members of enums, which may be a state.
+                if _has_members(value) and name not in entries and not _is_list_of_actions(value):
+                    raise SnapshotError(f"the keyframe does not have the attribute {name}")
             for name, entry in entries.items():
                 self._put(layer.__dict__, _OLD_NAMES.get(name, name) if is_view else name, entry)
         for space, generator_state in zip(self._snapshots.spaces, state["spaces"], strict=True):
@@ -122,9 +130,7 @@ class Keyframes:
             clone, action = self._sticky.setdefault(id(value), StickyAction(value)).take()
             action_value = None if action is None else int(action.value)
             return ["ale", bytes(clone.__getstate__()), action_value]
-        items = value if type(value) in (list, tuple) else [value]
-        if all(isinstance(item, enum.Enum) for item in items):
-            # The actions of a game, as MiniGrid and ALE list them.
+        if _is_list_of_actions(value):
             return None
         if is_bound_elsewhere(value, set(map(id, self._snapshots.layers))):
             raise SnapshotError(f"attribute {name} is a method of an object that is no layer")
@@ -139,6 +145,9 @@ class Keyframes:
     def _put(self, attributes: dict[str, Value], name: str, entry: list[Value]) -> None:
         kind, value = entry[:2]
         if kind == "value":
+            if not _is_plain(value):
+                # An object of a class, as keyframes of earlier versions may hold.
+                raise SnapshotError(f"attribute {name} of the keyframe is no plain data")
             attributes[name] = value
             return
         held = attributes.get(name)
@@ -186,12 +195,31 @@ def _is_plain(value: Value) -> bool:
         # A log has no other memory order, in which a sum would round differently.
         return value.dtype.kind in "biufcSU" and value.flags.c_contiguous
     if type(value) is dict:
-        has_plain_keys = all(isinstance(key, (str, int)) for key in value)
+        has_plain_keys = _KEY_TYPES.issuperset(map(type, value))
         return has_plain_keys and all(map(_is_plain, value.values()))
     if type(value) in (list, tuple):
         return all(map(_is_plain, value))
-    # The fields of a record of NumPy can be assigned to; those that a log gives back cannot.
-    return isinstance(value, _PLAIN_BASES) and not isinstance(value, np.void)
+    # By the type: a log gives back an integer of a class of its own, such as a member of an IntEnum,
+    # as an object that stands for it. The fields of a record of NumPy can be assigned to; those that
+    # a log gives back cannot.
+    is_scalar = isinstance(value, np.generic) and not isinstance(value, np.void)
+    return type(value) in PLAIN_TYPES or is_scalar
+
+
+def _is_list_of_actions(value: Value) -> bool:
+    """Return whether a value lists the actions of a game, as ALE does; only a constructor sets it."""
+    return _has_members(value) and all(
+        module_of(type(item)).partition(".")[0] in _ACTION_PACKAGES for item in _items_of(value)
+    )
+
+
+def _has_members(value: Value) -> bool:
+    """Return whether a value is a member of an enum, or a list that has one."""
+    return any(isinstance(item, enum.Enum) for item in _items_of(value))
+
+
+def _items_of(value: Value) -> Sequence[Value]:
+    return value if type(value) in (list, tuple) else [value]
 
 
 def _is_stateless_callable(value: Value) -> bool:
