@@ -828,3 +828,15 @@ def test_episodes_of_several_players_are_audited(tmp_path: Path) -> None:
         assert corpus.sql("SELECT verdict, count(*) FROM checks GROUP BY 1").fetchall() == [
             (True, 3)
         ]
+
+
+def test_a_dead_player_has_no_action_after_a_restore() -> None:
+    env = as_gymnasium(parallel_to_aec(Walk()))
+    env.reset(seed=0)
+    while env.env.agents and env.action_space.sample() is not None:
+        env.step(env.action_space.sample())
+    assert env.env.agents
+    # As a pickle and a log give the text back.
+    env.acting_agents = codec.decode(codec.encode(env.acting_agents))
+    assert env.action_space.sample() is None
+    assert env.action_space.contains(None)

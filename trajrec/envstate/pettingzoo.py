@@ -305,9 +305,7 @@ class JointActions(gymnasium.Space[Any]):
         for agent, action in actions:
             if agent not in acting:
                 return False
-            is_allowed = (
-                action is None if acting[agent] is NO_ACTION else action in self._space(agent)
-            )
+            is_allowed = action is None if _is_dead(acting[agent]) else action in self._space(agent)
             if not is_allowed:
                 return False
         return True
@@ -317,7 +315,7 @@ class JointActions(gymnasium.Space[Any]):
 
     def _draw(self, agent: Player, mask: Value) -> Action:
         space = self._space(agent)
-        if mask is NO_ACTION:
+        if _is_dead(mask):
             return None
         if isinstance(space, gymnasium.spaces.Discrete) and isinstance(mask, np.ndarray):
             return space.sample(mask.astype(np.int8))
@@ -337,6 +335,12 @@ class JointActions(gymnasium.Space[Any]):
         # By name, so that the draws of a player do not depend on the other players.
         digest = hashlib.blake2b(f"{self._seed}/{agent}".encode(), digest_size=4).digest()
         return space.seed(int.from_bytes(digest, "little"))
+
+
+def _is_dead(mask: Value) -> bool:
+    """Return whether a player's only action is None."""
+    # By value: a restored environment has another text of the same letters.
+    return isinstance(mask, str) and mask == NO_ACTION
 
 
 def _spaces(env: AnyPettingZoo, space_of: Callable[[Player], Space]) -> dict[Player, Space]:
