@@ -144,7 +144,10 @@ def test_a_generator_gets_what_is_sent_to_it(tmp_path: Path) -> None:
         generator = ep.tool(echo)()
         assert [next(generator), generator.send(5)] == ["first", 5]
         assert generator.throw(KeyError("k")) == "caught 'k'"
-        with pytest.raises(StopIteration) as stopped:
+        with (
+            pytest.warns(UserWarning, match="returned a value"),
+            pytest.raises(StopIteration) as stopped,
+        ):
             next(generator)
         assert stopped.value.value == "end"
     (attempt,) = attempts(tmp_path)
@@ -193,6 +196,23 @@ def test_a_generator_called_by_name_reruns_lazily(tmp_path: Path) -> None:
     ]
     with trajrec.rerun(only(tmp_path)) as rerun:
         assert agent(rerun) == said == ["O1: 1", "a", "b", "c", "d", "e"]
+
+
+def test_value_that_a_generator_returns_is_named_as_unrecorded(tmp_path: Path) -> None:
+    def lines() -> Iterator[str]:
+        yield "a"
+        return "end"
+
+    def outer(tool: Any) -> Iterator[str]:
+        yield (yield from tool())
+
+    with trajrec.episode(tmp_path) as ep:
+        tool = ep.tool(lines)
+        with pytest.warns(
+            UserWarning, match="lines, a generator, returned a value: only its items"
+        ):
+            assert list(outer(tool)) == ["a", "end"]
+    assert [a.result for a in attempts(tmp_path)] == [["a"]]
 
 
 def test_an_awaitable_object_keeps_its_attributes(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager
@@ -275,7 +276,14 @@ def _stream_wrapper(
         stream = episode.open_stream(name, arguments_of(function, args, kwargs), call_id)
         if stream.recorded is not None:
             return (yield from stream.recorded)
-        return (yield from _noted(lambda: function(*args, **kwargs), stream))
+        returned = yield from _noted(lambda: function(*args, **kwargs), stream)
+        if returned is not None and not isinstance(stream, AnsweredStream):
+            warnings.warn(
+                f"the tool {name}, a generator, returned a value: only its items are recorded, so a "
+                "rerun or a rollout gives None in its place; yield it as the last item",
+                stacklevel=2,
+            )
+        return returned
 
     return recorded
 
