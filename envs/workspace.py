@@ -64,7 +64,8 @@ class Workspace(FolderWorld):
     """A folder with a Python module that has a fault, and tests that show the fault.
 
     A task is solved when the tests of the task pass. The original tests decide: an agent that
-    changes them does not solve the task.
+    changes them does not solve the task. They run in one process with the agent's module, so a module
+    that is written to forge the output of `unittest` passes them.
 
     `reset(options={"task": i})` chooses one of the ten tasks of `trajrec.envs.workspace_tasks`;
     without it the seed does.
