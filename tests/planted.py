@@ -204,6 +204,18 @@ KINDS: dict[str, Make] = {
     "password json": named('{"user": "bob", "db_password": "SECRET"}', lambda d: d.words()),
     "password flag": named("psql --password SECRET -h db", lambda d: d(12)),
     "password sql": named("CREATE USER bob IDENTIFIED BY 'SECRET'", lambda d: d(12)),
+    "password grant": named("GRANT ALL ON a.* TO bob IDENTIFIED BY 'SECRET'", lambda d: d(12)),
+    "password oracle": named('ALTER USER bob IDENTIFIED BY "SECRET"', lambda d: d(12)),
+    "password prompt": named("Password for bob@example.com: SECRET", lambda d: d(12)),
+    "htpasswd": named("htpasswd -bBC 10 /etc/users bob SECRET", lambda d: d(12)),
+    "htpasswd stdout": named("htpasswd -nb bob SECRET", lambda d: d(12)),
+    "docker stdin": named(
+        "echo SECRET | docker login -u bob --password-stdin", lambda d: d.words()
+    ),
+    "docker login": named("docker login -u bob -p SECRET", lambda d: d.words()),
+    "redis": named("redis-cli -a SECRET ping", lambda d: d.words()),
+    "mongosh": named("mongosh -u bob -p SECRET db", lambda d: d.words()),
+    "sqlcmd": named("sqlcmd -S db -U sa -P SECRET -i a.sql", lambda d: d.words()),
     "token json": named('{"token": "SECRET"}', lambda d: d(24)),
     "api key header": named("X-Api-Key: SECRET", lambda d: d(32, HEX)),
     "api key query": named("https://api.example.com/v1/x?api_key=SECRET&n=1", lambda d: d(32)),

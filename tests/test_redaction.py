@@ -257,6 +257,14 @@ HARMLESS = [
     "https://x.io/a%20b%2Fc?next=%2Fhome%3Fpage%3D2&token=abc",
     "The token is optional, and the API key is required.",
     "PASSWORD=$DB_PASSWORD\nAPI_TOKEN=${TOKEN}\nPASS=\n",
+    "FROM a\nENV DB_PASSWORD $PASS\nENV PASSWORD_FILE /run/secrets/db\nENV DB_PASSWORD changeme\n",
+    "ENV PASSWORD must be given by the user",
+    "htpasswd -b file user password; htpasswd -c /etc/users bob2; htpasswd -b takes it from there",
+    'echo "$PASS1" | docker login -u bob --password-stdin; cat pass1 | docker login --password-stdin',
+    "mongosh -p --host db1; sqlcmd -P $PASS1 -i a.sql; sqlcmd -S db1 -p 1; cp -p file1 file2",
+    "Each row is identified by 'order2', and a column by \"name2\".",
+    "[sudo] password for bob1: Sorry, try again.\nPassword for bob1: \n$ ls -l1\n",
+    "The password for bob2 is required; the password for the site was changed on 2024-01-02.",
     ["authorization", "Required to call this endpoint."],
     {"kind": "SecretList", "data": {"a": "b"}},
     "A mnemonic is a list of words that a person can write down and read again later on.",
@@ -380,6 +388,16 @@ def test_secrets_in_sentences_and_lines_of_settings_are_found(text: str) -> None
     secret = "Xp49QabcdYq50Rbcde"
     assert "Xp49" not in (cleaned := REDACTOR.text(text.format(secret)))
     assert "DgvT" not in cleaned
+
+
+@pytest.mark.parametrize("before", ["", "FROM a\n", "RUN b\r\n", "#7 [4/9] ", "Step 4/9 : "])
+@pytest.mark.parametrize("name", ["PASSWORD", "DB_PASSWORD", "MYSQL_PWD", "ROOT_PASS"])
+def test_a_secret_in_a_line_of_a_dockerfile_is_found(before: str, name: str) -> None:
+    for value in ("correct-horse", "'hunter2-x'", '"Tr0ub4dor&3"'):
+        text = REDACTOR.text(f"{before}ENV {name} {value}\nRUN c")
+        assert value.strip("'\"") not in text
+        assert text.endswith("\nRUN c")
+    assert "hunter2x" not in REDACTOR.text(f"{before}ENV APP_SECRET hunter2x\n")
 
 
 def test_passwords_of_letters_or_digits_are_found_where_nothing_else_stands() -> None:

@@ -173,6 +173,15 @@ def is_no_placeholder(value: str) -> bool:
     return not is_placeholder(value)
 
 
+def is_password(value: str) -> bool:
+    """Return whether a value in the place of a password is no word of a sentence either.
+
+    >>> is_password("hunter2"), is_password("required")
+    (True, False)
+    """
+    return is_secret_value(value, "password", is_quoted=True)
+
+
 def is_basic_credential(value: str) -> bool:
     """Return whether a text is a user and a password in Base64.
 

@@ -6,6 +6,7 @@ from trajrec.redaction.plausibility import (
     is_basic_credential,
     is_bearer_token,
     is_no_placeholder,
+    is_password,
 )
 from trajrec.redaction.rules import Shape
 
@@ -24,6 +25,22 @@ _WORDS = r"(?: is\b)?[^a-zA-Z]{1,12}(?P<secret>[a-z]{3,8}(?:[ \t]+[a-z]{3,8}){11
 
 # The begin of a word, also behind the escape of a line's end or of a tab, and behind a colour.
 _WORD = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=[0-9\[][mK]))"
+
+# An argument of a command, in quotes or not: its first character is none of an option or variable.
+_ARGUMENT = r"[\"']?(?P<secret>[^\s\"'`<$-][^\s\"'`<]{3,})"
+
+_PIPED = (
+    _WORD
+    + r"(?:echo|printf)\s+(?:-\w+\s+|[\"']%s(?:\\+n)?[\"']\s+)*[\"']?"
+    + r"(?P<secret>[^\s\"'`$|<-][^\s\"'|]{3,})[\"']?\s*\|\s*(?:sudo\s+)?"
+    + r"(?:docker|podman)\s+login\b[^\n;|]{0,200}?--password-stdin"
+)
+# A line of a Dockerfile, also as a build prints it. The word first: `re` skips to it.
+_ENV = (
+    r"ENV(?:(?<=\AENV)|(?<=[\n\r]ENV)|(?<=\\nENV)|(?<=[\]:] ENV))[ \t]+(?:[A-Z0-9_]{1,40}_)?"
+    r"(?:PASSWORD|PASSWD|PASS|PWD|SECRET)[ \t]+[\"']?"
+    r"(?P<secret>[^\s\"'$<=-][^\s\"']{5,})[\"']?[ \t]*(?=[\r\n]|\\+[nr]|\Z)"
+)
 
 _AZURE = "https://learn.microsoft.com/en-us/purview/sit-defn-azure-"
 
@@ -83,9 +100,27 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "by '",
-        r"(?i)\b(?:user|role)\b[^;\n]{0,120}?\sidentified\s+(?:with\s+[\"'`]?\w+[\"'`]?\s+)?by '(?P<secret>[^'\\\s]{3,})'",
+        r"(?i)\b(?:user|role|grant)\b[^;\n]{0,120}?\sidentified\s+"
+        r"(?:with\s+[\"'`]?\w+[\"'`]?\s+)?by '(?P<secret>[^'\\\s]{3,})'",
         "https://dev.mysql.com/doc/refman/8.4/en/create-user.html",
         before=200,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        "by '",
+        # In capitals it is a word of SQL, and none of a sentence.
+        r"\bIDENTIFIED\s+(?:WITH\s+[\"'`]?\w+[\"'`]?\s+)?BY '(?P<secret>[^'\\\s]{3,})'",
+        "https://mariadb.com/kb/en/grant/",
+        before=80,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        'by "',
+        r"\bIDENTIFIED\s+BY \"(?P<secret>[^\"\\\s]{3,})\"",
+        "https://docs.oracle.com/en/database/oracle/oracle-database/23/sqlrf/ALTER-USER.html",
+        before=80,
         check=is_no_placeholder,
     ),
     Shape(
@@ -110,16 +145,52 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "-p ",
-        _WORD
-        + r"(?:sshpass|docker\s+login\b[^\n|;]{0,200}?)\s+-p\s+[\"']?(?P<secret>[^\s\"'$-]{4,})",
+        _WORD + r"(?:sshpass|(?:docker|podman)\s+login\b[^\n|;]{0,200}?)\s+-p\s+" + _ARGUMENT,
         "https://docs.docker.com/reference/cli/docker/login/",
         before=200,
         check=is_no_placeholder,
     ),
     Shape(
         "password",
+        "-p ",
+        _WORD
+        + r"mongo(?:sh|dump|restore|export|import|stat|top)\b[^\n|;]{0,200}?\s-p\s+"
+        + _ARGUMENT,
+        "https://www.mongodb.com/docs/mongodb-shell/reference/options/",
+        before=200,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        "-p",
+        _WORD + r"(?:sqlcmd|bcp)\b[^\n|;]{0,200}?\s-P[ \t]*(?!%)" + _ARGUMENT,
+        "https://learn.microsoft.com/en-us/sql/tools/sqlcmd/sqlcmd-utility",
+        before=200,
+        check=is_no_placeholder,
+    ),
+    Shape(
+        "password",
+        "passwd -",
+        # Options, one of them with "b"; a file unless there is an "n"; a user; the password.
+        r"htpasswd(?:[ \t]+-[A-Za-z]+(?:[ \t]+[0-9]+)?)*?[ \t]+-[A-Za-z]*b[A-Za-z]*"
+        r"(?:[ \t]+[0-9]+)?(?:[ \t]+-[A-Za-z]+(?:[ \t]+[0-9]+)?)*[ \t]+(?:[^\s<>|&;`-][^\s<>|&;`]*[ \t]+){1,2}"
+        r"[\"']?(?P<secret>[^\s\"'`$<>|&;)-][^\s\"'`<>|&;)]{3,})",
+        "https://httpd.apache.org/docs/2.4/programs/htpasswd.html",
+        before=2,
+        check=is_password,
+    ),
+    Shape(
+        "password",
+        "password for ",
+        r"(?i:password)[ \t]+for[ \t]+(?:user[ \t]+)?[^\s:]\S{0,79}?[ \t]*(?::|[ \t]is\b)[ \t]*"
+        r"[\"'`]?(?P<secret>[^\s\"'`<]+?)(?=[.,;!?]?(?:[\s\"'`<]|\Z))",
+        "https://git-scm.com/docs/gitcredentials",
+        check=is_password,
+    ),
+    Shape(
+        "password",
         "-a ",
-        _WORD + r"redis-cli\b[^\n|;]{0,100}?\s-a\s+[\"']?(?P<secret>[^\s\"'$-]{4,})",
+        _WORD + r"redis-cli\b[^\n|;]{0,100}?\s-a\s+" + _ARGUMENT,
         "https://redis.io/docs/latest/develop/tools/cli/",
         before=100,
         check=is_no_placeholder,
@@ -191,6 +262,29 @@ TEXT_SHAPES = (
         _PRIVATE_NAME + r"(?P<secret>[\w-]{20}[^{}]{0,4000}?)\\*[\"'],\s*\\*[\"']kty\b",
         _RFC7517,
         before=4000,
+    ),
+    # The signs begin as other signs and names do: each other first letter slows the search for all.
+    *(
+        Shape(
+            "password",
+            sign,
+            _PIPED,
+            "https://docs.docker.com/reference/cli/docker/login/",
+            before=300,
+            check=is_no_placeholder,
+        )
+        for sign in ("ker login", "podman login")
+    ),
+    *(
+        Shape(
+            "password",
+            sign,
+            _ENV,
+            "https://docs.docker.com/reference/dockerfile/#env",
+            before=60,
+            check=is_no_placeholder,
+        )
+        for sign in ("password ", "passwd ", "pass ", "pwd ", "cret ")
     ),
     Shape("mnemonic", "c: ", r"(?i:mnemonic)" + _WORDS, _BIP39, before=10),
     Shape("mnemonic", "c=", r"(?i:mnemonic)" + _WORDS, _BIP39, before=10),
