@@ -460,3 +460,34 @@ def test_a_changed_world_is_not_continued(tmp_path: Path) -> None:
         trajrec.rerun(only(tmp_path), on_difference="live", world=Other(seed=7)) as again,
     ):
         queue_agent(again, 5000)
+
+
+def work_until_checked(ep: Any) -> list[bool | None]:
+    """Work until the verifier passes; return its verdicts."""
+    total = 0
+    verdicts = []
+
+    def is_enough(n: int) -> bool:
+        return n >= 2
+
+    @ep.tool(access="read")
+    def work() -> int:
+        return total + 1
+
+    for turn in range(4):
+        ep.model(lambda messages: "go on", messages=[{"role": "user", "content": str(turn)}])
+        verdicts.append(ep.check(is_enough, total).passed)
+        if verdicts[-1]:
+            break
+        total = work()
+    return verdicts
+
+
+def test_each_check_gets_its_own_recorded_verdict(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        recorded = work_until_checked(ep)
+    assert recorded == [False, False, True]
+    with trajrec.rerun(trajrec.open(tmp_path).episode(ep.id)) as rerun:
+        assert work_until_checked(rerun) == recorded
+        assert rerun.check(work_until_checked).passed is None
+    assert rerun.difference is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -35,6 +36,7 @@ class ContinuedEpisode(AsyncBlock, ToolDecorator):
         self._functions: list[FunctionTool] = []
         self._generators = NamedGenerators()
         self._steps = StepCounter()
+        self._n_checks: Counter[str] = Counter()
         self._has_ended = False
 
     @property
@@ -82,14 +84,21 @@ class ContinuedEpisode(AsyncBlock, ToolDecorator):
             self.live.register_tool(tool)
 
     def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
-        """Return the recorded verdict of a verifier, or an empty one; a live episode runs it."""
+        """Return the recorded verdict of a verifier, or an empty one; a live episode runs it.
+
+        An agent that checks its work again gets the verdicts in the recorded order.
+        """
         if self.live is not None:
             return self.live.check(verifier, *args)
-        for check in self.episode.checks:
-            if check.check_id == identify(verifier).id:
-                evidence = self.episode.transcript.value(check.evidence_data)
-                return Verdict(check.verdict, check.score, evidence)
-        return Verdict(None)
+        check_id = identify(verifier).id
+        number = self._n_checks[check_id]
+        self._n_checks[check_id] += 1
+        recorded = [check for check in self.episode.checks if check.check_id == check_id]
+        if number >= len(recorded):
+            return Verdict(None)
+        check = recorded[number]
+        evidence = self.episode.transcript.value(check.evidence_data)
+        return Verdict(check.verdict, check.score, evidence)
 
     def step(self) -> AbstractContextManager[int]:
         """Make the calls of a block one step."""
