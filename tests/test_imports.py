@@ -237,6 +237,26 @@ def test_secrets_are_removed_if_asked_for(tmp_path: Path) -> None:
         assert one(corpus, "SELECT n_redacted > 0 FROM imports")
 
 
+def test_secrets_are_removed_from_names_and_ids(tmp_path: Path) -> None:
+    document = trajectory(1)
+    key = "sk-ant-api03-" + "Ab1" * 30 + "AA"
+    step = document["steps"][1]
+    step["tool_calls"][0] |= {"tool_call_id": f"c {key}", "function_name": f"add {key}"}
+    step["observation"]["results"][0]["source_call_id"] = f"c {key}"
+    path = write_json(tmp_path / "in" / "t.json", document)
+    import_trajectories(path, tmp_path / "out", redact=True).raise_if_failed()
+    with trajrec.open(tmp_path / "out") as corpus:
+        (episode,) = corpus.episodes()
+        (attempt,) = episode.transcript.attempts
+        told = [message.call_ids for message in episode.messages if message.role != "user"]
+        assert key not in str(episode.agent_events)
+    assert attempt.tool.startswith("add [redacted ")
+    assert attempt.result == "4"
+    assert attempt.start.is_redacted
+    # Its messages have the same id.
+    assert told == [[attempt.start.call_id], [attempt.start.call_id]]
+
+
 def test_a_value_that_nests_too_deeply_is_refused(tmp_path: Path) -> None:
     document = trajectory()
     deep: Any = 1
