@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from conftest import only
 
 import trajrec
 from trajrec.cli.colors import color_of
+from trajrec.cli.follow import POLL_S
 from trajrec.cli.main import main
 
 pytest.importorskip("fcntl", reason="without locks no reader knows whether a recorder lives")
@@ -63,6 +65,19 @@ def follower(folder: Path, episode: str, *options: str) -> subprocess.Popen[str]
     command = [sys.executable, "-m", "trajrec", "show", str(folder), episode, "--follow", *options]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+
+@pytest.mark.slow
+def test_the_heading_is_printed_once_however_long_the_wait(tmp_path: Path) -> None:
+    recorder, own = start(tmp_path, AGENT)
+    with recorder, follower(tmp_path, own) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline().split()[:3] == ["step", "time", "call"]
+        # For two more looks.
+        time.sleep(3 * POLL_S)
+        tell(recorder, "stop")
+        rest, _ = reader.communicate(timeout=60)
+    assert rest == ""
 
 
 @pytest.mark.slow

@@ -44,14 +44,16 @@ def follow(corpus: Corpus, episode_id: str, *, as_json: bool) -> None:
         as_json: Whether to print a JSON object for each.
     """
     printed: set[Hashable] = set()
+    has_heading = as_json
     first_step = 0
     while True:
         corpus.refresh()
         episode = corpus.episode(episode_id)
         recording = recording_of(episode)
         is_over = recording is None or recording.state == "interrupted"
-        if not printed and not as_json:
+        if not has_heading:
             _print_heading(episode)
+            has_heading = True
         for line in _lines(episode, first_step):
             if line.key in printed or (line.is_open and not is_over):
                 continue
