@@ -103,6 +103,14 @@ def test_names_beyond_the_first_256_are_found() -> None:
     assert ("np", "random", "rand") in list(_chains(code))
 
 
+def test_a_list_that_holds_itself_hides_no_variable() -> None:
+    own: list[Any] = []
+    own.append(own)
+    digests = [digest_all([("own", own), ("other", [number])]) for number in (1, 2)]
+    assert digests[0]["own"] == digests[1]["own"]
+    assert digests[0]["other"] != digests[1]["other"]
+
+
 def test_a_changed_variable_is_named() -> None:
     env = GlobalCount()
     env.reset(seed=1)

@@ -164,9 +164,10 @@ class _Digester:
             if kind in PLAIN_TYPES or isinstance(item, np.generic):
                 yield f"{kind.__name__} {item!r}".encode("utf-8", "surrogatepass")
                 continue
+            is_new = id(item) not in self._numbers
             number = self._numbers.setdefault(id(item), len(self._numbers))
             yield f"{kind.__name__} {number}".encode()
-            if number < len(self._numbers) - 1 or id(item) in self._without:
+            if not is_new or id(item) in self._without:
                 continue
             self._held.append(item)
             if isinstance(item, _CODE):
