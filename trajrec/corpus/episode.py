@@ -72,6 +72,7 @@ class Episode(StepArrays, EpisodeCard):
         self.agent_events = parts.agent_events
         self.rows = parts.rows
         self._report = parts.report
+        self._losses = parts.losses
 
     @cached_property
     def id(self) -> str:
@@ -117,7 +118,12 @@ class Episode(StepArrays, EpisodeCard):
             is_tolerant=is_tolerant,
         )
         return Transcript(
-            self.agent_events, values, self.id, ending=lambda: self.ending, end=self.end
+            self.agent_events,
+            values,
+            self.id,
+            ending=lambda: self.ending,
+            end=self.end,
+            losses=self._losses,
         )
 
     @property
@@ -294,16 +300,6 @@ class Episode(StepArrays, EpisodeCard):
         """
         check_index("row", row, 0, self.rows.n_observations - 1, self.id)
         return self.rows.observation_at(row)
-
-    @cached_property
-    def infos(self) -> list[Info]:
-        """Infos of the steps, length T; the reset's is `reset_info`."""
-        return list(map(presented, self.rows.infos()))
-
-    @cached_property
-    def has_infos(self) -> bool:
-        """Whether any step has an info that is not empty."""
-        return self.rows.has_infos()
 
     @property
     def reset_info(self) -> Info:

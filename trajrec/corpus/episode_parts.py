@@ -16,6 +16,7 @@ from trajrec.log.chunk import LogChunk
 from trajrec.log.events import AgentEvent
 from trajrec.log.frames import CHUNK
 from trajrec.log.identity import may_lack_records
+from trajrec.log.lost_frames import lost_frames
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import Check, EpisodeEnd, EpisodeStart, Failure, Fork, Keyframe, Segment
 from trajrec.types import Value
@@ -45,6 +46,7 @@ class EpisodeParts:
         agent_events: Events of an agent, in order.
         rows: The rows of its steps.
         frames: The numbers of the chunks that have events of it.
+        losses: Numbers of events of the agent behind which others may be lost.
     """
 
     def __init__(self, reader: LogReader, number: int, chunks: Sequence[int] | None) -> None:
@@ -59,6 +61,7 @@ class EpisodeParts:
         self.agent_events: list[AgentEvent] = []
         self.rows = EpisodeRows([], {})
         self.frames: list[int] = []
+        self.losses: list[int] = []
         # For each chunk, the number of agent's events up to its end, and the number of the chunk.
         self._event_bounds: list[tuple[int, int]] = []
         for chunk in _read_chunks(reader, range(reader.n_chunks) if chunks is None else chunks):
@@ -92,6 +95,8 @@ class EpisodeParts:
         self._check_end()
         if self.start is None:
             self._note_missing_start()
+        if self.agent_events:
+            self._find_losses()
 
     def report(self, event: AgentEvent | None, reason: str) -> None:
         """Add the frame of an event that contradicts others, or has no value, to the damage."""
@@ -147,6 +152,22 @@ class EpisodeParts:
         for number, step, data in chunk.record.irregular:
             if number == self._number:
                 self.rows.irregular[step] = data
+
+    def _find_losses(self) -> None:
+        """Note where damage may have taken events of the agent."""
+        reader = self._reader
+        if self.end is None and reader.footer is not None:
+            # Frames behind those that the index knows of, and that are damaged since.
+            later = [index for index in reader.chunks_of(self._number) if index > self.frames[-1]]
+            for _ in _read_chunks(reader, later):
+                pass
+        if not reader.has_losses:
+            return
+        for index in lost_frames(reader, self._number):
+            before = [n for n, chunk_index in self._event_bounds if chunk_index < index]
+            is_after_end = self.end is not None and index > self.frames[-1]
+            if before and not is_after_end:
+                self.losses.append(before[-1])
 
     def _check_end(self) -> None:
         """Note rows behind the episode's end."""

@@ -25,6 +25,7 @@ class Assumption:
         part: The name of the part.
         first_step: The step of the first call.
         result: The result of the next comparison; "open" if the log ends before it.
+        is_lost: Whether damage of the log may have taken changes of the part instead.
         compared_after: The call whose state was compared: its own is known in any case.
     """
 
@@ -32,10 +33,16 @@ class Assumption:
     first_step: int
     result: Literal["open", "same", "changed"] = "open"
     compared_after: AttemptKey | None = None
+    is_lost: bool = False
 
     @property
     def reason(self) -> str:
         """Why the part is unknown."""
+        if self.is_lost:
+            return (
+                f"the log is damaged behind step {self.first_step}, and the damage may have taken "
+                "changes of it"
+            )
         assumed = (
             f"since step {self.first_step} it was assumed to be unchanged, because the tools that "
             "were called are declared `read`"
@@ -66,9 +73,10 @@ class StatePositions:
 
     Args:
         events: The episode's events, in order.
+        losses: Numbers of events behind which the log may have lost others.
     """
 
-    def __init__(self, events: Sequence[AgentEvent]) -> None:
+    def __init__(self, events: Sequence[AgentEvent], losses: Collection[int] = ()) -> None:
         # Steps in ascending order, the number of changes before each, and the assumptions that hold
         # there, if any do. A retry is of an earlier step.
         self._steps: list[int] = []
@@ -82,12 +90,16 @@ class StatePositions:
         self._open: dict[str, Assumption] = {}
         self._digests: dict[str, str] = {}
         last_step = -1
-        for event in events:
+        for number, event in enumerate(events):
+            if number in losses:
+                self._lose(last_step)
             if isinstance(event, StateChange):
                 self._add_change(event)
             elif isinstance(event, CallEnd):
                 key = (event.step, event.call, event.attempt)
                 self._after[key] = self._n_changes
+                if losses:
+                    self._assume(key, [part for part, a in self._open.items() if a.is_lost])
                 if event.extra_data is not None:
                     self._assume(key, assumed_parts(event))
             elif (step := step_of_request(event)) > last_step:
@@ -96,6 +108,8 @@ class StatePositions:
                     self._held[len(self._steps)] = tuple(self._open.values())
                 self._steps.append(last_step)
                 self._counts.append(self._n_changes)
+        if len(events) in losses:
+            self._lose(last_step)
 
     @property
     def last(self) -> StatePosition:
@@ -138,6 +152,11 @@ class StatePositions:
             assumption = self._open.setdefault(part, Assumption(part, key[0]))
             self._assumptions.setdefault(key, []).append(assumption)
 
+    def _lose(self, step: int) -> None:
+        """Take each part for unknown until its next digest: the log may have lost changes."""
+        for part in self._digests:
+            self._open[part] = Assumption(part, step, is_lost=True)
+
     def _add_change(self, event: StateChange) -> None:
         self._n_changes += 1
         part = event.part
@@ -147,7 +166,7 @@ class StatePositions:
         assumption = self._open.pop(part, None) if self._open else None
         if assumption is not None:
             assumption.compared_after = key
-            if is_same and event.digest and event.data is None:
+            if is_same and event.digest and event.data is None and not assumption.is_lost:
                 # No change, but the proof that there was none.
                 assumption.result = "same"
                 return

@@ -10,9 +10,9 @@ from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode_rows import EpisodeRows
 from trajrec.log.events import AgentEvent, StepValues
 from trajrec.log.schema import EpisodeEnd
-from trajrec.types import Action, Array, Value
+from trajrec.types import Action, Array, Info, Value
 from trajrec.values import codec
-from trajrec.values.presented import presented_rows
+from trajrec.values.presented import presented, presented_rows
 
 
 class StepArrays:
@@ -64,6 +64,16 @@ class StepArrays:
     def next_observations(self) -> Value:
         """Observation after each step, length T: `observations` without the reset's."""
         return _without_first(self.observations) if self.rows.has_reset else self.observations
+
+    @cached_property
+    def infos(self) -> list[Info]:
+        """Infos of the steps, length T; the reset's is `reset_info`."""
+        return list(map(presented, self.rows.infos()))
+
+    @cached_property
+    def has_infos(self) -> bool:
+        """Whether any step has an info that is not empty."""
+        return self.rows.has_infos()
 
     @cached_property
     def terminations(self) -> Array:

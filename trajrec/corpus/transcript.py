@@ -53,6 +53,7 @@ class Transcript:
         episode_id: The episode, for errors.
         ending: Returns how the episode ended.
         end: The end of the episode.
+        losses: Numbers of events behind which the log may have lost others.
 
     Attributes:
         reported_changes: Changes of the state that an imported record reports. They prove nothing,
@@ -67,6 +68,7 @@ class Transcript:
         *,
         ending: Callable[[], str] = str,
         end: EpisodeEnd | None = None,
+        losses: Sequence[int] = (),
     ) -> None:
         self._ending = ending
         self._end = end
@@ -80,8 +82,10 @@ class Transcript:
                 event for event in events if type(event) is StateChange and _is_reported(event)
             ]
         if self.reported_changes:
+            losses = [n - sum(map(_is_reported, events[:n])) for n in losses]
             events = [event for event in events if not _is_reported(event)]
         self._events = events
+        self._losses = losses
         self.task_start = next((event for event in events if isinstance(event, TaskStart)), None)
 
     @property
@@ -332,7 +336,7 @@ class Transcript:
 
     @cached_property
     def _positions(self) -> StatePositions:
-        return StatePositions(self._events)
+        return StatePositions(self._events, self._losses)
 
     def _check_last(self, step: int) -> None:
         """Refuse the state after a call whose changes the end of the process may have kept out.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -291,6 +291,11 @@ class LogReader(FrameReader):
     def has_lost_rows(self, index: int) -> bool:
         """Return whether the columns of frames[index] are damaged, as far as it was read."""
         return index in self._lost_rows
+
+    @property
+    def refused(self) -> Collection[int]:
+        """The numbers of the frames that were read and cannot be decoded."""
+        return self._refused.keys()
 
     def cached_chunk(self, index: int) -> LogChunk:
         """Return the chunk of frames[index] from a small cache, or read it."""
