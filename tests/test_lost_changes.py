@@ -12,6 +12,7 @@ import trajrec
 from trajrec.errors import StateUnknownError
 from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
+from trajrec.log.repair import recover
 from trajrec.recording.event_log import close_logs, open_event_log
 
 N_STEPS = 24
@@ -73,9 +74,10 @@ def test_the_whole_log_gives_every_state(recorded: tuple[Path, list[Any]]) -> No
     assert check(folder, truth) == N_STEPS + 1
 
 
+@pytest.mark.parametrize("is_recovered", [False, True])
 @pytest.mark.parametrize("is_sealed", [True, False])
 def test_a_lost_frame_gives_no_wrong_state(
-    recorded: tuple[Path, list[Any]], tmp_path: Path, is_sealed: bool
+    recorded: tuple[Path, list[Any]], tmp_path: Path, is_sealed: bool, is_recovered: bool
 ) -> None:
     folder, truth = recorded
     frames = frames_of(folder)
@@ -87,6 +89,8 @@ def test_a_lost_frame_gives_no_wrong_state(
         data = bytearray(log.read_bytes())
         data[frame.offset + frame.size // 2] ^= 1
         log.write_bytes(data if is_sealed else data[: frames[-1].end])
+        if is_recovered:
+            recover(log)
         n_known.append(check(damaged, truth))
     # What is behind the next digest of each part is known again.
     assert n_known[0] == 0

@@ -1,4 +1,4 @@
-"""Seals a log whose writer was killed, without changing its records."""
+"""Seals a log whose writer was killed, or that is damaged, without changing its records."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ import zstandard
 from trajrec.errors import LogCorruptError, LogError
 from trajrec.log import frames
 from trajrec.log.columns import Packer
+from trajrec.log.directory import segment_returns
 from trajrec.log.frame_reader import NewFrame
 from trajrec.log.journal import delete_journal
 from trajrec.log.locks import is_being_written
+from trajrec.log.lost_changes import LostChanges
+from trajrec.log.lost_frames import lost_frames
 from trajrec.log.reader import LogReader
 from trajrec.log.records import drop_rows
 from trajrec.log.rewriting import rewriting
@@ -126,12 +129,18 @@ def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
     """Yield the frames of the sealed log.
 
     A chunk stands as it was, byte for byte, unless its format is old or its columns are damaged: in
-    these cases its record is written anew, without the rows of damaged columns.
+    these cases its record is written anew, without the rows of damaged columns. Where frames are
+    lost, the states of agents are marked as unknown.
     """
     packer = Packer()
+    lost = LostChanges(reader) if reader.has_losses else None
+    sequence = -1
     decompress = zstandard.ZstdDecompressor().decompress
     yield new_header_frame(reader)
     for index, entry in enumerate(reader.frames):
+        if lost is not None and entry.sequence > sequence + 1:
+            lost.lose(index)
+        sequence = entry.sequence
         if entry.kind in (frames.HEADER, frames.HEADER_COPY):
             continue
         try:
@@ -140,7 +149,12 @@ def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
                 continue
             chunk = reader.chunk(index)
         except LogCorruptError:
+            if lost is not None:
+                lost.lose(index)
             continue
+        if lost is not None:
+            yield from _marks(lost, packer)
+            lost.take(chunk)
         if reader.format_version != FORMAT_VERSION:
             data = [chunk.column_bytes(column) for column in chunk.columns()]
             yield new_chunk_frame(chunk.record, data, chunk_returns(chunk), packer)
@@ -150,6 +164,17 @@ def _kept_frames(reader: LogReader) -> Iterator[NewFrame]:
             record = drop_rows(decompress(frame.meta))
             frame = frame._replace(meta=packer.compress(record), meta_raw=len(record), data=())
         yield frame
+    if lost is not None:
+        if len(reader.frames) in lost_frames(reader, 0):
+            lost.lose(len(reader.frames))
+        yield from _marks(lost, packer)
     for chunk in reader.journal:
         data = [chunk.column_bytes(column) for column in chunk.columns()]
         yield new_chunk_frame(chunk.record, data, chunk_returns(chunk), packer)
+
+
+def _marks(lost: LostChanges, packer: Packer) -> Iterator[NewFrame]:
+    """Yield a frame of marks, if anything was lost."""
+    marks = lost.marks()
+    if marks is not None:
+        yield new_chunk_frame(marks, [], segment_returns([], None), packer)
