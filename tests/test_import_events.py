@@ -267,6 +267,19 @@ def test_an_observation_of_another_answer_keeps_it(tmp_path: Path) -> None:
     assert lost_leaves(other, tmp_path / "out") == {}
 
 
+def test_an_action_of_the_same_answer_keeps_what_differs(tmp_path: Path) -> None:
+    actions = []
+    for number, tier in ((1, "first tier"), (2, "second tier")):
+        response = {"id": "r1", "service_tier": tier}
+        metadata = {"function_name": "run", "tool_call_id": "c", "model_response": response}
+        action = {"id": number, "source": "agent", "action": "run", "args": {}}
+        actions.append({**action, "tool_call_metadata": metadata})
+    path = write_json(tmp_path / "t.json", actions)
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM model_calls") == 1
+    assert lost_leaves(actions, tmp_path / "out") == {}
+
+
 def dojo_run(**fields: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": [{"type": "text", "content": "Pay."}]}]
     return {

@@ -163,7 +163,8 @@ class _EventReader:
         call_id = metadata.get("tool_call_id")
         asked = _asked(response, call_id)
         given, invalid = parse_arguments(asked) if asked is not None else (arguments, "")
-        others = {k: v for k, v in metadata.items() if k != "model_response" or type(v) is not dict}
+        # The turn has the answer, of which other actions may have another record under the same id.
+        others = {k: v for k, v in metadata.items() if k != "model_response" or v != turn.answer}
         extra = {**rest, "id": event.get("id"), "action": action, "tool_call_metadata": others}
         if given is not arguments:
             extra["args"] = arguments
