@@ -29,6 +29,10 @@ _WORD = r"(?:(?<!\w)|(?<=\\[nrt])|(?<=[0-9\[][mK]))"
 # An argument of a command, in quotes or not: its first character is none of an option or variable.
 _ARGUMENT = r"[\"']?(?P<secret>[^\s\"'`<$-][^\s\"'`<]{3,})"
 
+# Options of htpasswd, of which one may have a number, and a word that is none.
+_OPTIONS = r"(?:[ \t]++-[A-Za-z]++(?:[ \t]++[0-9]++)?){0,8}"
+_UNQUOTED = r"[ \t]+[^\s<>|&;`\"'-][^\s<>|&;`\"']*"
+
 _PIPED = (
     _WORD
     + r"(?:echo|printf)\s+(?:-\w+\s+|[\"']%s(?:\\+n)?[\"']\s+)*[\"']?"
@@ -171,9 +175,9 @@ TEXT_SHAPES = (
     Shape(
         "password",
         "passwd -",
-        # Options, one of them with "b"; a file unless there is an "n"; a user; the password.
-        r"htpasswd(?:[ \t]+-[A-Za-z]+(?:[ \t]+[0-9]+)?)*?[ \t]+-[A-Za-z]*b[A-Za-z]*"
-        r"(?:[ \t]+[0-9]+)?(?:[ \t]+-[A-Za-z]+(?:[ \t]+[0-9]+)?)*[ \t]+(?:[^\s<>|&;`-][^\s<>|&;`]*[ \t]+){1,2}"
+        # Options, one of them with "b"; a file unless one has an "n"; a user; the password.
+        rf"htpasswd(?={_OPTIONS}[ \t]+-[A-Za-z]*b)(?P<prints>(?={_OPTIONS}[ \t]+-[A-Za-z]*n))?"
+        rf"{_OPTIONS}{_UNQUOTED}(?(prints)|{_UNQUOTED})[ \t]+"
         r"[\"']?(?P<secret>[^\s\"'`$<>|&;)-][^\s\"'`<>|&;)]{3,})",
         "https://httpd.apache.org/docs/2.4/programs/htpasswd.html",
         before=2,
