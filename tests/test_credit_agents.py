@@ -1023,3 +1023,29 @@ def test_items_before_a_generator_failed_are_played_back(tmp_path: Path, is_asyn
             episode, credit.AgentPolicy(agent), estimator="value", steps=[step], n_rollouts=2
         )
         assert (row.value, row.n_invalid) == (1.0, 0)
+
+
+def took_money(world: Any) -> bool:
+    return False
+
+
+@pytest.mark.parametrize("decides", [False, True])
+def test_an_agent_that_decides_by_its_own_check_is_refused(tmp_path: Path, decides: bool) -> None:
+    def agent(ep: Any) -> None:
+        ep.call("deposit", amount=100)
+        verdict = ep.check(took_money)
+        if decides and verdict.passed is not True:
+            ep.call("choose", amount=150)
+        else:
+            ep.call("choose", amount=150)
+        ep.call("withdraw")
+        # Behind the last call, nothing depends on it.
+        assert ep.check(took_money).passed in (None, False)
+
+    episode = record(tmp_path, agent)
+    refused = pytest.raises(AgentDivergedError, match="after it has read the verdict of a check")
+    with refused if decides else contextlib.nullcontext():
+        (row,) = credit.estimate(
+            episode, credit.AgentPolicy(agent), estimator="value", steps=[1], n_rollouts=2
+        )
+        assert row.n_invalid == 0

@@ -38,6 +38,7 @@ from trajrec.replay.credit.sampling.answers import (
 )
 from trajrec.replay.credit.sampling.context import Call, Context, ToolCall
 from trajrec.replay.credit.sampling.exchanges import ExchangePlayback
+from trajrec.replay.credit.sampling.unknown_verdicts import UnknownVerdicts
 from trajrec.taps.exceptions import is_cancellation
 from trajrec.types import JsonObject, Value
 from trajrec.values import codec
@@ -91,6 +92,7 @@ class PlaybackEpisode(ToolDecorator):
         self.step_number = step_number
         self.next_call: Call | None = None
         self.is_stopped = False
+        self._verdicts = UnknownVerdicts()
         self.divergence: AgentDivergedError | None = None
         self.outside: set[str] = set()
         self._generators = NamedGenerators()
@@ -149,6 +151,8 @@ class PlaybackEpisode(ToolDecorator):
         if has_code:
             self.outside.add(tool)
         if self._n_called == len(self._calls):
+            if refusal := self._verdicts.refusal(tool):
+                self._diverge(refusal)
             if self._is_in_step(position.step):
                 # A copy, since the agent may continue to use its arguments.
                 self.next_call = (tool, copy.deepcopy(arguments))
@@ -222,7 +226,7 @@ class PlaybackEpisode(ToolDecorator):
 
     def check(self, verifier: Callable[..., Value], *args: Value) -> Verdict:
         """Return an empty verdict: the success function of the rollout decides."""
-        return Verdict(None)
+        return self._verdicts.verdict()
 
     def close(self) -> None:
         """Close the coroutines and streams that the agent left open.
