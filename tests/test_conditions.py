@@ -132,7 +132,7 @@ def test_no_condition_is_an_internal_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([command[0], str(runs), *command[1:], "--where", where]) == 2
-    words = "Error|selected by outcomes|must be true or false"
+    words = "Error|selected by outcomes|must be true or false|no bracket opens before"
     assert re.search(words, capsys.readouterr().err)
 
 
