@@ -105,6 +105,8 @@ def test_every_method_with_a_condition_is_listed() -> None:
     assert listed == {*METHODS, "to_torch"}  # which needs a package
 
 
+@mostly_deep("index", drawn=8)
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("name", [*METHODS, *FUNCTIONS])
 def test_no_condition_reaches_a_file(runs: Path, tmp_path: Path, name: str) -> None:
     ask = {**METHODS, **FUNCTIONS}[name]
