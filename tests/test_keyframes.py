@@ -71,7 +71,8 @@ def record(folder: Path, env: Any, n_steps: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    "env_id", spread("environments", list(ENVS), fixed=["Pendulum-v1"], drawn=1)
+    "env_id",
+    spread("environments", list(ENVS), fixed=["Pendulum-v1"], drawn=1, costly=["ALE/Pong-v5"]),
 )
 def test_late_step_is_reached_from_a_keyframe(tmp_path: Path, env_id: str) -> None:
     episode = record(tmp_path, make(env_id), 2 * KEYFRAME_STEPS + 6000)

@@ -96,7 +96,9 @@ def test_run_seeded_once_replays_elsewhere_in_any_order(env_id: str, tmp_path: P
     assert replay_shuffled(tmp_path) == ["exact"] * 4
 
 
-@pytest.mark.parametrize("env_id", spread("replay", ENVIRONMENTS, drawn=1))
+@pytest.mark.parametrize(
+    "env_id", spread("replay", ENVIRONMENTS, drawn=1, costly=["ALE/Breakout-v5"])
+)
 def test_hundred_episodes_replay_elsewhere_in_any_order(env_id: str, tmp_path: Path) -> None:
     record_elsewhere(env_id, tmp_path, 100)
     assert replay_shuffled(tmp_path) == ["exact"] * 100

@@ -46,6 +46,12 @@ def test_a_spread_leaves_every_case_in_a_tier() -> None:
     assert sum("slow" in marks(p) for p in parameters) == 3
 
 
+def test_a_costly_case_is_never_drawn() -> None:
+    parameters = spread("log", list(range(5)), drawn=5, costly=[2])
+    assert ["slow" in marks(p) for p in parameters] == [True, True, False, True, True]
+    assert all("deep" in marks(p) for p in parameters)
+
+
 def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"part must be one of log, .*, got 'lgo'"):
         deep("lgo")

@@ -163,7 +163,12 @@ def examples(
 
 
 def spread(
-    part: str, cases: Sequence[Any], *, fixed: Collection[Any] = (), drawn: int = 0
+    part: str,
+    cases: Sequence[Any],
+    *,
+    fixed: Collection[Any] = (),
+    drawn: int = 0,
+    costly: Collection[Any] = (),
 ) -> list[Any]:
     """Return a list of cases as parameters: some unmarked, some drawn for the slow tier, the rest deep.
 
@@ -174,9 +179,11 @@ def spread(
         cases: The cases; a tuple gives several arguments.
         fixed: The unmarked ones.
         drawn: How many of the others are slow in this session.
+        costly: Those that take most of a minute, which are never drawn.
     """
     others = [case for case in cases if case not in fixed]
-    lot = random.Random(seed_of(f"{part} {len(cases)}")).sample(others, min(drawn, len(others)))
+    cheap = [case for case in others if case not in costly]
+    lot = random.Random(seed_of(f"{part} {len(cases)}")).sample(cheap, min(drawn, len(cheap)))
     parameters = []
     for case in cases:
         marks = [deep(part)] if case in others else []
