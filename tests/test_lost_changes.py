@@ -14,6 +14,8 @@ from trajrec.log.frames import CHUNK
 from trajrec.log.reader import LogReader
 from trajrec.log.repair import recover
 from trajrec.recording.event_log import close_logs, open_event_log
+from trajrec.tracking.parts import digest_of_parts
+from trajrec.tracking.tree import Tree
 
 N_STEPS = 24
 
@@ -46,6 +48,13 @@ def frames_of(folder: Path) -> list[Any]:
         return [frame for frame in reader.frames if frame.kind == CHUNK]
 
 
+def digest_of(state: dict[str, Any]) -> str | None:
+    """Return the digest of a state as that of an attempt is stored."""
+    return digest_of_parts(
+        {name: Tree(lambda part=part: part).begin()[1] for name, part in state.items()}
+    )
+
+
 def check(folder: Path, truth: list[Any]) -> int:
     """Check each state that the log still gives; return how many it gives."""
     n_known = 0
@@ -65,6 +74,9 @@ def check(folder: Path, truth: list[Any]) -> int:
                 except StateUnknownError:
                     continue
                 assert state == truth[attempt.start.step + 1]
+            for attempt in episode.transcript.attempts:
+                expected = digest_of(truth[attempt.start.step + 1])
+                assert attempt.state_digest in (None, expected), attempt.start.step
     return n_known
 
 

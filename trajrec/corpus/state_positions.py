@@ -40,8 +40,8 @@ class Assumption:
         """Why the part is unknown."""
         if self.is_lost:
             return (
-                f"the log is damaged behind step {self.first_step}, and the damage may have taken "
-                "changes of it"
+                f"the log is damaged after step {self.first_step}, and changes of this part may be "
+                "lost there"
             )
         assumed = (
             f"since step {self.first_step} it was assumed to be unchanged, because the tools that "

@@ -143,8 +143,12 @@ class Transcript:
                     self._add_changes(by_key, event, n_changes, state, is_same=is_same)
                 n_changes += 1
         attempts = list(by_key.values())
-        if self._has_assumptions:
+        if self._has_assumptions or self._losses:
             self._positions.mark(attempts)
+        if self.task_start is None:
+            # It names the parts: a digest of those that are left would be of no state.
+            for attempt in attempts:
+                attempt.state_digest = None
         return attempts
 
     def _add_end(
