@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import SEED, spread_slow_cases
+from tiers import SEED, comes_up, deep, drawn_cases
 
 import trajrec
 from trajrec.agents.context import current_episode
@@ -34,16 +34,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     such as "not slow" must not take an hour.
     """
     mark_most_cases_slow(items)
-    mark_most_slow_cases_deep(items)
+    not_drawn = mark_slow_cases_deep(items)
     if any("::" in argument for argument in config.args):
         return
     expression = config.option.markexpr
 
     def is_asked_for(item: pytest.Item) -> bool:
         is_slow = item.get_closest_marker("slow") is not None
+        is_deep = item.get_closest_marker("deep") is not None
         if not expression:
-            return not is_slow and item.get_closest_marker("deep") is None
-        return "deep" in expression or is_slow or item.get_closest_marker("deep") is None
+            return not is_slow and not is_deep
+        return "deep" in expression or (is_slow and item not in not_drawn) or not is_deep
 
     left_out = [item for item in items if not is_asked_for(item)]
     items[:] = [item for item in items if is_asked_for(item)]
@@ -66,14 +67,24 @@ def mark_most_cases_slow(items: list[pytest.Item]) -> None:
                 item.add_marker("slow")
 
 
-def mark_most_slow_cases_deep(items: list[pytest.Item]) -> None:
-    """Spread the slow cases of each test marked `mostly_deep` over the slow and the deep tier."""
+def mark_slow_cases_deep(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Mark the slow cases deep whose test is `mostly_deep` or `half_deep`; return those that were not drawn."""
     cases: dict[str, list[pytest.Item]] = {}
+    not_drawn: set[pytest.Item] = set()
     for item in items:
-        if item.get_closest_marker("mostly_deep") is not None and item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") is None:
+            continue
+        if (marker := item.get_closest_marker("half_deep")) is not None:
+            item.add_marker(deep(*marker.args))
+            if not comes_up(item):
+                not_drawn.add(item)
+        elif (marker := item.get_closest_marker("mostly_deep")) is not None:
+            part, _drawn = marker.args
+            item.add_marker(deep(part))
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for name, group in cases.items():
-        spread_slow_cases(name, group)
+        not_drawn |= set(group) - set(drawn_cases(name, group))
+    return not_drawn
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

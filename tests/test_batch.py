@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
+from tiers import half_deep
 
 import trajrec
 from trajrec.replay import replay_episodes
@@ -139,6 +140,7 @@ class Deadly(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @pytest.mark.slow
+@half_deep("kills")
 def test_only_the_episode_that_kills_workers_is_refused(
     runs: Path,
 ) -> None:
@@ -234,6 +236,7 @@ def test_what_cannot_be_made_in_a_worker_is_named(is_item: bool) -> None:
 
 
 @pytest.mark.slow
+@half_deep("replay")
 def test_replay_reports_what_a_changed_environment_breaks(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

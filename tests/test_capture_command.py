@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import only
 from model_server import Attempt, ModelServer, Turn
+from tiers import half_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -156,6 +157,7 @@ def test_a_call_through_proxy_and_tap_is_recorded_once(tmp_path: Path) -> None:
     check_rerun(tmp_path, ended, attempts, command)
 
 
+@half_deep("agents")
 def test_an_agent_that_fails_at_a_miss_is_ended_at_once(tmp_path: Path) -> None:
     with ModelServer([Turn("one"), Turn("two")]) as server:
         trajrec_command(
@@ -407,6 +409,7 @@ def test_a_program_without_trajrec_is_tapped_as_well(tmp_path: Path) -> None:
     assert len(attempts) == 3
 
 
+@half_deep("agents")
 @pytest.mark.parametrize("kind", ["command", "function"])
 def test_an_episode_becomes_a_test(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -532,6 +535,7 @@ def test_a_server_with_tls_is_checked_and_recorded(tmp_path: Path) -> None:
         assert len(server.attempts) == 2
 
 
+@half_deep("agents")
 @needs_node
 def test_the_sdks_of_node_are_recorded_and_rerun(tmp_path: Path) -> None:
     if shutil.which("npm") is None:

@@ -10,7 +10,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import deep
+from tiers import deep, half_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -84,6 +84,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
 
 
 @pytest.mark.slow
+@half_deep("credit")
 @pytest.mark.parametrize(
     "options", [{}, {"jobs": 2}, pytest.param({"restore": "os_fork"}, marks=pytest.mark.slow)]
 )
@@ -196,6 +197,7 @@ def test_a_diverging_prefix_is_an_error_and_no_credit(lake: Episode) -> None:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 def test_sticky_actions_of_ale_follow_the_noise_of_their_scenario(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -310,6 +312,7 @@ def test_an_unseeded_policy_is_noticed_by_its_actions(restore: Any, tmp_path: Pa
 
 
 @pytest.mark.slow
+@half_deep("credit")
 def test_an_environment_may_reuse_its_observation_buffer(tmp_path: Path) -> None:
     class Reuses(gym.ObservationWrapper[Any, Any, Any]):
         def __init__(self, env: Any) -> None:

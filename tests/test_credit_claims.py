@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import half_deep
 
 import trajrec
 import trajrec.envs
@@ -331,6 +332,7 @@ def test_no_run_takes_more_than_its_budget(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 @pytest.mark.parametrize("options", [{"jobs": 2}, {"restore": "os_fork"}])
 def test_a_budget_holds_in_other_processes(options: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Walking(), [1] * 6)

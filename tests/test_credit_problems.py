@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from tiers import Share, deep, suite
+from tiers import Share, deep, half_deep, suite
 
 from trajrec.replay import credit
 
@@ -89,6 +89,7 @@ def test_the_decisive_step_of_planted_faults_is_named() -> None:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 def test_shapley_values_of_a_switch_match_enumeration() -> None:
     from benchmarks.credit import games
 
@@ -115,7 +116,7 @@ def test_one_fault_in_a_task_of_the_shop_is_named(share: Share) -> None:
     assert_all_hold(tools.shop(share.size))
 
 
-@suite("credit", fixed=0, drawn=12, whole=24)
+@suite("credit", fixed=0, drawn=8, whole=24)
 def test_pooled_intervals_cover_near_a_time_limit(share: Share) -> None:
     import functools
 
@@ -143,7 +144,7 @@ def test_pooled_intervals_cover_near_a_time_limit(share: Share) -> None:
     assert sum(covered) / len(covered) >= 0.88
 
 
-@suite("credit", fixed=0, drawn=40, whole=300)
+@suite("credit", fixed=0, drawn=20, whole=300)
 def test_no_cell_of_random_processes_covers_too_little(share: Share) -> None:
     from benchmarks.credit.coverage import coverage
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import deep, spread
+from tiers import deep, half_deep, spread
 
 import trajrec
 from trajrec.cli import arguments
@@ -221,6 +221,7 @@ class Sloppy:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 @pytest.mark.parametrize("policy", ["random", Sloppy()], ids=["random", "seeded"])
 def test_branches_depend_neither_on_restore_nor_on_jobs(tmp_path: Path, policy: Any) -> None:
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
@@ -388,6 +389,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize(
     ("deadly", "why"),
@@ -719,6 +721,7 @@ def test_objects_with_lossy_pickles_have_no_snapshot() -> None:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 @pytest.mark.parametrize("restore", ["auto", "reexecute", "os_fork"])
 def test_carried_state_is_restored_by_replaying_predecessors(tmp_path: Path, restore: Any) -> None:
     corpus = record(tmp_path, carrying(), n=3)

@@ -14,6 +14,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
+from tiers import half_deep
 
 import trajrec
 from trajrec.errors import RecordedError
@@ -215,6 +216,7 @@ def quitting() -> Any:
 
 
 @pytest.mark.slow
+@half_deep("kills")
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_exit_of_an_environment_ends_only_the_episode(tmp_path: Path, jobs: int) -> None:
     record(gym.make("CartPole-v1"), tmp_path)

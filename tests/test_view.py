@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from tiers import half_deep
 
 import trajrec
 from trajrec.cli.main import main
@@ -371,6 +372,7 @@ def test_a_filter_in_the_address_cannot_break_the_page(client: TestClient) -> No
 
 
 @pytest.mark.slow
+@half_deep("pages")
 def test_no_damage_of_a_log_breaks_a_page(tmp_path: Path) -> None:
     record_shop(tmp_path / "whole")
     trajrec.close_logs()

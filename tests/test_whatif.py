@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import half_deep
 
 pytest.importorskip("httpx", reason="httpx is not installed")
 
@@ -660,6 +661,7 @@ def test_calls_that_no_model_decided_are_controlled(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 @pytest.mark.filterwarnings("default")
 def test_state_of_an_mcp_server_is_put_back(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")

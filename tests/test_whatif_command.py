@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from model_server import ModelServer
+from tiers import half_deep
 from whatif_agents import RIGHT, Script, Support, record_failure
 
 import trajrec
@@ -66,6 +67,7 @@ def program(tmp_path: Path, url: str) -> list[Any]:
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 def test_python_program_is_run_from_the_step_on(tmp_path: Path) -> None:
     with ModelServer(Script()) as server:
         command = program(tmp_path, server.url)
@@ -106,6 +108,7 @@ def test_a_program_without_an_episode_asks_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 def test_wrong_use_and_refusals_have_their_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,6 +188,7 @@ def refunded(folder):
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_node_program_is_run_from_its_beginning_and_live_from_the_step(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
@@ -223,6 +227,7 @@ def test_node_program_is_run_from_its_beginning_and_live_from_the_step(tmp_path:
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 def test_runs_at_the_same_time_give_the_same_result(tmp_path: Path) -> None:
     with ModelServer(Script()) as server:
         command = program(tmp_path, server.url)

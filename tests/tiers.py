@@ -3,6 +3,7 @@
 Unmarked tests take two minutes and run the fixed shares: the same cases each time, so that a failure is due to a change.
 Tests marked `slow` run in `.ci/run` and hold the drawn shares: other cases each time, from a seed that is printed.
 Of a test marked `mostly_slow(n)` only n cases are unmarked; of its slow cases, `mostly_deep` leaves only some that are drawn.
+Of the tests marked `half_deep`, which take seconds each, half are slow in a session: each has its own coin.
 Tests marked `deep` run in `.ci/deep PART` and hold the whole suites.
 """
 
@@ -53,8 +54,25 @@ def mostly_deep(part: str, *, drawn: int) -> pytest.MarkDecorator:
     return pytest.mark.mostly_deep(part, drawn)
 
 
-def spread_slow_cases(name: str, items: Sequence[pytest.Item]) -> None:
-    """Spread the slow cases of one test marked `mostly_deep` over the tiers.
+def half_deep(part: str) -> pytest.MarkDecorator:
+    """Make a slow test deep; in half of the sessions it stays slow as well.
+
+    Args:
+        part: The part of the deep tier.
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    return pytest.mark.half_deep(part)
+
+
+def comes_up(item: pytest.Item) -> bool:
+    """Return whether a slow case marked `half_deep` is slow in this session."""
+    # By its name: the tests that run beside it do not matter.
+    return random.Random(seed_of(item.nodeid.rpartition("/")[2])).random() < 0.5
+
+
+def drawn_cases(name: str, items: Sequence[pytest.Item]) -> list[pytest.Item]:
+    """Return which of the slow cases of one test marked `mostly_deep` are slow in this session.
 
     Args:
         name: The test's, which decides with the seed what is drawn.
@@ -62,13 +80,8 @@ def spread_slow_cases(name: str, items: Sequence[pytest.Item]) -> None:
     """
     marker = items[0].get_closest_marker("mostly_deep")
     assert marker is not None
-    part, drawn = marker.args
-    lot = Share("drawn", drawn, seed_of(name)).of(items)
-    for item in items:
-        item.add_marker(deep(part))
-        if item not in lot:
-            item.own_markers[:] = [mark for mark in item.own_markers if mark.name != "slow"]
-            assert item.get_closest_marker("slow") is None, f"{name}: all of its module is slow"
+    _part, drawn = marker.args
+    return Share("drawn", drawn, seed_of(name)).of(items)
 
 
 @dataclasses.dataclass(frozen=True)
