@@ -12,12 +12,12 @@ from counter_runs import counts, interface, of_run, reached, record_one, record_
 
 import trajrec
 from trajrec.analysis import forest_plot
+from trajrec.analysis.cells import Cell
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.intervals import UNIT_RANGE
 from trajrec.analysis.planned import apply_plan
 from trajrec.analysis.planning import tasks_needed, variance_of_both
-from trajrec.analysis.rollouts import Cell
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
 from trajrec.recording import provenance
@@ -202,7 +202,15 @@ def test_a_comparison_is_drawn_with_each_task(corpus: trajrec.Corpus, tmp_path: 
 
 
 def cell(n: int, n_excluded: int = 0) -> Cell:
-    return Cell(unit="t", family=None, n=n, total=0, squares=0, n_excluded=n_excluded)
+    return Cell(
+        unit="t",
+        family=None,
+        n=n,
+        total=0,
+        deviations=0,
+        is_binary=True,
+        n_excluded=n_excluded,
+    )
 
 
 def test_declared_trials_plan_unequal_numbers() -> None:
@@ -411,6 +419,26 @@ def test_a_plan_says_that_its_pilot_is_of_several_interfaces(tmp_path: Path) -> 
 def test_tasks_that_nobody_recorded_are_named_as_the_reason(corpus: trajrec.Corpus) -> None:
     with pytest.raises(ValueError, match="no episode of these tasks is selected"):
         compare(corpus, "plain", "plain again", tasks=["no such task"])
+
+
+def task_half_width(folder: Path, offset: float) -> float:
+    for run, own in {"a": (1.0, 2.0, 4.0), "b": (2.0, 4.0, 5.0)}.items():
+        for task in ("t0", "t1"):
+            for score in own:
+                given = {"task": task, "metadata": {"run": run}, "interface": interface()}
+                with trajrec.episode(
+                    folder, watch={"score": offset + score}, checks=[size], **given
+                ):
+                    pass
+    close_logs()
+    with trajrec.open(folder) as corpus:
+        difference = compare(corpus, "a", "b", score=True).tasks[0].difference
+    return difference.ci_high - difference.ci_low
+
+
+def test_scores_far_from_zero_have_the_same_interval(tmp_path: Path) -> None:
+    near = task_half_width(tmp_path / "near", 0.0)
+    assert task_half_width(tmp_path / "far", 1e9) == pytest.approx(near, rel=1e-5)
 
 
 def test_tasks_without_a_family_or_a_score_are_counted_once(tmp_path: Path) -> None:

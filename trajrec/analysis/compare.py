@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from trajrec.analysis.arms import Arm, TaskDifference
+from trajrec.analysis.cells import Cell, make_cells
 from trajrec.analysis.claims import TRAINED, decide_claim, exclusion_problems, sharing_problems
 from trajrec.analysis.comparison import Comparison
 from trajrec.analysis.conditions import outcome_columns
@@ -24,11 +25,9 @@ from trajrec.analysis.intervals import (
 from trajrec.analysis.planned import apply_plan, planned_trials
 from trajrec.analysis.planning import visible_difference
 from trajrec.analysis.rollouts import (
-    Cell,
     CheckName,
     Group,
     count_excluded,
-    make_cells,
     read_check,
     read_first_results,
 )

@@ -15,20 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from trajrec.analysis.cells import Cell, make_cells
 from trajrec.analysis.claims import FEWEST_TASKS, TRAINED, find_gaps, sharing_problems
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.contrasts import contrast
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.interface_difference import Factor
 from trajrec.analysis.planned import apply_plan, planned_trials
-from trajrec.analysis.rollouts import (
-    Cell,
-    Reading,
-    count_excluded,
-    find_check,
-    make_cells,
-    read_runs,
-)
+from trajrec.analysis.rollouts import Reading, count_excluded, find_check, read_runs
 from trajrec.analysis.run_factors import changed_tasks, compare_factors
 from trajrec.analysis.sides import Options, ReadSide, Side, complete_side
 from trajrec.analysis.source import Source

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from trajrec.analysis.arms import Over, TaskDifference
+from trajrec.analysis.cells import Cell
 from trajrec.analysis.estimate import Estimate, as_estimate
-from trajrec.analysis.rollouts import Cell
 from trajrec.statistics.intervals import augmented_t, newcombe, welch
 from trajrec.statistics.paired_rates import (
     Limits,
@@ -179,9 +179,7 @@ def _on_these(pairs: Sequence[Pair], value_range: Range, confidence: float) -> L
     cells = [(pair.a[0], pair.b[0]) for pair in pairs]
     is_one_cell = all(len(pair.a) == len(pair.b) == 1 for pair in pairs)
     is_enough = all(cell.n >= 2 for both in cells for cell in both)
-    is_binary = value_range == UNIT_RANGE and all(
-        cell.squares == cell.total for both in cells for cell in both
-    )
+    is_binary = value_range == UNIT_RANGE and all(cell.is_binary for both in cells for cell in both)
     if not (is_one_cell and is_enough and is_binary):
         return None
     return difference_on_these(
@@ -239,7 +237,7 @@ def task_difference(pair: Pair, value_range: Range | None) -> TaskDifference:
     if len(pair.a) == len(pair.b) == 1:
         samples = [_samples(cell) for cell in (pair.b[0], pair.a[0])]
         is_binary = value_range == UNIT_RANGE and all(
-            cell.squares == cell.total for cell in (pair.a[0], pair.b[0])
+            cell.is_binary for cell in (pair.a[0], pair.b[0])
         )
         if is_binary:
             _, low, high, _ = newcombe(samples[0], samples[1])
@@ -257,10 +255,9 @@ def task_difference(pair: Pair, value_range: Range | None) -> TaskDifference:
 
 def _samples(cell: Cell) -> FloatArray:
     """Return n numbers with the mean and the variance of a cell's results."""
-    if cell.squares == cell.total:
+    if cell.is_binary:
         return np.concatenate([np.ones(round(cell.total)), np.zeros(cell.n - round(cell.total))])
-    variance = max(0.0, cell.squares / cell.n - cell.rate**2)
     signs = np.where(np.arange(cell.n) % 2 == 0, 1.0, -1.0)
     signs -= signs.mean()
     spread = float(np.sqrt((signs**2).mean())) or 1.0
-    return np.asarray(cell.rate + signs / spread * math.sqrt(variance))
+    return np.asarray(cell.rate + signs / spread * math.sqrt(cell.deviations / cell.n))

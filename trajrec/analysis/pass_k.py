@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from trajrec.analysis.cells import make_cells
 from trajrec.analysis.conditions import outcome_columns
 from trajrec.analysis.estimate import Estimate, as_estimate
 from trajrec.analysis.planned import apply_plan, planned_trials
@@ -15,7 +16,6 @@ from trajrec.analysis.rollouts import (
     count_excluded,
     find_check,
     ids_of,
-    make_cells,
     read_first_results,
     read_interfaces,
     read_runs,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from trajrec.analysis.rollouts import Cell
+from trajrec.analysis.cells import Cell
 from trajrec.types import Value
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from trajrec.analysis.cells import make_cells
 from trajrec.analysis.conditions import SELECT_BY_FIXED, outcome_columns
 from trajrec.analysis.estimate import Estimate, as_estimate
-from trajrec.analysis.rollouts import Reading, find_check, make_cells, read_runs
+from trajrec.analysis.rollouts import Reading, find_check, read_runs
 from trajrec.analysis.source import Source
 from trajrec.statistics.paired_rates import hull_difference, rate_over_tasks
 from trajrec.statistics.quantiles import CONFIDENCE, t_quantile

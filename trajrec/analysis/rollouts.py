@@ -88,7 +88,8 @@ class Group:
         reason: Why they have no result; None if they are graded.
         n: Rollouts.
         total: Sum of their results.
-        squares: Sum of the squares of their results.
+        deviations: Sum of the squared differences from their mean.
+        is_binary: Whether each result is 0 or 1.
         lowest: Their least result; None without one.
         highest: Their greatest result.
         n_truncated: Rollouts that were cut off, e.g. by a spent budget.
@@ -104,7 +105,8 @@ class Group:
     reason: str | None
     n: int
     total: float
-    squares: float
+    deviations: float
+    is_binary: bool
     lowest: float | None
     highest: float | None
     n_truncated: int
@@ -274,14 +276,18 @@ def read_runs(source: Source, wheres: Sequence[str], reading: Reading) -> list[l
 
     def read(has_doubles: bool) -> list[dict[str, Any]]:
         rows = reading.rows("run IS NOT NULL", has_doubles=has_doubles, episodes=episodes)
-        squares = "coalesce(sum(y), 0) AS squares, NULL AS lowest, NULL AS highest"
+        extent = "true AS is_binary, NULL AS lowest, NULL AS highest"
         if reading.is_score:
-            squares = "coalesce(sum(y * y), 0) AS squares, min(y) AS lowest, max(y) AS highest"
+            extent = """
+                coalesce(bool_and(y IN (0, 1)), true) AS is_binary,
+                min(y) AS lowest, max(y) AS highest"""
         # In order: it decides which task an error names, and how sums of floats round.
+        # Not with the sum of the squares: near 1e8 it has no digits left for the differences.
         query = f"""
             SELECT run, unit, is_derived, family, interface_id, reason,
                 {facets_sql}, count(*) AS n, coalesce(sum(y), 0) AS total,
-                {squares}, count(*) FILTER (ending = 'truncated') AS n_truncated,
+                coalesce(var_pop(y) * count(y), 0) AS deviations, {extent},
+                count(*) FILTER (ending = 'truncated') AS n_truncated,
                 min(started_at) AS first_at, max(started_at) AS last_at
             FROM ({rows}) GROUP BY ALL ORDER BY ALL"""
         return fetch(source, query, is_ours=is_ours)
@@ -331,58 +337,6 @@ def read_interfaces(source: Source, ids: Collection[str | None]) -> dict[str | N
     if None in ids:
         interfaces[None] = None
     return interfaces
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-    """The rollouts of one task in one arm.
-
-    Attributes:
-        unit: The task.
-        family: Its cluster; None without one.
-        n: Graded rollouts.
-        total: Sum of their results: the successes, if results are verdicts.
-        squares: Sum of the squares of their results.
-        n_excluded: Rollouts without a result.
-    """
-
-    unit: str
-    family: str | None
-    n: int
-    total: float
-    squares: float
-    n_excluded: int
-
-    @property
-    def rate(self) -> float:
-        """The mean result."""
-        return self.total / self.n
-
-    def with_result(self, result: float | None) -> Cell:
-        """Return the cell with one rollout; with none if the result is None."""
-        if result is None:
-            return self
-        return dataclasses.replace(self, n=1, total=result, squares=result**2)
-
-
-def make_cells(groups: Iterable[Group]) -> dict[str, Cell]:
-    """Return the cell of each task; rollouts without a task are left out."""
-    by_unit: dict[str, list[Group]] = {}
-    for group in groups:
-        if group.unit is not None:
-            by_unit.setdefault(group.unit, []).append(group)
-    return {unit: _cell(unit, of_unit) for unit, of_unit in sorted(by_unit.items())}
-
-
-def _cell(unit: str, groups: list[Group]) -> Cell:
-    return Cell(
-        unit=unit,
-        family=next((group.family for group in groups if group.family is not None), None),
-        n=sum(group.n_graded for group in groups),
-        total=sum(group.total for group in groups),
-        squares=sum(group.squares for group in groups),
-        n_excluded=sum(group.n - group.n_graded for group in groups),
-    )
 
 
 def count_excluded(groups: Iterable[Group]) -> Counter[str]:
