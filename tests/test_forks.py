@@ -22,10 +22,11 @@ from tiers import deep, half_deep, spread
 
 import trajrec
 from trajrec.cli import arguments
-from trajrec.corpus.history import path_between
+from trajrec.corpus.history import path_between, preceding_episodes
+from trajrec.corpus.refs import refs_with_ancestors
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import CorpusError, DivergenceError, EnvContractError, SnapshotError
-from trajrec.log.schema import RESTORE_WORDS
+from trajrec.log.schema import RESTORE_WORDS, Fork
 from trajrec.recording.opening import open_recorder
 from trajrec.recording.options import LogOrigin
 from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
@@ -780,3 +781,35 @@ def test_near_steps_are_reexecuted_and_far_ones_forked(
     assert [(b.step, b.index, b.total_reward, b.n_steps) for b in mixed] == [
         (b.step, b.index, b.total_reward, b.n_steps) for b in again
     ]
+
+
+def record_fork_of(folder: Path, name: str, parent: Any, parent_id: str) -> str:
+    """Record a fork of one step of an episode of any id; return its own id."""
+    recorder = open_recorder(
+        make("CartPole-v1"), folder, LogOrigin(name=name, parent=parent.header)
+    )
+    recorder.env.reset(seed=3)
+    forked = Fork(episode=0, parent_id=parent_id, step=1, kind="actions", noise="recorded")
+    recorder.begin_fork(forked, parent.start, np.zeros(4, np.float32), task=None)
+    recorder.step(0)
+    recorder.close()
+    assert recorder.episode_id is not None
+    return recorder.episode_id
+
+
+def test_forks_that_are_each_others_parents_are_refused(tmp_path: Path) -> None:
+    parent = next(record(tmp_path / "parent", make("CartPole-v1")).episodes())
+    ids = {name: record_fork_of(tmp_path / "ids", name, parent, parent.id) for name in "ab"}
+    for name, other in ("ab", "ba"):
+        record_fork_of(tmp_path / "circle", name, parent, ids[other])
+    with trajrec.open(tmp_path / "circle") as corpus:
+        episode = corpus.episode(ids["a"])
+        assert [ref.id for ref in refs_with_ancestors(episode)] == [ids["a"], ids["b"]]
+        for follow in (
+            lambda: list(preceding_episodes(episode)),
+            lambda: path_between(episode, 0, 2),
+            lambda: fork_many(episode, at=1, actions=[0], folder=None),
+            lambda: replay_episode(episode),
+        ):
+            with pytest.raises(CorpusError, match="which is a fork of it"):
+                follow()

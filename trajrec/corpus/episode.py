@@ -12,6 +12,7 @@ from trajrec.corpus.gaps import find_gaps
 from trajrec.corpus.indices import check_index
 from trajrec.corpus.notebook import EpisodeCard
 from trajrec.corpus.outcomes import find_fault, outcome_of
+from trajrec.corpus.parents import parent_of
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.reward_sums import sums_by_agent
 from trajrec.corpus.said_messages import SaidMessage
@@ -50,6 +51,7 @@ class Episode(StepArrays, EpisodeCard):
         rows: The rows of its steps, decoded by column, for code that reads many of them.
         reader: The reader of its log.
         agent_events: The recorded events of an agent, in order; see `transcript`.
+        descendants: Ids of the forks as whose parent it was read.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Episode(StepArrays, EpisodeCard):
         self.header = reader.header
         self.reader = reader
         self.find_parent: Callable[[str], Episode] | None = None
+        self.descendants: frozenset[str] = frozenset()
         parts = chunks if isinstance(chunks, EpisodeParts) else EpisodeParts(reader, number, chunks)
         self.start = parts.start
         self.end = parts.end
@@ -230,16 +233,10 @@ class Episode(StepArrays, EpisodeCard):
         """The episode that it was forked from; None if it is no fork.
 
         Raises:
-            CorpusError: The parent is not in the corpus, or the episode was not read from one.
+            CorpusError: The parent is not in the corpus, the episode was not read from one, or it
+                is its own ancestor.
         """
-        if self.fork is None:
-            return None
-        if self.find_parent is None:
-            raise CorpusError(
-                f"episode {self.id} is a fork of {self.fork.parent_id}: "
-                "read it from a corpus that has both"
-            )
-        return self.find_parent(self.fork.parent_id)
+        return parent_of(self)
 
     @cached_property
     def step_numbers(self) -> Array:
