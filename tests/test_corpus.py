@@ -402,6 +402,13 @@ def test_a_folder_that_is_no_corpus_is_refused(make: str | None, what: str, tmp_
         trajrec.open(path)
 
 
+@pytest.mark.parametrize("wrong", [b"runs", None, 3, ["runs"]])
+def test_a_folder_of_another_type_is_refused(wrong: Any) -> None:
+    for given in (trajrec.open, lambda folder: trajrec.episode(folder, task="t")):
+        with pytest.raises(TypeError, match=r"a folder must be a str or a pathlib\.Path, got"):
+            given(wrong)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sandbox", [False, True])
 def test_long_queries_draw_no_progress_on_stdout(sandbox: bool) -> None:

@@ -60,11 +60,17 @@ def url_of(path: str | Path) -> str | None:
 
     `Path` makes one slash of two.
 
+    Raises:
+        TypeError: It is neither a text nor a path.
+
     >>> url_of(Path("s3://bucket/runs"))
     's3://bucket/runs'
     >>> url_of("runs/")
     """
-    match = _URL.fullmatch(os.fspath(path))
+    text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        raise TypeError(f"a folder must be a str or a pathlib.Path, got {path!r:.200}")
+    match = _URL.fullmatch(text)
     if match is None:
         return None
     slashes = "///" if match["scheme"] in ("file", "local") else "//"
