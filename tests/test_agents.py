@@ -402,6 +402,18 @@ def test_calls_outside_of_an_episode_raise(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT step, call FROM attempts ORDER BY ALL") == [(1, 0), (2, 0)]
 
 
+def test_an_episode_is_left_once(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="t") as ep:
+        pass
+    for exc in (None, KeyError("late")):
+        with pytest.raises(ValueError, match=f"episode {ep.id} has ended: nothing more"):
+            ep.__exit__(None if exc is None else KeyError, exc, None)
+    assert rows(
+        tmp_path,
+        "SELECT ending, count(*) FROM failures RIGHT JOIN episodes USING (episode_id) GROUP BY ALL",
+    ) == [("terminated", 1)]
+
+
 FORKED = """
 import os, sys, warnings, trajrec
 with trajrec.episode(sys.argv[1], task="parent") as ep:

@@ -168,8 +168,8 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
+        recording = self._running()
         if exc is not None:
-            recording = self._begun()
             recording.journal.fail(self._steps.step, "loop", "agent", exc)
             is_of_env = any(cause is recording.calls.last_raised for cause in causes_of(exc))
             self._end("error", fault_of(exc, is_of_env=is_of_env))
