@@ -7,6 +7,7 @@ import random
 import re
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import broken
@@ -15,9 +16,10 @@ import numpy as np
 import pytest
 from tiers import mostly_deep, spread
 
+import trajrec
 from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import EnvContractError
-from trajrec.replay import check_determinism
+from trajrec.replay import check_determinism, fork_many
 from trajrec.replay.diagnose.interface_checks import InterfaceChecker, check_state_methods
 from trajrec.replay.diagnose.probes import RolloutPlan, probe_determinism
 from trajrec.replay.diagnose.restore_probes import probe_restore
@@ -397,6 +399,36 @@ def test_violations_fail_a_deterministic_environment() -> None:
 def test_fewer_than_one_step_is_refused() -> None:
     with pytest.raises(ValueError, match="n_steps must be at least 1, got 0"):
         check_determinism("CartPole-v1", n_steps=0)
+
+
+class Spaceless(gym.Env[Any, Any]):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        return 0, 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("name", ["action_space", "observation_space"])
+def test_environment_without_its_spaces_is_refused(name: str) -> None:
+    space = gym.spaces.Discrete(2)
+    for held, what in ((None, "none"), (7, "7")):
+        spaces = {"action_space": space, "observation_space": space, name: held}
+        env = type("Odd", (Spaceless,), {key: one for key, one in spaces.items() if one})
+        message = f"Odd.{name} must be a space of Gymnasium, got {what}: set self.{name} in its"
+        with pytest.raises(EnvContractError, match=message):
+            check_determinism(env)
+
+
+def test_environment_without_spaces_is_recorded_and_forked(tmp_path: Path) -> None:
+    with trajrec.record(Spaceless(), tmp_path, factory=Spaceless) as env:
+        env.reset()
+        env.step(1)
+    with trajrec.open(tmp_path) as corpus:
+        episode = next(corpus.episodes())
+        assert fork_many(episode, at=0, actions=[0], env=Spaceless)[0].n_steps == 1
+        with pytest.raises(EnvContractError, match=r"Spaceless\.action_space must be a space"):
+            fork_many(episode, at=0, policy="random", max_steps=2, env=Spaceless)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+from trajrec.envstate.spaces import declared_space
 from trajrec.replay.diagnose.determinism_report import (
     DeterminismReport,
     Finding,
@@ -59,7 +60,8 @@ def check_determinism(
         A report with a grade, the differences and violations, and the ways to restore a state.
 
     Raises:
-        EnvContractError: The return value of `reset` or `step` has the wrong number of parts.
+        EnvContractError: The return value of `reset` or `step` has the wrong number of parts, or
+            the environment does not declare its spaces.
         ValueError: `n_steps` is less than 1.
 
     >>> report = check_determinism("CartPole-v1", n_steps=60)
@@ -77,6 +79,8 @@ def check_determinism(
     first_env = factory()
     second_env = factory()
     try:
+        declared_space(first_env, "action_space")
+        declared_space(first_env, "observation_space")
         times_s: list[float] = []
         checker = InterfaceChecker(first_env)
         first = rollout(first_env, n_steps, seed, times_s=times_s, checker=checker)

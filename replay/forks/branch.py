@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.reseeding import reseed_fresh
+from trajrec.envstate.spaces import declared_space
 from trajrec.errors import RecordedError, ReplayError
 from trajrec.protocols import Verifier
 from trajrec.recording.error_text import message_of
@@ -271,6 +272,7 @@ def _seeded_policy(
     # 31 bits: a seed that every generator takes, also one with signed 32-bit seeds.
     seed = int(codec.digest(key)[:8], 16) & 0x7FFFFFFF
     if plan.policy == "random":
-        env.action_space.seed(seed)
+        space = declared_space(env)
+        space.seed(seed)
         return lambda _: env.action_space.sample()
     return seed_policy(plan.policy, seed)

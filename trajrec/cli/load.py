@@ -82,7 +82,9 @@ def is_factory(name: str) -> bool:
 def load_policy(name: str, env: AnyEnv, seed: int | None) -> Callable[[Observation], Action]:
     """Return a policy as a function of the observation."""
     if name == "random":
-        env.action_space.seed(seed)
+        from trajrec.envstate.spaces import declared_space
+
+        declared_space(env).seed(seed)
         return lambda _: env.action_space.sample()
 
     from trajrec.replay.forks.policies import seed_policy

@@ -70,9 +70,14 @@ def describe_env(env: AnyEnv) -> EnvRecord:
         wrappers=wrappers,
         class_name=codec.type_name(env.unwrapped),
         recreatable="; ".join(problems),
-        observation_space=str(env.observation_space)[:SPACE_CHARACTERS],
-        action_space=str(env.action_space)[:SPACE_CHARACTERS],
+        observation_space=_space_text(env, "observation_space"),
+        action_space=_space_text(env, "action_space"),
     )
+
+
+def _space_text(env: AnyEnv, name: str) -> str:
+    """Return a space as text; "" if the environment does not declare it: a recorder needs none."""
+    return str(getattr(env, name, ""))[:SPACE_CHARACTERS]
 
 
 def with_factory(record: EnvRecord, factory: Callable[[], Value] | None) -> EnvRecord:
