@@ -8,9 +8,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import Scripted, record
+from conftest import Scripted, record, run
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.replay import fork_many, replay_episode
 
@@ -188,3 +189,22 @@ def test_an_unknown_row_or_step_names_the_episode(tmp_path: Path) -> None:
             episode.step_at(2)
         with pytest.raises(IndexError, match=rf"in \[0, 2\] for episode {episode.id}, got 3"):
             episode.state(3)
+
+
+class Numbered(Scripted):
+    """Returns infos whose keys are numbers."""
+
+    def reset(self, **options: Any) -> Any:
+        observation, _ = super().reset(**options)
+        return observation, self.result_of(-1)[4]
+
+
+def test_an_info_of_the_reset_has_keys_of_any_type(tmp_path: Path) -> None:
+    env = Numbered(lambda k: (np.zeros(2, np.float32), 0.0, k == 1, False, {0: k, (1, "x"): 2}))
+    with trajrec.record(env, tmp_path) as recorder:
+        run(recorder, 2, policy=lambda observation: 0)
+    with trajrec.open(tmp_path) as corpus:
+        first, second = corpus.episodes()
+        assert first.reset_info == {0: -1, (1, "x"): 2}
+        assert first.infos[0] == {0: 0, (1, "x"): 2}
+        assert main(["diff", str(tmp_path), first.id, second.id]) == 0

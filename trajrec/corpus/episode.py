@@ -26,8 +26,7 @@ from trajrec.log.events import TaskStart, step_of_request
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id
 from trajrec.log.source_facts import is_unknown, source_of
-from trajrec.types import Action, Array, Info, Observation, Value
-from trajrec.values import codec
+from trajrec.types import Action, Array, Observation, Value
 from trajrec.values.digest import CHECK_BYTES, KEY_BYTES, DigestBytes, digest_function
 from trajrec.values.presented import presented, presented_rows
 from trajrec.values.real_numbers import sum_of
@@ -224,6 +223,13 @@ class Episode(StepArrays, EpisodeCard):
         return find_gaps(covered, self.first_step, stop)
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the log has all of it, as far as the log tells: no step or event is lost."""
+        if self.is_agent_episode:
+            return self.start is not None and not self._losses
+        return self.has_reset and not self.missing_steps
+
+    @property
     def first_step(self) -> int:
         """Number of its first step: 0, or for a fork the step at which it was forked."""
         return 0 if self.fork is None else self.fork.step
@@ -297,11 +303,6 @@ class Episode(StepArrays, EpisodeCard):
         """
         check_index("row", row, 0, self.rows.n_observations - 1, self.id)
         return self.rows.observation_at(row)
-
-    @property
-    def reset_info(self) -> Info:
-        """Info of the reset."""
-        return {} if self.start is None else codec.decode_map(self.start.info_data)
 
     @cached_property
     def states(self) -> dict[int, Value]:

@@ -9,7 +9,7 @@ import numpy as np
 from trajrec.corpus.cached import cached_property
 from trajrec.corpus.episode_rows import EpisodeRows
 from trajrec.log.events import AgentEvent, StepValues
-from trajrec.log.schema import EpisodeEnd
+from trajrec.log.schema import EpisodeEnd, EpisodeStart
 from trajrec.types import Action, Array, Info, Value
 from trajrec.values import codec
 from trajrec.values.presented import presented, presented_rows
@@ -19,11 +19,13 @@ class StepArrays:
     """The arrays of an episode that follow from its rows and its end.
 
     Attributes:
+        start: The reset; None if the log has lost it.
         rows: The rows of its steps.
         end: Its end; None if it has none.
         agent_events: Its events.
     """
 
+    start: EpisodeStart | None
     rows: EpisodeRows
     end: EpisodeEnd | None
     agent_events: list[AgentEvent]
@@ -64,6 +66,11 @@ class StepArrays:
     def next_observations(self) -> Value:
         """Observation after each step, length T: `observations` without the reset's."""
         return _without_first(self.observations) if self.rows.has_reset else self.observations
+
+    @property
+    def reset_info(self) -> Info:
+        """Info of the reset."""
+        return {} if self.start is None else codec.decode_info(self.start.info_data)
 
     @cached_property
     def infos(self) -> list[Info]:

@@ -138,6 +138,20 @@ def decode_map(data: bytes | memoryview | None) -> dict[str, Value]:
     return value
 
 
+def decode_info(data: bytes) -> dict[Value, Value]:
+    """Return an info as `encode_info` was given it, {} for no bytes.
+
+    Its keys may be any: an environment may tell of its parts by number.
+
+    Raises:
+        DecodeError: The bytes are no dict.
+    """
+    value = decode(data) if data else {}
+    if type(value) is not dict:
+        raise DecodeError(f"an info should stand where {str(value)[:40]!r} stands")
+    return value
+
+
 def digest(value: Value, *, where: str = "value") -> str:
     """Return the BLAKE2b-128 digest of a value's canonical encoding, as 32 hex digits.
 
