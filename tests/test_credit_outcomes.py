@@ -15,6 +15,7 @@ from gymnasium.envs.toy_text.frozen_lake import FrozenLakeEnv
 import trajrec
 from trajrec.corpus.episode import Episode
 from trajrec.errors import CorpusError
+from trajrec.protocols import Verdict
 from trajrec.replay import credit
 from trajrec.statistics import intervals
 
@@ -228,6 +229,42 @@ def test_a_step_that_raised_has_neither_text_nor_label(tmp_path: Path) -> None:
     credit.estimate(episode, never, env=Refusing, n_rollouts=4)
     row = labels(tmp_path)
     assert (row["completions"], len(row["labels"]), row["n"]) == (["1", "0"], 2, [4, 4])
+
+
+def unsure(env: Any) -> Any:
+    return Verdict(None) if env.unwrapped.taken else True
+
+
+def unable(env: Any) -> Any:
+    return Verdict(None)
+
+
+@pytest.mark.parametrize("check", [unsure, unable])
+def test_rollouts_without_a_verdict_give_no_labels(check: Any, tmp_path: Path) -> None:
+    with trajrec.record(Paying(), tmp_path, checks=[lambda env: True]) as env:
+        env.reset(seed=0)
+        env.step(1)
+        env.step(0)
+    (episode,) = trajrec.open(tmp_path).episodes()
+    credit.estimate(episode, never, env=Paying, n_rollouts=4, success=check)
+    # From before the first step all pass if the check can tell; from after it, it never can.
+    with pytest.raises(CorpusError, match="no rollout with a result after it"):
+        labels(tmp_path)
+
+
+def test_a_rollout_without_a_return_is_not_won(tmp_path: Path) -> None:
+    with trajrec.record(Unlucky(), tmp_path) as env:
+        env.reset(seed=0)
+        env.step(1)
+        env.step(0)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        credit.estimate(episode, never, env=Unlucky, n_rollouts=4)
+        assert corpus.sql("SELECT bool_and(isnan(episode_return)) FROM rollouts").fetchall() == [
+            (True,)
+        ]
+    with pytest.raises(CorpusError, match="no rollout with a result after it"):
+        labels(tmp_path)
 
 
 @pytest.mark.slow

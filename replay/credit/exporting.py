@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Unpack
 
@@ -20,12 +20,13 @@ from trajrec.options import check_options
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method
 from trajrec.replay.credit.forms import MessageForm, TextForm
 from trajrec.replay.credit.training_data import (
-    Remark,
     counterfactual_pairs,
     fork_pairs,
     step_advantages,
     step_labels,
 )
+from trajrec.replay.credit.whole_episodes import Remark
+from trajrec.values.json import to_json_value
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -85,6 +86,10 @@ COLUMNS: dict[Kind, dict[str, str]] = {
         "method": "VARCHAR",
     },
 }
+
+
+# What DuckDB takes for the longest line unless it is told of a longer one.
+_LINE_BYTES = 1 << 24
 
 
 def export(
@@ -153,17 +158,20 @@ def export(
             rows = step_labels(corpus, where, form, note)
         elif kind == "dpo":
             rows = itertools.chain(
-                counterfactual_pairs(corpus, where, form), fork_pairs(corpus, where, form, note)
+                counterfactual_pairs(corpus, where, form, note),
+                fork_pairs(corpus, where, form, note),
             )
         else:
             rows = step_advantages(corpus, where, method, form, note, **options)
         if path.suffix == ".jsonl":
-            n_rows = _write_lines(rows, finished)
+            n_rows, _ = _write_lines(rows, finished)
         else:
             # Beside the file, since the folder for temporary files may be too small for a corpus.
             with scratch_beside(path.with_name(f"{path.name}.rows")) as lines:
-                n_rows = _write_lines(rows, lines)
-                _write_parquet(lines, _columns(kind, messages=messages), finished)
+                # UTF-8, and so Parquet, has no lone surrogates: they become escapes.
+                n_rows, n_longest = _write_lines(map(to_json_value, rows), lines)
+                columns = _columns(kind, messages=messages)
+                _write_parquet(lines, columns, finished, n_longest=n_longest)
         if not n_rows:
             raise CorpusError(f"{corpus.path}: no rows: {'; '.join(remarks) or _NEEDS[kind]}")
     return n_rows
@@ -179,23 +187,42 @@ def _columns(kind: Kind, *, messages: bool) -> Mapping[str, str]:
     }
 
 
-def _write_lines(rows: Iterator[Mapping[str, object]], path: Path) -> int:
-    """Write rows as JSON lines and return their number; one row is in memory at a time."""
+def _write_lines(rows: Iterable[Mapping[str, object]], path: Path) -> tuple[int, int]:
+    """Write rows as JSON lines; one row is in memory at a time.
+
+    Returns:
+        The number of rows, and the bytes of the longest line.
+    """
     n_rows = 0
+    n_longest = 0
     with path.open("w") as out:
         for row in rows:
-            out.write(json.dumps(row, allow_nan=False) + "\n")
+            line = json.dumps(row, allow_nan=False) + "\n"
+            out.write(line)
             n_rows += 1
-    return n_rows
+            n_longest = max(n_longest, len(line))
+    return n_rows, n_longest
 
 
-def _write_parquet(lines: Path, columns: Mapping[str, str], target: Path) -> None:
-    """Convert JSON lines to Parquet."""
+def _write_parquet(
+    lines: Path, columns: Mapping[str, str], target: Path, *, n_longest: int
+) -> None:
+    """Convert JSON lines to Parquet.
+
+    Args:
+        lines: The lines.
+        columns: The SQL types of the columns.
+        target: The file to write.
+        n_longest: The bytes of the longest line.
+    """
     # Processes that run rollouts import this package, and need no database.
     import duckdb
 
     types = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
-    source = f"read_json(?, format='newline_delimited', columns={{{types}}})"
+    # By default DuckDB reads no line of more than 16 MiB.
+    n_bytes = max(n_longest, _LINE_BYTES)
+    options = f"format='newline_delimited', maximum_object_size={n_bytes}"
+    source = f"read_json(?, {options}, columns={{{types}}})"
     # COPY takes no parameter for its target, so the path is quoted by hand.
     quoted = str(target).replace("'", "''")
     with duckdb.connect(":memory:") as connection:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypedDict, Unpack
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from trajrec.conditions import bracketed
-from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method, group_advantages
 from trajrec.replay.credit.forms import Form
+from trajrec.replay.credit.labelled_runs import is_asked, latest_runs, shares_after_steps
+from trajrec.replay.credit.whole_episodes import Remark, WholeEpisodes
 from trajrec.types import Value
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
-
-# Is called with each remark about the data, a sentence.
-Remark = Callable[[str], None]
 
 
 class StepLabels(TypedDict):
@@ -77,7 +75,7 @@ class StepAdvantages(TypedDict):
         prompt: The goal, or the first observation.
         completions: Each step.
         advantages: The advantage of each step.
-        reward: The episode's return.
+        reward: The episode's return; None if it is unknown or infinite.
         episode_id: The episode.
         method: The method of `group_advantages`.
     """
@@ -85,32 +83,9 @@ class StepAdvantages(TypedDict):
     prompt: Value
     completions: list[Value]
     advantages: list[float]
-    reward: float
+    reward: float | None
     episode_id: str
     method: str
-
-
-class Share(NamedTuple):
-    """A number of rollouts, and the share of them that was won or their mean score."""
-
-    n: int
-    share: float
-
-
-class LabelledRun(NamedTuple):
-    """A run of credit with rollouts from every step of an episode.
-
-    Attributes:
-        run_id: The run.
-        policy_id: The policy of its rollouts.
-        has_check: Whether a check decided which rollouts were won.
-        shares: Step and arm -> the rollouts of this arm.
-    """
-
-    run_id: str
-    policy_id: str
-    has_check: bool
-    shares: dict[tuple[int, str], Share]
 
 
 def step_labels(
@@ -122,9 +97,10 @@ def step_labels(
         corpus: The corpus.
         where: A SQL condition on the table `all_episodes`.
         form: How steps are written.
-        remark: Is told if the labels say nothing.
+        remark: Is told how many episodes are left out, and if the labels say nothing.
     """
-    runs = _latest_runs(corpus, where)
+    runs = latest_runs(corpus, where)
+    whole = WholeEpisodes(form)
     unchecked_labels: set[bool] = set()
     n_unknown = 0
     with_credit = (
@@ -132,9 +108,9 @@ def step_labels(
     )
     for episode in corpus.episodes(with_credit, kind="all", order_by="episode_id"):
         run = runs.get(episode.id)
-        shares = None if run is None else _shares_after_steps(episode, run)
+        shares = None if run is None else shares_after_steps(episode, run)
         n_unknown += run is not None and shares is None
-        if run is None or shares is None or not form.takes(episode):
+        if run is None or shares is None or not whole.take(episode):
             continue
         labels = [share.share > 0 for share in shares]
         if not run.has_check:
@@ -150,6 +126,7 @@ def step_labels(
             "policy_id": run.policy_id,
             **form.extra(episode),  # type: ignore[typeddict-item]
         }
+    whole.tell(remark)
     if remark is not None and n_unknown:
         remark(
             f"episodes left out: {n_unknown}; a step of them has no rollout with a result after it, "
@@ -164,66 +141,14 @@ def step_labels(
         )
 
 
-def _latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
-    """Return the latest run of each episode that has rollouts from every step."""
-    query = f"""
-    WITH runs AS (
-      SELECT c.episode_id, c.run_id, any_value(c.policy_id) AS policy_id, max(c.created_at) AS made
-      FROM credit c JOIN all_episodes e USING (episode_id)
-      WHERE e.kind <> 'copy' AND c.estimator IN ('advantage', 'value') GROUP BY ALL
-      HAVING count(DISTINCT c.step) >= any_value(e.n_steps)
-    ), latest AS (
-      SELECT * FROM runs
-      QUALIFY row_number() OVER (PARTITION BY episode_id ORDER BY made DESC, run_id) = 1
-    )
-    SELECT l.episode_id, l.run_id, l.policy_id, r.fork_step, r.arm, count(*) AS n,
-      avg(coalesce(r.score, CAST(r.episode_return > 0 AS DOUBLE))) AS share,
-      count(r.score) > 0 AS has_check
-    FROM latest l JOIN rollouts r USING (run_id, episode_id)
-    WHERE r.arm IN ('value', 'action') AND r.status IN ('ended', 'cut') AND {_is_asked(where, "l")}
-    GROUP BY ALL
-    """
-    runs: dict[str, LabelledRun] = {}
-    for row in corpus.sql(query, sandbox=True).fetchall():
-        episode_id, run_id, policy_id, step, arm, n, share, has_check = row
-        run = runs.get(episode_id, LabelledRun(run_id, policy_id, False, {}))
-        run.shares[step, arm] = Share(n, share)
-        runs[episode_id] = run._replace(has_check=run.has_check or has_check)
-    return runs
-
-
-def _shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | None:
-    """Return the rollouts from after each step that has a text; None if a step has none."""
-    steps = range(episode.first_step, episode.end_step)
-    shares = []
-    # A step that raised in an environment is no completion, so it has no label.
-    for step in steps if episode.is_agent_episode else episode.step_numbers.tolist():
-        # A rollout from after a step forced its action, or began in the state that it led to.
-        share = run.shares.get((step, "action")) or run.shares.get((step + 1, "value"))
-        if share is None and step == episode.end_step - 1:
-            # No rollout begins after the last step: the episode's own result stands for them.
-            share = _own_share(episode, run)
-        if share is None:
-            return None
-        shares.append(share)
-    return shares or None
-
-
-def _own_share(episode: Episode, run: LabelledRun) -> Share | None:
-    """Return the result of an episode itself; None if it is not told as those of rollouts are."""
-    if episode.outcome is not None:
-        return Share(1, float(episode.outcome == "success"))
-    if run.has_check or math.isnan(episode.total_reward):
-        return None
-    return Share(1, float(episode.total_reward > 0))
-
-
-def counterfactual_pairs(corpus: Corpus, where: str, form: Form) -> Iterator[PreferencePair]:
+def counterfactual_pairs(
+    corpus: Corpus, where: str, form: Form, remark: Remark | None
+) -> Iterator[PreferencePair]:
     """Yield a pair for each counterfactual whose effect is certain: its interval excludes 0."""
     certain = "estimator = 'effect' AND action IS NOT NULL AND (ci_low > 0 OR ci_high < 0)"
     query = (
         "SELECT c.episode_id, step, CAST(action AS VARCHAR), value, ci_low, ci_high "
-        f"FROM latest_credit c WHERE {certain} AND {_is_asked(where, 'c')} ORDER BY ALL"
+        f"FROM latest_credit c WHERE {certain} AND {is_asked(where, 'c')} ORDER BY ALL"
     )
     effects: dict[str, list[tuple[int, str, float, float, float]]] = {}
     for episode_id, *effect in corpus.sql(query, sandbox=True).fetchall():
@@ -232,8 +157,9 @@ def counterfactual_pairs(corpus: Corpus, where: str, form: Form) -> Iterator[Pre
         f"{bracketed(where)} AND kind <> 'copy' "
         f"AND episode_id IN (SELECT episode_id FROM latest_credit WHERE {certain})"
     )
+    whole = WholeEpisodes(form)
     for episode in corpus.episodes(with_effect, kind="all", order_by="episode_id"):
-        if not form.takes(episode):
+        if not whole.take(episode):
             continue
         for step, action, value, ci_low, ci_high in effects.get(episode.id, ()):
             recorded = form.action(episode, step)
@@ -253,6 +179,7 @@ def counterfactual_pairs(corpus: Corpus, where: str, form: Form) -> Iterator[Pre
                 "source": "counterfactual",
                 **form.extra(episode),  # type: ignore[typeddict-item]
             }
+    whole.tell(remark)
 
 
 def fork_pairs(
@@ -264,11 +191,11 @@ def fork_pairs(
         corpus: The corpus.
         where: A SQL condition on the table `all_episodes`, for the parents.
         form: How steps are written.
-        remark: Is told how many forks make no pair because an outcome is missing.
+        remark: Is told how many forks make no pair because an outcome or a part is missing.
     """
     of_parent = (
         "JOIN all_episodes p ON p.episode_id = b.parent_id AND p.kind <> 'copy' "
-        f"WHERE {_is_asked(where, 'p')}"
+        f"WHERE {is_asked(where, 'p')}"
     )
     if remark is not None:
         without_outcome = "b.outcome IS NULL OR p.outcome IS NULL"
@@ -287,10 +214,11 @@ def fork_pairs(
     )
     # Forks of one episode often follow each other, so the last parent is kept.
     load_parent = functools.lru_cache(maxsize=1)(corpus.episode)
+    whole = WholeEpisodes(form)
     for branch_id, parent_id, step in corpus.sql(query, sandbox=True).fetchall():
         parent = load_parent(parent_id)
         branch = corpus.episode(branch_id)
-        if not form.takes(parent) or not form.takes(branch):
+        if not whole.take(parent) or not whole.take(branch):
             continue
         recorded = form.action(parent, step)
         other = form.action(branch, step)
@@ -309,6 +237,7 @@ def fork_pairs(
             "source": f"fork {branch_id}",
             **form.extra(parent),  # type: ignore[typeddict-item]
         }
+    whole.tell(remark)
 
 
 def step_advantages(
@@ -326,7 +255,7 @@ def step_advantages(
         where: A SQL condition on the table `all_episodes`.
         method: See `group_advantages`.
         form: How steps are written.
-        remark: Is told how many episodes are alone in their group.
+        remark: Is told how many episodes are alone in their group, and how many are left out.
         options: See `group_advantages`.
     """
     tables = {
@@ -354,21 +283,21 @@ def step_advantages(
                 f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing "
                 "to compare them with"
             )
+    whole = WholeEpisodes(form)
     for episode in corpus.episodes(where):
-        if episode.id in tables and form.takes(episode):
+        if episode.id in tables and whole.take(episode):
             # A step with an unknown advantage must not train: 0 gives no gradient.
-            advantages = [0.0 if math.isnan(row.value) else row.value for row in tables[episode.id]]
+            values = [row.value for row in tables[episode.id]]
+            advantages = [value if math.isfinite(value) else 0.0 for value in values]
+            total = episode.total_reward
             yield {
                 "prompt": form.prompt(episode),
                 "completions": form.completions(episode),
                 "advantages": advantages,
-                "reward": episode.total_reward,
+                # JSON has neither NaN nor infinities.
+                "reward": total if math.isfinite(total) else None,
                 "episode_id": episode.id,
                 "method": method,
                 **form.extra(episode),  # type: ignore[typeddict-item]
             }
-
-
-def _is_asked(where: str, table: str) -> str:
-    """Return the condition that a row of a table belongs to an episode that was asked for."""
-    return f"{table}.episode_id IN (SELECT episode_id FROM all_episodes WHERE {bracketed(where)})"
+    whole.tell(remark)
