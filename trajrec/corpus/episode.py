@@ -12,7 +12,7 @@ from trajrec.corpus.gaps import find_gaps
 from trajrec.corpus.indices import check_index
 from trajrec.corpus.notebook import EpisodeCard
 from trajrec.corpus.outcomes import find_fault, outcome_of
-from trajrec.corpus.parents import parent_of
+from trajrec.corpus.parents import load_parent
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.reward_sums import sums_by_agent
 from trajrec.corpus.said_messages import SaidMessage
@@ -242,7 +242,13 @@ class Episode(StepArrays, EpisodeCard):
             CorpusError: The parent is not in the corpus, the episode was not read from one, or it
                 is its own ancestor.
         """
-        return parent_of(self)
+        if self.fork is None:
+            return None
+        parent = load_parent(
+            self.fork.parent_id, self.find_parent, of=self.id, descendants=self.descendants
+        )
+        parent.descendants = self.descendants | {self.id}
+        return parent
 
     @cached_property
     def step_numbers(self) -> Array:

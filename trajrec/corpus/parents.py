@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from trajrec.errors import CorpusError
 
-if TYPE_CHECKING:
-    from trajrec.corpus.episode import Episode
+AnyEpisode = TypeVar("AnyEpisode")
 
 
-def parent_of(episode: Episode) -> Episode | None:
-    """Return the episode that an episode was forked from; None if it is no fork.
+def load_parent(
+    parent_id: str,
+    find: Callable[[str], AnyEpisode] | None,
+    *,
+    of: str,
+    descendants: Collection[str],
+) -> AnyEpisode:
+    """Return the parent of a fork.
+
+    Args:
+        parent_id: The id that the fork's log names.
+        find: Returns the episode of an id; None if the fork was not read from a corpus.
+        of: The id of the fork.
+        descendants: Ids of the forks as whose parent the fork itself was loaded.
 
     Raises:
-        CorpusError: The parent is not in the corpus, the episode was not read from one, or it is
-            its own ancestor.
+        CorpusError: The parent is not in the corpus, the fork was not read from one, or the fork
+            is its own ancestor.
     """
-    fork = episode.fork
-    if fork is None:
-        return None
-    if episode.find_parent is None:
+    if find is None:
         raise CorpusError(
-            f"episode {episode.id} is a fork of {fork.parent_id}: read it from a corpus that has "
-            "both"
+            f"episode {of} is a fork of {parent_id}: read it from a corpus that has both"
         )
-    descendants = episode.descendants | {episode.id}
-    if fork.parent_id in descendants:
+    if parent_id == of or parent_id in descendants:
         # Whoever follows the parents of a forged log would do so for ever.
         raise CorpusError(
-            f"episode {episode.id} is a fork of {fork.parent_id}, which is a fork of it: no "
-            "recorder writes such a log; delete one of the two episodes with `trajrec rm`"
+            f"episode {of} is a fork of {parent_id}, which is a fork of it: no recorder writes "
+            "such a log; delete one of the two episodes with `trajrec rm`"
         )
-    parent = episode.find_parent(fork.parent_id)
-    parent.descendants = descendants
-    return parent
+    return find(parent_id)
