@@ -437,3 +437,48 @@ def test_pages_and_junit_name_steps_that_differ_by_themselves(tmp_path: Path) ->
     text = (tmp_path / "page.html").read_text()
     assert "differing by themselves: 2, 5" in text
     assert "compared from step 3 on" in text
+
+
+class Grid(gym.Env[Any, Any]):
+    """Holds its state in Fortran order, and changes what it was given as its state."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Box(-np.inf, np.inf, ())
+    error = 0.0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        grid = np.exp(5 * self.np_random.normal(size=(37, 53)))
+        self.state = {"n": 0, "parts": [np.asfortranarray(grid)]}
+        return self.state["parts"][0].sum(), {}
+
+    def step(self, action: Any) -> Any:
+        grid = self.state["parts"][0]
+        grid *= 1.01
+        self.state["n"] += 1
+        if self.state["n"] == 3:
+            grid[0, 0] += self.error
+        return grid.sum(), 0.0, False, False, {}
+
+    def get_state(self) -> Any:
+        return self.state
+
+    def set_state(self, state: Any) -> None:
+        self.state = state
+
+
+class WrongGrid(Grid):
+    error = 1.0
+
+
+def test_restored_arrays_lie_in_memory_as_before(tmp_path: Path) -> None:
+    episode = record(tmp_path, Grid(), keep_states="all")
+    report = replay_episode(episode, env=WrongGrid, resync=True, explain=False)
+    assert report.differing_steps == (2,)
+
+
+def test_restored_environment_leaves_the_recorded_states_alone(tmp_path: Path) -> None:
+    episode = record(tmp_path, Grid(), keep_states="all")
+    for _ in range(2):
+        replay_episode(episode, env=WrongGrid, resync=True, explain=False)
+    assert replay_episode(episode, env=Grid).grade == "exact"

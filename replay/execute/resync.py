@@ -23,6 +23,7 @@ from trajrec.replay.execute.compare import (
 )
 from trajrec.replay.execute.execution import Execution, LiveEnd
 from trajrec.replay.execute.handle import EnvHandle
+from trajrec.replay.execute.memory_order import copy_in_order_of
 from trajrec.replay.execute.report import Divergence, divergence_of
 from trajrec.replay.execute.run import begin, first_gap, is_recorded
 from trajrec.replay.execute.tolerance import Tolerance
@@ -223,10 +224,12 @@ class _ResyncRun:
         if has_marks(state):
             return f"{stopped}: the state there had a secret, which the log does not have"
         key = state_key(state)
-        if state_key(adapter.capture()) == key:
+        live = adapter.capture()
+        if state_key(live) == key:
             # Another field differed. Values that derive from the state stay as the step left them.
             return ""
-        adapter.restore(state)
+        # A copy: the environment may go on with the very object, and change it.
+        adapter.restore(copy_in_order_of(state, live))
         if state_key(adapter.capture()) != key:
             return f"{stopped}: the environment is not in the recorded state after restoring it"
         return ""
