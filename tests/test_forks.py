@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -719,6 +720,80 @@ def test_objects_with_lossy_pickles_have_no_snapshot() -> None:
         match=r"attribute world \(list\): .*objects of pymunk leave out of their pickles a part",
     ):
         Snapshots(env).take()
+
+
+SIMULATIONS: dict[int, float] = {}
+"""The simulations of a library by their number, as PyBullet keeps them."""
+
+
+NUMBERS = itertools.count()
+
+
+class Client:
+    """Ends its simulation when it goes."""
+
+    def __init__(self) -> None:
+        self.number = next(NUMBERS)
+        SIMULATIONS[self.number] = 0.0
+
+    def __del__(self) -> None:
+        SIMULATIONS.pop(self.number, None)
+
+
+class Remaking(Client):
+    """A client whose copies begin a simulation of their own."""
+
+    def __getstate__(self) -> float:
+        return SIMULATIONS[self.number]
+
+    def __setstate__(self, state: float) -> None:
+        self.__init__()  # type: ignore[misc]
+        SIMULATIONS[self.number] = state
+
+
+class Simulated(gym.Env[Any, Any]):
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float64)
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, make: type[Client] = Client) -> None:
+        self.client = make()
+
+    def reset(self, **options: Any) -> Any:
+        super().reset(**options)
+        SIMULATIONS[self.client.number] = 0.0
+        return np.zeros(1), {}
+
+    def step(self, action: Any) -> Any:
+        SIMULATIONS[self.client.number] += float(action)
+        return np.full(1, SIMULATIONS[self.client.number]), 0.0, False, False, {}
+
+
+def test_a_snapshot_never_ends_what_the_environment_uses(tmp_path: Path) -> None:
+    with pytest.raises(SnapshotError, match=r"attribute client \(Client\): .*has a __del__"):
+        Snapshots(Simulated()).take()
+    report = trajrec.replay.check_determinism(Simulated, n_steps=30)
+    assert report.grade == "exact"
+    assert "has a __del__" in report.restore["pickle"].why
+    env = trajrec.record(Simulated(), tmp_path)
+    env.reset(seed=0)
+    for action in (1, 2, 1):
+        env.step(action)
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    with fork(episode, at=2, env=Simulated) as world:
+        assert world.step(1)[0] == 4.0
+
+
+def test_an_object_that_says_how_it_is_copied_is_copied() -> None:
+    env = Simulated(Remaking)
+    env.reset(seed=0)
+    snapshots = Snapshots(env)
+    env.step(1)
+    snapshot = snapshots.take()
+    env.step(2)
+    snapshots.restore(snapshot)
+    gc.collect()
+    assert env.step(0)[0] == 1.0
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copyreg
 import enum
 import io
 import pickle
@@ -207,6 +208,11 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             raise pickle.PicklingError(
                 f"objects of {package_of(value)} leave out of their pickles a part of their state"
             )
+        if _is_ended_by_its_copy(value):
+            raise pickle.PicklingError(
+                f"{type(value).__qualname__} has a __del__: when its copy goes, it may end what the "
+                "original uses (a class with a __reduce__ or a __getstate__ of its own is copied)"
+            )
         if isinstance(value, memoryview):
             raise pickle.PicklingError("a view of memory would be pickled as a copy of its bytes")
         if isinstance(value, np.void) and value.base is not None:
@@ -214,6 +220,22 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if isinstance(value, gymnasium.utils.EzPickle):
             return object.__new__, (type(value),), value.__dict__, None, None, _set_attributes
         return super().reducer_override(value)
+
+
+def _is_ended_by_its_copy(value: Value) -> bool:
+    """Return whether the finalizer of a copy may free what the original still uses.
+
+    A client of PyBullet holds the number of its simulation: its copy has the same number, and
+    disconnects both when it goes. A class that says how it is pickled is taken at its word.
+    """
+    cls = type(value)
+    if not hasattr(cls, "__del__") or cls in copyreg.dispatch_table:
+        return False
+    # EzPickle's word does not count: such objects are pickled by their attributes here.
+    return isinstance(value, gymnasium.utils.EzPickle) or not any(
+        getattr(cls, name, None) is not getattr(object, name, None)
+        for name in ("__reduce__", "__reduce_ex__", "__getstate__")
+    )
 
 
 class _Unpickler(pickle.Unpickler):
