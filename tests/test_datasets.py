@@ -735,6 +735,49 @@ def test_named_values_of_steps_are_columns(tmp_path: Path) -> None:
                 corpus.transitions(columns=(f"values/{name}",))
 
 
+ODD_OBSERVATIONS = {
+    "empty": lambda k: np.zeros((3, 0), np.float32),
+    "a part that is empty": lambda k: {"empty": np.zeros(0), "full": np.full(2, k)},
+    "dates": lambda k: np.array(["2020-01-01"], "M8[D]") + k,
+    "durations": lambda k: np.timedelta64(k, "s"),
+    "another byte order": lambda k: np.array([k / 3], ">f4"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_OBSERVATIONS)
+def test_odd_arrays_are_cached_and_exported(kind: str, tmp_path: Path) -> None:
+    observation = ODD_OBSERVATIONS[kind]
+    in_chunks(tmp_path, Scripted(lambda k: (observation(k), 1.0, k == 4, False, {})), [2, 3])
+    assert check(tmp_path, pool=1) == 5
+    pytest.importorskip("pyarrow")
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.to_arrow().read_all()
+        (batch,) = corpus.transitions(shuffle=False)
+        for name in ("empty", "full"):
+            if kind == "a part that is empty":
+                assert rows[f"obs/{name}"].to_pylist() == batch[f"obs/{name}"].tolist()
+        if kind == "empty":
+            assert rows["obs"].to_pylist() == [[]] * 5
+        elif "obs" in batch:
+            assert rows["obs"].to_pylist() == batch["obs"].tolist()
+
+
+def test_numbers_that_arrow_lacks_are_refused_by_name(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    in_chunks(tmp_path, Scripted(lambda k: (np.array([k * 1j]), 1.0, k == 1, False, {})), [2])
+    match = "'obs' holds numbers of the type complex128"
+    with trajrec.open(tmp_path) as corpus, pytest.raises(CorpusError, match=match):
+        corpus.to_arrow()
+
+
+def test_lone_surrogates_are_escapes_in_arrow(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    in_chunks(tmp_path, Scripted(lambda k: (f"\ud800{k}", 1.0, k == 1, False, {})), [2])
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.to_arrow().read_all()
+    assert rows["obs"].to_pylist() == ["\\ud800-1", "\\ud8000"]
+
+
 def test_named_integers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)
@@ -747,6 +790,17 @@ def test_named_integers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
         assert batch["values/exact"].tolist() == [2**53, 0.5]
         with pytest.raises(CorpusError, match="integers that float64 cannot hold exactly"):
             corpus.transitions(columns=("values/large",))
+
+
+@pytest.mark.parametrize("values", [[[1], [1, 2]], [[2**53 + 1, 0.5], [1, 2]]])
+def test_named_lists_that_are_no_array_are_refused(values: Any, tmp_path: Path) -> None:
+    with trajrec.record(Scripted(endless), tmp_path) as env:
+        env.reset(seed=0)
+        for value in values:
+            env.step(0)
+            env.annotate(odd=value)
+    with trajrec.open(tmp_path) as corpus, pytest.raises(CorpusError, match="'odd'"):
+        corpus.transitions(columns=("values/odd",))
 
 
 @pytest.mark.slow

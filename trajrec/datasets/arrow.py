@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from trajrec.datasets.transitions import Transitions
+from trajrec.errors import CorpusError
+from trajrec.log.record_encoder import storable
 from trajrec.types import Array
 
 EPISODE_ID = "episode_id"
@@ -20,14 +22,21 @@ def to_reader(transitions: Transitions) -> pa.RecordBatchReader:
     """Return the batches of transitions as a reader, which decodes them one by one.
 
     An array of several numbers is a list of fixed size, and the metadata of its field have its
-    shape as JSON under "shape". Texts and ids of episodes are dictionaries.
+    shape as JSON under "shape". Texts and ids of episodes are dictionaries; lone surrogates, which
+    UTF-8 lacks, are escapes in them.
+
+    Raises:
+        CorpusError: Arrow has no type for the numbers of a column.
     """
     schema = _schema(transitions)
     return pa.RecordBatchReader.from_batches(schema, _batches(transitions, schema))
 
 
 def _batches(transitions: Transitions, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    texts = {name: pa.array(values, pa.string()) for name, values in transitions.texts.items()}
+    texts = {
+        name: pa.array(map(storable, values), pa.string())
+        for name, values in transitions.texts.items()
+    }
     ids = pa.array(transitions.episode_ids, pa.string())
     for batch in transitions:
         columns = []
@@ -54,8 +63,16 @@ def _schema(transitions: Transitions) -> pa.Schema:
         elif name.removeprefix("next_") in transitions.texts:
             fields.append(pa.field(name, pa.dictionary(pa.int32(), pa.string())))
         else:
-            item = pa.from_numpy_dtype(dtype.newbyteorder("="))
-            kind = pa.list_(item, math.prod(shape)) if shape else item
+            try:
+                item = pa.from_numpy_dtype(dtype.newbyteorder("="))
+            except pa.ArrowException as exc:
+                raise CorpusError(
+                    f"{name!r} holds numbers of the type {dtype}, which Arrow does not have; "
+                    "corpus.transitions reads them"
+                ) from exc
+            size = math.prod(shape)
+            # Lists of a fixed size have at least one item.
+            kind = pa.list_(item, size or -1) if shape else item
             fields.append(pa.field(name, kind, metadata={"shape": json.dumps(shape)}))
     return pa.schema(fields)
 
@@ -65,4 +82,7 @@ def _column(array: Array) -> pa.Array:
     if array.ndim == 1:
         return pa.array(array)
     size = math.prod(array.shape[1:])
+    if not size:
+        starts = pa.array(np.zeros(len(array) + 1, np.int32))
+        return pa.ListArray.from_arrays(starts, pa.array(np.ravel(array)))
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ravel(array)), size)

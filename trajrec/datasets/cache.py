@@ -36,7 +36,7 @@ from trajrec.types import Array
 CACHE_FOLDER = f"{INDEX_FOLDER}/cache"
 """The folder of caches in a corpus. It can be deleted at any time."""
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Raised whenever the files of a cache change."""
 
 # Chunks that are decoded between two writes of the numbers of their rows.
@@ -54,7 +54,7 @@ class _Column(msgspec.Struct, kw_only=True):
     file: str
     dtype: str
     shape: list[int]
-    n_bytes: int
+    n_rows: int
 
 
 def open_cache(plan: Plan, folder: Path | None) -> Table:
@@ -116,18 +116,23 @@ def _build(plan: Plan, parent: Path, path: Path) -> None:
     building.mkdir()
     source = ChunkSource(plan)
     try:
-        names: dict[str, str] = {}
+        writers: dict[str, FileWriter] = {}
+        files: dict[str, str] = {}
 
         def new_writer(name: str) -> FileWriter:
-            names[name] = f"{len(names)}.bin"
-            return FileWriter(building / names[name])
+            files[name] = f"{len(files)}.bin"
+            writers[name] = FileWriter(building / files[name])
+            return writers[name]
 
         builder = TableBuilder(plan, source, new_writer)
         places = all_places(plan)
         for start in range(0, len(places), _CHUNKS_AT_ONCE):
             builder.add(places[start : start + _CHUNKS_AT_ONCE])
         builder.finish()
-        columns = {name: _column(plan, name, building / file) for name, file in names.items()}
+        columns = {
+            name: _column(plan, name, files[name], writer.n_rows)
+            for name, writer in writers.items()
+        }
         (building / _META).write_bytes(msgspec.json.encode(columns))
         # Another process may have made the same cache in the meantime.
         if not path.exists():
@@ -140,9 +145,9 @@ def _build(plan: Plan, parent: Path, path: Path) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _column(plan: Plan, name: str, file: Path) -> _Column:
+def _column(plan: Plan, name: str, file: str, n_rows: int) -> _Column:
     dtype, shape = column_form(plan.leaves.leaves, name)
-    return _Column(file=file.name, dtype=dtype.str, shape=list(shape), n_bytes=file.stat().st_size)
+    return _Column(file=file, dtype=dtype.str, shape=list(shape), n_rows=n_rows)
 
 
 def column_form(leaves: dict[str, Leaf], name: str) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
@@ -187,12 +192,9 @@ def _map_column(plan: Plan, path: Path, name: str, column: _Column) -> Array:
     # The name of a file comes from a file: it must not lead elsewhere.
     if Path(column.file).name != column.file:
         raise ValueError(f"{column.file!r} is no file of this folder")
-    file = path / column.file
     if (column.dtype, tuple(column.shape)) != (dtype.str, shape):
         raise ValueError(f"column {name!r} is another one")
-    if file.stat().st_size != column.n_bytes:
-        raise ValueError(f"{column.file} has {file.stat().st_size} bytes of {column.n_bytes}")
-    return map_column(file, dtype, shape)
+    return map_column(path / column.file, dtype, shape, n_rows=column.n_rows)
 
 
 def _table(plan: Plan, arrays: dict[str, Array]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -101,6 +101,17 @@ class NamedValues:
         return {PREFIX + name: _column(name, self._values[name]) for name in self.names}
 
 
+def _numbers(rows: Iterable[Value]) -> Iterator[Value]:
+    """Yield the numbers in rows, which may be lists of them; those of arrays are exact anyway."""
+    for row in rows:
+        if isinstance(row, list | tuple):
+            yield from _numbers(row)
+        elif isinstance(row, np.ndarray):
+            yield from row.ravel().tolist()
+        else:
+            yield row
+
+
 def _column(name: str, values: dict[int, Value]) -> NamedColumn:
     if not values:
         raise CorpusError(f"no selected step has a value {name!r}; env.annotate records them")
@@ -108,13 +119,17 @@ def _column(name: str, values: dict[int, Value]) -> NamedColumn:
     rows = [values[key] for key in keys.tolist()]
     forms = {(type(row), getattr(row, "dtype", None), getattr(row, "shape", ())) for row in rows}
     is_number = all(isinstance(row, bool | int | float | np.generic) for row in rows)
-    array = np.array(rows) if is_number or len(forms) == 1 else np.zeros(0, object)
+    try:
+        array = np.array(rows) if is_number or len(forms) == 1 else np.zeros(0, object)
+    except ValueError:
+        # Lists of several lengths.
+        array = np.zeros(0, object)
     if array.dtype.kind not in "biuf":
         raise CorpusError(
             f"the values {name!r} are no numbers or arrays of one dtype and shape; leave "
             f"{PREFIX + name!r} out of columns="
         )
-    if is_number and not has_whole_numbers(rows, array):
+    if not has_whole_numbers(list(_numbers(rows)), array.ravel()):
         raise CorpusError(
             f"the values {name!r} hold integers that {array.dtype} cannot hold exactly; leave "
             f"{PREFIX + name!r} out of columns="

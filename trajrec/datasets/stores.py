@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -43,39 +44,50 @@ class MemoryWriter:
         """Return all rows, an array (N, *shape)."""
         parts = self._parts
         self._parts = []
-        return np.concatenate(parts) if parts else np.zeros((0, *shape), dtype)
+        # With the dtype, or the byte order would become the machine's.
+        return np.concatenate(parts, dtype=dtype) if parts else np.zeros((0, *shape), dtype)
 
 
 class FileWriter:
-    """Writes a column into a file, which `map_column` reads."""
+    """Writes a column into a file, which `map_column` reads.
+
+    Attributes:
+        n_rows: The rows that were written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("wb")
+        self.n_rows = 0
 
     def append(self, rows: Array) -> None:
         """Write rows."""
-        self._file.write(np.ascontiguousarray(rows).data)
+        # As bytes: dates are no buffer.
+        self._file.write(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+        self.n_rows += len(rows)
 
     def finish(self, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
         """Return all rows, mapped from the file."""
         self._file.close()
-        return map_column(self._path, dtype, shape)
+        return map_column(self._path, dtype, shape, n_rows=self.n_rows)
 
 
-def map_column(path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> Array:
+def map_column(
+    path: Path, dtype: np.dtype[np.generic], shape: tuple[int, ...], *, n_rows: int
+) -> Array:
     """Return the rows of a file, an array (N, *shape) that cannot be written.
 
     Raises:
-        ValueError: The file has no whole number of rows.
+        ValueError: The file has another size.
     """
-    row_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    # In Python's integers: a damaged number of rows might be enormous.
+    n_bytes = n_rows * dtype.itemsize * math.prod(shape)
     size = path.stat().st_size
-    if not size or not row_bytes:
-        return np.zeros((0, *shape), dtype)
-    if size % row_bytes:
-        raise ValueError(f"{path}: {size} bytes are no rows of {row_bytes}")
-    return np.memmap(path, dtype, "r", shape=(size // row_bytes, *shape))
+    if size != n_bytes:
+        raise ValueError(f"{path.name} has {size} bytes of {n_bytes}")
+    if not n_bytes:
+        return np.zeros((n_rows, *shape), dtype)
+    return np.memmap(path, dtype, "r", shape=(n_rows, *shape))
 
 
 class Store(Protocol):

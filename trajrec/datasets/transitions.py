@@ -160,7 +160,10 @@ class Transitions:
                 break
         if len(parts) == 1:
             return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
+        return {
+            name: np.concatenate([part[name] for part in parts], dtype=parts[0][name].dtype)
+            for name in self.columns
+        }
 
     def sample(self, n: int) -> Batch:
         """Return n transitions drawn with replacement, from the cache.
