@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import Scripted
 from imported import DATA, check_account, counted, needs_data
 from minari_data import (
     SPACES,
@@ -427,6 +428,77 @@ def test_infos_that_the_reset_lacks_come_back(tmp_path: Path) -> None:
         assert back.sql(row).fetchall() == [("truncated", "caller", None, "episode 0")]
         counts = "SELECT file, format, version, found = kept + extra FROM imports"
         assert back.sql(counts).fetchall() == [(str(tmp_path / "set-v0"), "minari", "0.5.4", True)]
+
+
+class OddInfos(Scripted):
+    """Returns the same kind of info from a reset and from each step."""
+
+    def reset(self, **options: Any) -> Any:
+        observation, _ = super().reset(**options)
+        return observation, self.result_of(-1)[4]
+
+
+ODD_INFOS: dict[str, Callable[[int], Any]] = {
+    "tuple": lambda k: {"pair": (k, 0.5), "inner": {"long": tuple(range(k, k + 12)), "no": ()}},
+    "empty": lambda k: {"none": {}},
+    "bytes in another order": lambda k: {"vector": np.array([k / 3], ">f4")},
+}
+
+
+@pytest.mark.parametrize("kind", ODD_INFOS)
+def test_infos_of_odd_forms_come_back(kind: str, tmp_path: Path) -> None:
+    def result(k: int) -> Any:
+        return np.array([k, 0], ">f4"), 1.0, k == 3, False, ODD_INFOS[kind](k)
+
+    with trajrec.record(OddInfos(result), tmp_path / "runs") as env:
+        run_episode(env, 1)
+    report = exported(tmp_path / "runs", tmp_path / "set-v0")
+    assert ("infos/pair: tuples, which Minari reads as dicts" in report.account.notes) == (
+        kind == "tuple"
+    )
+    with (
+        trajrec.open(tmp_path / "runs") as corpus,
+        imported(tmp_path / "set-v0", tmp_path / "back") as back,
+    ):
+        assert_same_episode(next(corpus.episodes()), next(back.episodes()))
+
+
+@pytest.mark.parametrize(
+    ("infos", "reason"),
+    [
+        ([{"\ud800": 1}], r"infos: the key '\ud800' is no name of HDF5"),
+        (
+            [{"x": np.int64(2**53 + 1)}, {"x": 0.5}],
+            "infos/x: numbers of several types, which one type does not hold",
+        ),
+        (
+            [{"x": np.uint64(2**63 + 1)}, {"x": np.int64(-1)}],
+            "infos/x: numbers of several types, which one type does not hold",
+        ),
+    ],
+)
+def test_infos_that_hdf5_would_change_are_dropped(
+    infos: list[Any], reason: str, tmp_path: Path
+) -> None:
+    def result(k: int) -> Any:
+        return np.zeros(2, np.float32), 1.0, k == 3, False, infos[k % len(infos)]
+
+    with trajrec.record(OddInfos(result), tmp_path / "runs") as env:
+        run_episode(env, 1)
+    report = exported(tmp_path / "runs", tmp_path / "set-v0")
+    assert report.account.dropped[reason] == 1
+
+
+def test_options_without_a_name_of_hdf5_are_dropped(tmp_path: Path) -> None:
+    env = Scripted(lambda k: (np.zeros(2, np.float32), 1.0, k == 0, False, {}))
+    with trajrec.record(env, tmp_path / "runs") as recorder:
+        recorder.reset(seed=1, options={3: 4, "\ud800": 1, "speed": 2})  # type: ignore[dict-item]
+        recorder.step(0)
+    report = exported(tmp_path / "runs", tmp_path / "set-v0")
+    assert report.account.dropped["options/3: no name of an attribute"] == 1
+    assert report.account.dropped["options/\\ud800: no name of an attribute"] == 1
+    with h5py.File(tmp_path / "set-v0" / "data" / "main_data.hdf5") as file:
+        assert file["episode_0"].attrs["options/speed"] == 2
 
 
 class OddEnv(gym.Env[Any, Any]):

@@ -9,7 +9,7 @@ become Python's, as most environments return them, and actions become NumPy's, a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +110,7 @@ def _read(candidate: Candidate, account: Account) -> EnvRecordings:
     has_jpeg = bool(metadata.get("jpeg_encoding", True)) and any(map(_has_image, spaces))
     if has_jpeg:
         account.note("images are JPEG: not the pixels that the environment returned")
-    reader = _EpisodeReader(spaces, _number_kinds(metadata), account)
+    reader = _EpisodeReader(spaces, _number_kinds(metadata), _tuples(metadata), account)
     return EnvRecordings(
         env=env_of(metadata, place, has_jpeg=has_jpeg),
         version=place.optional(str, metadata.get("minari_version"), "minari_version", ""),
@@ -125,6 +125,17 @@ def _number_kinds(metadata: JsonObject) -> dict[str, NumberKind]:
     if type(kinds) is not dict:
         return {}
     return {path: kind for path, kind in kinds.items() if kind in ("python", "numpy", "array")}
+
+
+def _tuples(metadata: JsonObject) -> frozenset[str]:
+    """Return the paths of tuples in infos, which an export of trajrec adds."""
+    own = metadata.get(OWN_KEY)
+    paths = own.get("tuples") if type(own) is dict else None
+    return (
+        frozenset(path for path in paths if type(path) is str)
+        if type(paths) is list
+        else frozenset()
+    )
 
 
 def _has_image(space: Space) -> bool:
@@ -147,15 +158,23 @@ class _EpisodeReader:
     Args:
         spaces: The spaces of the dataset.
         kinds: The types of its single numbers by path, as far as they are known.
+        tuples: The paths of tuples in its infos, as far as they are known.
         account: Counts what is read.
 
     Attributes:
         account: The same.
     """
 
-    def __init__(self, spaces: Spaces, kinds: Mapping[str, NumberKind], account: Account) -> None:
+    def __init__(
+        self,
+        spaces: Spaces,
+        kinds: Mapping[str, NumberKind],
+        tuples: Collection[str],
+        account: Account,
+    ) -> None:
         self._spaces = spaces
         self._kinds = kinds
+        self._tuples = tuples
         self.account = account
 
     def read(self, stored: StoredEpisode, place: Place) -> EnvEpisode:
@@ -182,7 +201,8 @@ class _EpisodeReader:
             seed=place.optional(int, stored.facts.get("seed"), "seed", None),
             options=place.optional(dict, stored.facts.get("options"), "options", None),
             observation=self._observation(stored)(0),
-            info=self._reset_info(stored) if n_infos == {n_steps + 1} else {},
+            # Without any column, infos are empty dicts, or dicts of such.
+            info={} if n_infos == {n_steps} else self._reset_info(stored),
             steps=self._steps(stored, *flags),
             n_steps=n_steps,
             terminated=bool(flags[0][-1]),
@@ -196,7 +216,7 @@ class _EpisodeReader:
         return rows_of(space, columns, "observations", self._kinds, discrete="python")
 
     def _info(self, stored: StoredEpisode) -> Rows:
-        return info_rows(stored.infos, "infos", self._kinds)
+        return info_rows(stored.infos, "infos", self._kinds, self._tuples)
 
     def _reset_info(self, stored: StoredEpisode) -> Info:
         """Return the info of the reset, without keys whose row an export has filled."""

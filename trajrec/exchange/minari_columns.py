@@ -89,7 +89,7 @@ def columns_of(values: Sequence[Value], path: str) -> Node:
 def _of_dicts(values: Sequence[Value], path: str) -> Node:
     keys = list(values[0])
     for key in keys:
-        if type(key) is not str or not key or "/" in key or "\0" in key or key in (".", ".."):
+        if type(key) is not str or not is_hdf5_name(key) or key in (".", ".."):
             raise NotHeldError(path, f"the key {key!r:.40} is no name of HDF5")
     if any(type(value) is not dict or value.keys() != values[0].keys() for value in values):
         raise NotHeldError(path, "keys that come and go")
@@ -112,6 +112,11 @@ def is_hdf5_text(text: str) -> bool:
     return not any(c == "\0" or 0xD800 <= ord(c) < 0xE000 for c in text)
 
 
+def is_hdf5_name(text: str) -> bool:
+    """Return whether a text names a part of a path in HDF5."""
+    return bool(text) and "/" not in text and is_hdf5_text(text)
+
+
 def _of_arrays(values: Sequence[Value], path: str) -> Node:
     first = values[0]
     _check_dtype(first.dtype, path)
@@ -120,7 +125,8 @@ def _of_arrays(values: Sequence[Value], path: str) -> Node:
             raise NotHeldError(path, "arrays among values of another type")
         if value.shape != first.shape:
             raise NotHeldError(path, "arrays of several shapes")
-    return Leaf(np.stack(values), "array" if first.shape == () else "")
+    # With the dtype, or the byte order would become the machine's.
+    return Leaf(np.stack(values, dtype=first.dtype), "array" if first.shape == () else "")
 
 
 def _check_dtype(dtype: np.dtype[Value], path: str) -> None:
@@ -143,7 +149,9 @@ def _of_numbers(values: Sequence[Value], path: str) -> Node:
     if types == {int} and column.dtype.kind not in "iu":
         raise NotHeldError(path, "numbers that no type of 64 bits holds together")
     is_mixed = len(types) > 1
-    if is_mixed and any(a != b and a == a for a, b in zip(values, column.tolist(), strict=True)):
+    # As numbers of Python: NumPy rounds a large integer before it compares it with a fraction.
+    exact = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if is_mixed and any(a != b and a == a for a, b in zip(exact, column.tolist(), strict=True)):
         raise NotHeldError(path, "numbers of several types, which one type does not hold")
     return Leaf(column, "python" if types & _PYTHON else "numpy", is_mixed)
 
@@ -159,8 +167,9 @@ def with_nan(node: Node, path: str) -> Node:
         return Composed(node.kind, parts)
     if isinstance(node.values, list) or node.values.dtype.kind != "f":
         raise NotHeldError(path, "not in the info of the reset")
-    row = np.full((1, *node.values.shape[1:]), np.nan, node.values.dtype)
-    return node._replace(values=np.concatenate([row, node.values]))
+    dtype = node.values.dtype
+    row = np.full((1, *node.values.shape[1:]), np.nan, dtype)
+    return node._replace(values=np.concatenate([row, node.values], dtype=dtype))
 
 
 def number_kinds(node: Node, path: str) -> dict[str, NumberKind]:
@@ -171,6 +180,16 @@ def number_kinds(node: Node, path: str) -> dict[str, NumberKind]:
     for name, part in node.parts.items():
         kinds |= number_kinds(part, f"{path}/{name}")
     return kinds
+
+
+def tuple_paths(node: Node, path: str) -> list[str]:
+    """Return the paths of tuples."""
+    if isinstance(node, Leaf):
+        return []
+    inner = [
+        found for name, part in node.parts.items() for found in tuple_paths(part, f"{path}/{name}")
+    ]
+    return [path, *inner] if node.kind == "Tuple" else inner
 
 
 def mixed_paths(node: Node, path: str) -> list[str]:

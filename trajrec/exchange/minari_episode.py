@@ -13,13 +13,16 @@ from trajrec.exchange.minari_columns import (
     Node,
     NotHeldError,
     columns_of,
+    is_hdf5_name,
     is_hdf5_text,
     mixed_paths,
     number_kinds,
+    tuple_paths,
     with_nan,
 )
 from trajrec.exchange.minari_env import FILLED_KEY
 from trajrec.exchange.minari_spaces import NumberKind
+from trajrec.log.record_encoder import storable
 from trajrec.log.schema import API_FIELD
 from trajrec.log.source_facts import extra_of, facts_of
 from trajrec.types import Array, Info, JsonObject, Value
@@ -44,6 +47,7 @@ class DatasetEpisode(NamedTuple):
         losses: Why parts of the episode are not stored.
         mixed: The paths of columns whose numbers were of several types.
         filled: The keys of infos that the reset's info lacks.
+        tuples: The paths of tuples in infos.
     """
 
     facts: JsonObject
@@ -56,6 +60,7 @@ class DatasetEpisode(NamedTuple):
     losses: list[str]
     mixed: list[str]
     filled: list[str]
+    tuples: list[str]
 
     @property
     def n_steps(self) -> int:
@@ -118,6 +123,7 @@ def dataset_episode(episode: Episode) -> DatasetEpisode:
         losses=losses,
         mixed=mixed,
         filled=filled,
+        tuples=[] if infos is None else tuple_paths(infos, "infos"),
     )
 
 
@@ -197,10 +203,11 @@ def _facts(episode: Episode, losses: list[str]) -> JsonObject:
     elif start.seed is not None:
         losses.append("a seed of more than 64 bits")
     if start.options_data is not None:
-        options = codec.decode_map(start.options_data)
-        if not options:
-            losses.append("options: an empty dict")
-        facts |= _flat(options, "options/", losses)
+        options = codec.decode(start.options_data)
+        if type(options) is dict and options:
+            facts |= _flat(options, "options/", losses)
+        else:
+            losses.append(f"options: {'an empty' if type(options) is dict else 'no'} dict")
     return facts
 
 
@@ -208,8 +215,8 @@ def _flat(values: JsonObject, prefix: str, losses: list[str]) -> JsonObject:
     """Return nested values as attributes, with the names that Minari gives them."""
     flat: JsonObject = {}
     for name, value in values.items():
-        if type(name) is not str or "/" in name or not name or "\0" in name:
-            losses.append(f"{prefix}{name}: no name of an attribute")
+        if type(name) is not str or not is_hdf5_name(name):
+            losses.append(f"{prefix}{storable(str(name))}: no name of an attribute")
         elif type(value) is dict and value:
             flat |= _flat(value, f"{prefix}{name}/", losses)
         elif _is_attribute(value):

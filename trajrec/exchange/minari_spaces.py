@@ -7,7 +7,7 @@ is an array, or a list of texts.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal, TypeAlias
 
 import msgspec
@@ -187,12 +187,31 @@ def number_rows(column: Value, kind: NumberKind) -> Rows:
     return lambda row: column[row]
 
 
-def info_rows(columns: Columns, path: str, kinds: Mapping[str, NumberKind]) -> Rows:
-    """Return a function that returns a row of infos, or of rewards."""
+def info_rows(
+    columns: Columns,
+    path: str,
+    kinds: Mapping[str, NumberKind],
+    tuples: Collection[str] = (),
+) -> Rows:
+    """Return a function that returns a row of infos, or of rewards.
+
+    Args:
+        columns: Their columns.
+        path: Their path, e.g. "infos".
+        kinds: The types of single numbers by path, as far as they are known.
+        tuples: The paths of tuples, which are stored as dicts.
+    """
     if isinstance(columns, dict):
+        names = {str(number): f"_index_{number}" for number in range(len(columns))}
+        is_tuple = path in tuples and columns.keys() == set(names.values())
+        if not is_tuple:
+            names = {name: name for name in columns}
         parts = {
-            name: info_rows(column, f"{path}/{name}", kinds) for name, column in columns.items()
+            name: info_rows(columns[stored], f"{path}/{name}", kinds, tuples)
+            for name, stored in names.items()
         }
+        if is_tuple:
+            return lambda row: tuple(part(row) for part in parts.values())
         return lambda row: {name: part(row) for name, part in parts.items()}
     leaf: Value = columns
     if isinstance(leaf, list) or leaf.ndim > 1:

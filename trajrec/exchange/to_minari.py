@@ -159,6 +159,7 @@ class _Dataset:
         self._kinds: dict[str, NumberKind] = {}
         self._mixed: set[str] = set()
         self._lost_infos: set[str] = set()
+        self._tuples: set[str] = set()
         self._n_steps = 0
 
     def add(self, episode: Episode) -> DatasetEpisode | None:
@@ -179,6 +180,9 @@ class _Dataset:
             if reason.startswith("infos"):
                 self._lost_infos.add(reason)
         self._mixed.update(columns.mixed)
+        self._tuples.update(columns.tuples)
+        for path in columns.tuples:
+            account.note(f"{path}: tuples, which Minari reads as dicts")
         for path in columns.mixed:
             account.note(f"{path}: numbers of several types become those of one")
         for key in columns.filled:
@@ -245,6 +249,7 @@ class _Dataset:
             "numbers": self._kinds,
             "mixed": sorted(self._mixed),
             "lost_infos": sorted(self._lost_infos),
+            "tuples": sorted(self._tuples),
         }
         return {
             **metadata,
