@@ -103,3 +103,25 @@ def test_any_text_of_an_agent_becomes_parquet(text: str, tmp_path: Path) -> None
         assert credit.export(corpus, "grpo", target, measure="outcome", messages=True) == 1
     rows = duckdb.sql(f"SELECT prompt[1].content FROM '{target}'").fetchall()
     assert rows == [(text.replace("\ud800", "\\ud800"),)]
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_a_step_without_a_record_shifts_no_advantage(messages: bool, tmp_path: Path) -> None:
+    for check in (passes, fails):
+        with trajrec.episode(
+            tmp_path / "runs", task="t", goal="g", watch={"part": {}}, checks=[check]
+        ) as ep:
+            echo = ep.tool(lambda x: x, name="echo")
+            for step in range(4):
+                with ep.step():
+                    if step != 1:
+                        echo(x=step)
+    close_logs()
+    target = tmp_path / "rows.jsonl"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        credit.export(corpus, "grpo", target, measure="outcome", messages=messages)
+    for line in target.read_text().splitlines():
+        row = json.loads(line)
+        assert len(row["completions"]) == len(row["advantages"]) == 3
+        texts = [json.dumps(completion) for completion in row["completions"]]
+        assert all(f"{step}}}" in text for step, text in zip((0, 2, 3), texts, strict=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from trajrec.corpus.chat import Decision, decisions
 from trajrec.corpus.episode import Episode
-from trajrec.replay.credit.texts import counterfactual_text, prompt_text, step_texts
+from trajrec.replay.credit.texts import NO_CALLS, counterfactual_text, prompt_text, step_texts
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
 
@@ -24,8 +24,8 @@ class Form(Protocol):
     def prompt(self, episode: Episode, step: int | None = None) -> Value:
         """Return what was known before a step; None for the first one."""
 
-    def completions(self, episode: Episode) -> list[Value]:
-        """Return each step with what came of it, in order."""
+    def completions(self, episode: Episode, steps: Iterable[int]) -> list[Value]:
+        """Return some steps, each with what came of it, in order."""
 
     def action(self, episode: Episode, step: int) -> Value:
         """Return what was done at a step; None if the episode does not tell."""
@@ -74,11 +74,13 @@ class TextForm:
     def prompt(self, episode: Episode, step: int | None = None) -> Value:
         return prompt_text(episode, step)
 
-    def completions(self, episode: Episode) -> list[Value]:
-        return list(self._texts(episode).values())
+    def completions(self, episode: Episode, steps: Iterable[int]) -> list[Value]:
+        return [self.action(episode, step) for step in steps]
 
     def action(self, episode: Episode, step: int) -> Value:
-        return self._texts(episode).get(step)
+        text = self._texts(episode).get(step)
+        is_step = episode.first_step <= step < episode.end_step
+        return NO_CALLS if text is None and is_step and episode.is_agent_episode else text
 
     def counterfactual(self, action: str, episode: Episode, step: int) -> Value:
         return counterfactual_text(action, is_agent_episode=episode.is_agent_episode)
@@ -104,9 +106,8 @@ class MessageForm:
         decision = self._decision(episode, step)
         return [] if decision is None else decision.before
 
-    def completions(self, episode: Episode) -> list[Value]:
+    def completions(self, episode: Episode, steps: Iterable[int]) -> list[Value]:
         found = self._decisions(episode)
-        steps = range(episode.first_step, episode.end_step)
         return [
             [found[step].answer, *found[step].results] if step in found else [] for step in steps
         ]

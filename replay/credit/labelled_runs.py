@@ -77,10 +77,10 @@ def latest_runs(corpus: Corpus, where: str) -> dict[str, LabelledRun]:
     return runs
 
 
-def shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | None:
+def shares_after_steps(episode: Episode, run: LabelledRun) -> dict[int, Share] | None:
     """Return the rollouts from after each step that has a text; None if a step has none."""
     steps = range(episode.first_step, episode.end_step)
-    shares = []
+    shares: dict[int, Share] = {}
     # A step that raised in an environment is no completion, so it has no label.
     for step in steps if episode.is_agent_episode else episode.step_numbers.tolist():
         # A rollout from after a step forced its action, or began in the state that it led to.
@@ -90,7 +90,7 @@ def shares_after_steps(episode: Episode, run: LabelledRun) -> list[Share] | None
             share = _own_share(episode, run)
         if share is None:
             return None
-        shares.append(share)
+        shares[step] = share
     return shares or None
 
 

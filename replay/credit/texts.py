@@ -9,18 +9,23 @@ from trajrec.corpus.transcript import Attempt
 from trajrec.types import JsonObject
 from trajrec.values.json import to_json
 
+NO_CALLS = "[]"
+"""The text of a step at which an agent called no tool."""
+
 
 def step_texts(episode: Episode) -> dict[int, str]:
-    """Return the text of each step: its action as JSON, or the tool calls of an agent as JSON."""
+    """Return the text of each step: its action as JSON, or the tool calls of an agent as JSON.
+
+    Steps at which an agent called no tool are left out: a log may state any number of them.
+    """
     if not episode.is_agent_episode:
         steps = zip(episode.step_numbers, episode.actions, strict=True)
         return {int(step): to_json(action) for step, action in steps}
-    steps_of_agent = range(episode.first_step, episode.end_step)
-    calls: dict[int, list[JsonObject]] = {step: [] for step in steps_of_agent}
+    calls: dict[int, list[JsonObject]] = {}
     for attempt in episode.transcript.attempts:
         # Later attempts repeat the call without a decision of the agent.
         if attempt.start.attempt == 0:
-            calls[attempt.start.step].append(_call(attempt))
+            calls.setdefault(attempt.start.step, []).append(_call(attempt))
     return {step: _calls_text(calls_of_step) for step, calls_of_step in calls.items()}
 
 

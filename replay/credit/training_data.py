@@ -112,15 +112,15 @@ def step_labels(
         n_unknown += run is not None and shares is None
         if run is None or shares is None or not whole.take(episode):
             continue
-        labels = [share.share > 0 for share in shares]
+        labels = [share.share > 0 for share in shares.values()]
         if not run.has_check:
             unchecked_labels.update(labels)
         yield {
             "prompt": form.prompt(episode),
-            "completions": form.completions(episode),
+            "completions": form.completions(episode, shares),
             "labels": labels,
-            "soft_labels": [share.share for share in shares],
-            "n": [share.n for share in shares],
+            "soft_labels": [share.share for share in shares.values()],
+            "n": [share.n for share in shares.values()],
             "episode_id": episode.id,
             "run_id": run.run_id,
             "policy_id": run.policy_id,
@@ -292,7 +292,8 @@ def step_advantages(
             total = episode.total_reward
             yield {
                 "prompt": form.prompt(episode),
-                "completions": form.completions(episode),
+                # Those of the table: an agent's step without any record has no advantage.
+                "completions": form.completions(episode, [row.step for row in tables[episode.id]]),
                 "advantages": advantages,
                 # JSON has neither NaN nor infinities.
                 "reward": total if math.isfinite(total) else None,
