@@ -14,12 +14,15 @@ from test_messages import assistant, chat, send, user
 from tiers import mostly_deep
 
 import trajrec
+from trajrec.agents import outcomes
 from trajrec.cli.main import main
 from trajrec.corpus.call_contents import content_of, plain
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.episode import Episode
 from trajrec.exchange.exporting import export_atif, export_otlp
 from trajrec.exchange.importing import import_trajectories
+from trajrec.log.schema import EpisodeEnd
+from trajrec.replay import credit
 
 
 def requests(episode: Episode) -> list[Any]:
@@ -105,6 +108,10 @@ def test_traces_of_each_format_come_back_equal(name: str, tmp_path: Path) -> Non
     comes_back(tmp_path / "runs")
 
 
+def is_done(parts: Any) -> bool:
+    return True
+
+
 def record(folder: Path) -> None:
     """Record an agent with model calls, tools that fail, another agent and a check."""
 
@@ -183,6 +190,39 @@ def test_unknown_times_and_outcomes_stay_unknown(tmp_path: Path) -> None:
         assert column(corpus, "SELECT outcome FROM attempts") == ["unknown", "unknown"]
         assert column(corpus, "SELECT latency_ms FROM model_calls") == [None, None]
         assert one(corpus, "SELECT started_at, ending FROM episodes") == (None, "unknown")
+
+
+@pytest.mark.parametrize("n_steps", [1, 2**31 - 1])
+def test_a_wrong_end_keeps_no_call_from_exports(
+    n_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_end(**fields: Any) -> EpisodeEnd:
+        return EpisodeEnd(**{**fields, "n_steps": n_steps})
+
+    monkeypatch.setattr(outcomes, "EpisodeEnd", wrong_end)
+    with trajrec.episode(tmp_path / "runs", task="t", watch={"part": {}}, checks=[is_done]) as ep:
+        send(ep, {"messages": [user("1")]}, chat("one"))
+        ep.tool(lambda x: x, name="echo")(x=1)
+        send(ep, {"messages": [user("1"), assistant("one"), user("2")]}, chat("two"))
+        ep.tool(lambda x: x, name="echo")(x=2)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        export_otlp(corpus, tmp_path / "traces.jsonl")
+        export_atif(corpus, tmp_path / "documents.jsonl")
+        for messages in (False, True):
+            target = tmp_path / "rows.jsonl"
+            credit.export(
+                corpus, "grpo", target, measure="outcome", messages=messages, overwrite=True
+            )
+            row = json.loads(target.read_text())
+            assert len(row["completions"]) == len(row["advantages"]) == 2
+    (scoped,) = json.loads((tmp_path / "traces.jsonl").read_text())["resourceSpans"][0][
+        "scopeSpans"
+    ]
+    names = [span["name"].split()[0] for span in scoped["spans"]]
+    assert names == ["invoke_agent", "chat", "execute_tool", "chat", "execute_tool"]
+    steps = json.loads((tmp_path / "documents.jsonl").read_text())["steps"]
+    assert [step["message"] for step in steps if step["source"] == "agent"] == ["one", "two"]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import TypeAlias
 
 import msgspec
@@ -21,6 +21,10 @@ from trajrec.wire.json_bodies import as_dict, dicts_in
 
 # Formats whose importers hold one conversation, in which each message has its own place.
 _IN_ORDER = ("atif", "harbor")
+
+# A log may state any number of steps, and claim all memory so: of more than these, only those with
+# a record are told.
+_MAX_STEPS = 1 << 20
 
 # Fields of a message that `LoggedMessage.value` or `LoggedTurn.message` says.
 _PLAIN_FIELDS = frozenset(("role", "content", "tool_call_id", "name", "type"))
@@ -80,7 +84,7 @@ def conversation_of(episode: Episode) -> list[Logged]:
     Raises:
         LogCorruptError: The log has lost a value.
     """
-    turns = {step: LoggedTurn(step=step) for step in range(episode.first_step, episode.end_step)}
+    turns = {step: LoggedTurn(step=step) for step in _steps(episode)}
     for call in episode.transcript.model_calls:
         turns[call.start.step].model_calls.append(call)
     by_call: dict[tuple[int, int], list[Attempt]] = defaultdict(list)
@@ -91,6 +95,16 @@ def conversation_of(episode: Episode) -> list[Logged]:
     if has_places(episode):
         return _in_order(episode, turns)
     return _as_told(episode, turns)
+
+
+def _steps(episode: Episode) -> list[int]:
+    """Return the steps of an episode, in order; also those that a damaged log has behind its end."""
+    steps = {attempt.start.step for attempt in episode.transcript.attempts}
+    steps |= {call.start.step for call in episode.transcript.model_calls}
+    steps |= {e.step for e in episode.agent_events if isinstance(e, ModelStart | StepValues)}
+    if episode.n_steps <= _MAX_STEPS:
+        steps |= set(range(episode.first_step, episode.end_step))
+    return sorted(step for step in steps if step >= 0)
 
 
 def has_places(episode: Episode) -> bool:
@@ -125,6 +139,8 @@ def _in_order(episode: Episode, turns: dict[int, LoggedTurn]) -> list[Logged]:
             turns[event.step].message = values.get("turn")
             reader.place(event.step, values.get("messages_before"))
             turns[event.step].extra = leftovers(episode, event.extra_data)
+    # Calls whose turn a damaged log has lost.
+    reader.begin(max(turns, default=-1))
     end = None if episode.end is None else episode.end.extra_data
     reader.add_messages(messages_of(None if end is None else episode.value(end)))
     return reader.logged
@@ -136,7 +152,7 @@ class _OrderReader:
     def __init__(self, episode: Episode, turns: dict[int, LoggedTurn]) -> None:
         self.logged: list[Logged] = []
         self.last = -1
-        self._turns = turns
+        self._ahead = deque(turns.values())
         # The turns since the last request, which the next one repeats, with the number of the
         # messages before each: an equal message may stand beside it.
         self._waiting: list[LoggedTurn] = []
@@ -146,8 +162,8 @@ class _OrderReader:
 
     def begin(self, step: int) -> None:
         """Begin a turn; those of steps that have no record of a turn come before it."""
-        for number in range(self.last + 1, step + 1):
-            self._waiting.append(self._turns[number])
+        while self._ahead and self._ahead[0].step <= step:
+            self._waiting.append(self._ahead.popleft())
         self.last = max(self.last, step)
 
     def place(self, step: int, n_messages: Value) -> None:

@@ -98,16 +98,15 @@ class _Writer:
         """Yield the span of the episode, then those of its calls in the order of their steps."""
         yield self._root()
         transcript = self._episode.transcript
-        model_calls: dict[int, list[ModelCall]] = {
-            step: [] for step in range(self._episode.end_step)
-        }
-        attempts: dict[int, list[Attempt]] = {step: [] for step in model_calls}
+        model_calls: dict[int, list[ModelCall]] = defaultdict(list)
+        attempts: dict[int, list[Attempt]] = defaultdict(list)
         for call in transcript.model_calls:
             model_calls[call.start.step].append(call)
         for attempt in transcript.attempts:
             attempts[attempt.start.step].append(attempt)
-        for step, calls in model_calls.items():
-            for call in calls:
+        # Not the steps up to the recorded end: a damaged log may have calls behind it.
+        for step in sorted({*model_calls, *attempts}):
+            for call in model_calls[step]:
                 yield self._model_span(call)
             for attempt in attempts[step]:
                 yield self._tool_span(attempt)
