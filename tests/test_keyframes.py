@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 from tiers import Share, spread, suite
 
 import trajrec
@@ -32,14 +35,14 @@ ENVS: dict[str, Any] = {
 class Counted(gym.Wrapper[Any, Any, Any, Any]):
     """Counts its steps, and resets its environment itself, so that an episode never ends."""
 
-    n = 0
-
     def __init__(self, env: Any) -> None:
         super().__init__(env)
         self.seen: list[int] = []
+        # No keyframe has this attribute.
+        self._metadata = {"n_steps": 0}
 
     def step(self, action: Any) -> Any:
-        Counted.n += 1
+        self._metadata["n_steps"] += 1
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
             observation, _ = self.env.reset()
@@ -80,11 +83,11 @@ def test_late_step_is_reached_from_a_keyframe(tmp_path: Path, env_id: str) -> No
     assert len(steps) == 2
     assert steps[0] >= KEYFRAME_STEPS
     assert steps[1] - steps[0] >= KEYFRAME_STEPS
-    Counted.n = 0
     step = steps[1] + 1000
-    with fork(episode, at=step, env=make(env_id)) as world:
+    env = make(env_id)
+    with fork(episode, at=step, env=env) as world:
         # From the keyframe to the step, a control of 200 steps, and to the step again.
-        assert Counted.n == 1000 + 200 + 1000
+        assert env.metadata["n_steps"] == 1000 + 200 + 1000
         for action in episode.actions[step : step + 500]:
             world.step(action)
         child_id = world.episode_id
@@ -242,3 +245,105 @@ def test_keyframe_without_an_enum_of_the_environment_is_refused() -> None:
     vars(env)["attribute"] = Phase.PLAY
     with pytest.raises(SnapshotError, match="does not have the attribute attribute"):
         Keyframes(env).put(data)
+
+
+class Late(gym.Env[Any, Any]):
+    """Shows its state only if it is asked to."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.begin()
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        n = self.count()
+        return 0, float(n if action else 0), False, False, {}
+
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def count(self) -> int:
+        raise NotImplementedError
+
+
+class InClass(Late):
+    total = 0
+
+    def begin(self) -> None:
+        type(self).total = 0
+
+    def count(self) -> int:
+        type(self).total += 1
+        return self.total
+
+
+class InClosure(Late):
+    def begin(self) -> None:
+        n = 0
+
+        def move() -> int:
+            nonlocal n
+            n += 1
+            return n
+
+        self.move = move
+
+    def count(self) -> int:
+        return self.move()
+
+
+class InRandom(Late):
+    def begin(self) -> None:
+        random.seed(1)
+
+    def count(self) -> int:
+        return random.getrandbits(30)
+
+
+class InPartial(Late):
+    def begin(self) -> None:
+        self.moves = [0]
+        self.move = functools.partial(sum, self.moves)
+
+    def count(self) -> int:
+        self.moves[0] += 1
+        return self.move()
+
+
+class InCanvas(CartPoleEnv):
+    def reset(self, **options: Any) -> Any:
+        self.clock = 0
+        self.window = [0]
+        return super().reset(**options)
+
+    def step(self, action: Any) -> Any:
+        self.clock += 1
+        self.window[0] += 1
+        return self.state, float(self.clock * self.window[0] if action else 0), False, False, {}
+
+
+@pytest.mark.mostly_slow(2)
+@pytest.mark.parametrize("cls", [InClass, InClosure, InRandom, InPartial, InCanvas])
+def test_a_late_fork_has_state_outside_of_attributes(tmp_path: Path, cls: Any) -> None:
+    with trajrec.record(cls(), tmp_path, factory=cls) as env:
+        env.reset(seed=1)
+        for _ in range(KEYFRAME_STEPS + 2500):
+            env.step(0)
+        expected = env.step(1)[1]
+    with trajrec.open(tmp_path) as corpus:
+        episode = next(corpus.episodes())
+    with fork(episode, at=KEYFRAME_STEPS + 2500, env=cls, folder=None) as world:
+        assert world.step(1)[1] == expected
+
+
+def test_a_method_of_a_generator_that_no_attribute_holds_has_no_keyframe() -> None:
+    env = Bare()
+    vars(env)["rng"] = np.random.default_rng(1)
+    vars(env)["draw"] = env.rng.random
+    Keyframes(env).take()
+    vars(env)["draw"] = np.random.default_rng(1).random
+    with pytest.raises(SnapshotError, match="attribute draw holds a value that no attribute has"):
+        Keyframes(env).take()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import SnapshotError
@@ -72,3 +74,15 @@ def test_dicts_that_refer_to_each_other_are_restored() -> None:
     snapshots.restore(snapshot)
     assert env.root["n"] == 0
     assert env.root["children"][0]["parent"] is env.root
+
+
+def test_a_window_of_steps_is_no_canvas() -> None:
+    env = CartPoleEnv()
+    vars(env).update(clock=3, window=collections.deque([1], maxlen=2))
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+    for _ in range(2):
+        vars(env)["clock"] += 1
+        env.__dict__["window"].append(7)
+        snapshots.restore(snapshot)
+        assert (vars(env)["clock"], *vars(env)["window"]) == (3, 1)

@@ -9,6 +9,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between, preceding_episodes, rewards_between
 from trajrec.envstate.generators import restore_generator
 from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.reseeding import reseed
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
 from trajrec.replay.execute.handle import EnvHandle
@@ -128,8 +129,9 @@ def reach_step(
 ) -> tuple[Observation, Info]:
     """Reset an environment as recorded, bring it to a step, and verify that it is there.
 
-    The last keyframe before the step is restored if there is one and it leads to the recorded
-    state. Otherwise all recorded actions before the step are applied.
+    The last keyframe before the step is restored if there is one, it leads to the recorded state,
+    and the steps from there change no variable that it does not have. Otherwise all recorded
+    actions before the step are applied.
 
     Args:
         episode: The episode.
@@ -151,6 +153,7 @@ def reach_step(
     obs, info = handle.env.reset(**prepare_reset(episode, handle))
     if keyframes:
         keyframe = max(keyframes, key=lambda keyframe: keyframe.step)
+        outer = OuterState.of_env(handle.env)
         with contextlib.suppress(DivergenceError, SnapshotError, LookupError, ValueError):
             Keyframes(handle.env).put(keyframe.data)
             obs, info = apply_steps(
@@ -163,7 +166,9 @@ def reach_step(
                 compare_rewards=compare_rewards,
             )
             verify_step(episode, handle, step, obs)
-            return obs, info
+            # Earlier versions took keyframes also if steps change variables that they do not have.
+            if not outer.changed(OuterState.of_env(handle.env)):
+                return obs, info
         # The keyframe does not lead to the recorded state in this process: take all steps.
         obs, info = handle.env.reset(**prepare_reset(episode, handle))
     if episode.fork is not None:

@@ -16,7 +16,7 @@ import hashlib
 import pickle
 import sys
 import types
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 from trajrec.envstate.pettingzoo import layers
 from trajrec.errors import SnapshotError
 from trajrec.types import Array, Value
+from trajrec.values.plain import PLAIN_TYPES
 
 CONSTRUCTION_ATTRIBUTES = frozenset(
     (
@@ -56,6 +57,16 @@ _CANVASES = frozenset(
 """Attributes that environments of `_DRAWING_MODULES` draw with. Elsewhere such a name may mean
 anything, e.g. a clock that counts steps."""
 
+_STATE_TYPES = (PLAIN_TYPES - {type(None)}) | {
+    dict,
+    list,
+    tuple,
+    set,
+    collections.deque,
+    np.ndarray,
+}
+"""Types that no canvas has: a subclass of such an environment may call its own state `window`."""
+
 _DRAWING_MODULES = ("gymnasium.envs.", "gymnasium.wrappers.", "minigrid.", "ale_py.", "pettingzoo.")
 
 _TOY_TEXT = "gymnasium.envs.toy_text."
@@ -86,6 +97,17 @@ def constant_attributes(layer: object) -> frozenset[str]:
     if type(layer).__module__.startswith(_TOY_TEXT):
         names |= _TOY_TEXT_TABLES
     return names
+
+
+def constants_among(names: frozenset[str], values: Mapping[str, Value]) -> frozenset[str]:
+    """Return the names of `constant_attributes` without those that hold a state now.
+
+    Args:
+        names: The names.
+        values: The attributes of the layer, or a copy of them.
+    """
+    held = {name for name in names & _CANVASES if type(values.get(name)) in _STATE_TYPES}
+    return names - held if held else names
 
 
 def constants_digest(env: Any) -> bytes:

@@ -20,13 +20,14 @@ import numpy as np
 
 from trajrec.envstate.ale import StickyAction
 from trajrec.envstate.attributes import CHECKING_WRAPPERS, SharedMemoryCheck, is_bound_elsewhere
+from trajrec.envstate.contents import attributes_of, held_by
 from trajrec.envstate.generators import module_of
 from trajrec.envstate.pettingzoo import PettingZooEnv
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import EncodeError, SnapshotError
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
-from trajrec.values.plain import PLAIN_TYPES
+from trajrec.values.plain import PLAIN_TYPES, is_immutable
 
 _KEY_TYPES = frozenset((str, int, bool))
 
@@ -113,7 +114,7 @@ class Keyframes:
 
     def _layers(self) -> Iterator[tuple[Value, frozenset[str]]]:
         """Yield the layers that have a state, each with the names of its constant attributes."""
-        for layer, constant in zip(self._snapshots.layers, self._snapshots.constant, strict=True):
+        for layer, constant in self._snapshots.layers_with_constants():
             if type(layer).__name__ not in CHECKING_WRAPPERS:
                 yield layer, constant
 
@@ -134,6 +135,8 @@ class Keyframes:
             return None
         if is_bound_elsewhere(value, set(map(id, self._snapshots.layers))):
             raise SnapshotError(f"attribute {name} is a method of an object that is no layer")
+        if any(map(self._is_lost, held_by(value))):
+            raise SnapshotError(f"attribute {name} holds a value that no attribute has")
         is_layer = any(value is layer for layer in self._snapshots.layers)
         if is_layer or cls.__name__ == "MjModel" or _is_stateless_callable(value):
             return None
@@ -141,6 +144,18 @@ class Keyframes:
             # A space: `take` stores its generator separately.
             return None
         raise SnapshotError(f"attribute {name} ({cls.__qualname__}) is no plain data")
+
+    def _is_lost(self, item: Value) -> bool:
+        """Return whether a value in a callable may change, and is no part of a keyframe."""
+        layers = self._snapshots.layers
+        if isinstance(item, (types.FunctionType, type)) or is_immutable(item):
+            return False
+        if isinstance(item, np.random.Generator):
+            # That of an attribute keeps its place, and gets its state.
+            return not any(item is held for layer in layers for held in vars(layer).values())
+        if isinstance(item, (types.MethodType, types.BuiltinFunctionType, functools.partial)):
+            return any(map(self._is_lost, held_by(item)))
+        return not any(item is layer for layer in layers)
 
     def _put(self, attributes: dict[str, Value], name: str, entry: list[Value]) -> None:
         kind, value = entry[:2]
@@ -226,7 +241,7 @@ def _is_stateless_callable(value: Value) -> bool:
     """Return whether a value is a function, or an object like one that has no attributes."""
     # The attributes of a function are seldom its state; an opponent with `__call__` counts in its.
     is_function = isinstance(value, (types.FunctionType, types.MethodType, type, functools.partial))
-    return is_function or (callable(value) and not getattr(value, "__dict__", None))
+    return is_function or (callable(value) and not attributes_of(value))
 
 
 def _generator_state(generator: Value) -> Value:

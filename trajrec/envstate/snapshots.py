@@ -23,7 +23,11 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from trajrec.envstate.ale import StickyAction
-from trajrec.envstate.attributes import constant_attributes, layers_with_attributes
+from trajrec.envstate.attributes import (
+    constant_attributes,
+    constants_among,
+    layers_with_attributes,
+)
 from trajrec.envstate.copier import Attribute, Copier, NotCopyableError, unpickle
 from trajrec.envstate.natives import restore_native, space_state, spaces_of
 from trajrec.envstate.pettingzoo import layers
@@ -71,7 +75,6 @@ class Snapshots:
     Attributes:
         layers: The layers whose attributes are copied, outermost first: all but a sandbox.
         spaces: The spaces of all layers.
-        constant: For each layer the names of the attributes that no snapshot has.
         sandbox: The bare environment if its state lies outside of this process, else None.
     """
 
@@ -83,7 +86,7 @@ class Snapshots:
         if self.sandbox is not None:
             self.layers.pop()
         self._emulators: dict[int, StickyAction] = {}
-        self.constant = [constant_attributes(layer) for layer in self.layers]
+        self._constant = [constant_attributes(layer) for layer in self.layers]
 
     def take(self) -> Snapshot:
         """Return the present state.
@@ -94,7 +97,7 @@ class Snapshots:
         copier = Copier(self._shared, self._emulators)
         copies: list[dict[str, Value]] = []
         objects: dict[Attribute, Value] = {}
-        for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
+        for number, (layer, constant) in enumerate(self.layers_with_constants()):
             values = layer.__dict__.copy()
             for name, value in values.items():
                 if name not in constant and not copier.is_atom(value):
@@ -129,10 +132,9 @@ class Snapshots:
             restore_native(native, state)
         # A copy of the copies: the environment changes those that it gets.
         copier = Copier(self._shared)
-        for layer, values, constant in zip(
-            self.layers, snapshot.layers, self.constant, strict=True
-        ):
+        for layer, values, names in zip(self.layers, snapshot.layers, self._constant, strict=True):
             attributes = layer.__dict__
+            constant = constants_among(names, values)
             for name in attributes.keys() - values.keys():
                 del attributes[name]
             for name, value in values.items():
@@ -151,8 +153,13 @@ class Snapshots:
                 with contextlib.suppress(SnapshotError):
                     self._ask("drop_snapshot", name)
 
+    def layers_with_constants(self) -> Iterator[tuple[Value, frozenset[str]]]:
+        """Yield each layer with the names of the attributes that no snapshot has."""
+        for layer, names in zip(self.layers, self._constant, strict=True):
+            yield layer, constants_among(names, layer.__dict__)
+
     def _containers(self) -> Iterator[tuple[int, str, Value]]:
-        for number, (layer, constant) in enumerate(zip(self.layers, self.constant, strict=True)):
+        for number, (layer, constant) in enumerate(self.layers_with_constants()):
             for name, value in layer.__dict__.items():
                 if type(value) in _CONTAINERS and name not in constant:
                     yield number, name, value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.outer_state import OuterState
 from trajrec.types import AnyEnv
 
 KEYFRAME_STEPS = 8192
@@ -16,27 +17,44 @@ NEVER = 1 << 62
 class KeyframeSchedule:
     """Takes keyframes of one environment, if it holds only plain data.
 
+    No keyframe has the variables of modules, classes and closures. If steps change one, a keyframe
+    would lead to a state that never was, so none is taken any more.
+
     Args:
         env: The environment, with its wrappers.
 
     Attributes:
-        due_step: A keyframe is due from this step of the episode on.
+        due_step: `take` has something to do from this step of the episode on.
     """
 
     def __init__(self, env: AnyEnv) -> None:
-        self.due_step = KEYFRAME_STEPS
+        self.due_step = 0
         self._env = env
+        self._begin = 0
+        # The variables outside of the environment, early in the episode.
+        self._outer: OuterState | None = None
         # Made late: most episodes are short.
         self._keyframes: Keyframes | None = None
 
     def begin_episode(self, n_steps: int) -> None:
         """Begin an episode that has `n_steps` steps already, if it is a fork."""
         if self.due_step != NEVER:
-            self.due_step = n_steps + KEYFRAME_STEPS
+            self.due_step = self._begin = n_steps
+            self._outer = None
 
     def take(self, n_steps: int) -> bytes | None:
         """Return a keyframe after `n_steps` steps, or None if none can be taken now."""
         try:
+            outer = OuterState.of_env(self._env)
+            if self._outer is None:
+                # The first block of the episode. Before it, most episodes are over: the search for
+                # the variables takes up to 10 ms.
+                self._outer = outer
+                self.due_step = self._begin + KEYFRAME_STEPS
+            if self._outer.changed(outer):
+                self.due_step = NEVER
+            if n_steps < self.due_step:
+                return None
             if self._keyframes is None:
                 self._keyframes = Keyframes(self._env)
             self.due_step = n_steps + KEYFRAME_STEPS
