@@ -51,6 +51,7 @@ class Explainer:
         """
         executor = self._executor
         episode = executed.episode
+        is_unsteady = False
         if executor.has_own_envs and not executed.is_fresh:
             # State that the environment carries over from other episodes is not this one's fault.
             executor.close()
@@ -60,21 +61,22 @@ class Explainer:
                     return _with_note(
                         fresh, "only on a fresh environment: it carries state over between episodes"
                     )
-                return self._with_cause(report, ONCE)
-            report = fresh
-        if executor.has_own_envs and episode.number:
+                is_unsteady = True
+            else:
+                report = fresh
+        if executor.has_own_envs and episode.number and not is_unsteady:
             executor.close()
             replay_predecessors(episode, executor.handle(episode))
             after_others = executor.grade(executor.execute(episode))
             executor.close()
-            if after_others.divergence is None and not self._is_of_predecessors(episode):
-                return self._with_cause(report, ONCE)
             if after_others.divergence is None:
-                return _with_note(
-                    after_others,
-                    f"only after the {episode.number} episodes before it: it carries state over "
-                    "between episodes",
-                )
+                if self._is_of_predecessors(episode):
+                    return _with_note(
+                        after_others,
+                        f"only after the {episode.number} episodes before it: it carries state "
+                        "over between episodes",
+                    )
+                is_unsteady = True
         if report.divergence is None or not self._config.explain:
             return report
         # Closed environments are kept until the end: a new one in the place of a freed one would
@@ -90,6 +92,8 @@ class Explainer:
             cause = find_cause(episode, report.divergence, run, self._in_subprocess(episode))
         except SubprocessError as exc:
             cause = f"unknown: an experiment in another process failed: {exc}"
+        if is_unsteady and cause.startswith("unknown"):
+            cause = ONCE
         return replace(report, divergence=replace(report.divergence, cause=cause))
 
     def _is_carried_over(self, episode: Episode, previous: Episode) -> bool:
@@ -123,11 +127,6 @@ class Explainer:
         if not all(diverges(is_alone=True) for _ in range(FRESH_REPEATS)):
             return False
         return not any(diverges(is_alone=False) for _ in range(USED_REPEATS))
-
-    def _with_cause(self, report: ReplayReport, cause: str) -> ReplayReport:
-        if report.divergence is None or not self._config.explain:
-            return report
-        return replace(report, divergence=replace(report.divergence, cause=cause))
 
     def _in_subprocess(self, episode: Episode) -> RunInSubprocess | None:
         """Return the function that replays an episode in another process, or None if none can."""

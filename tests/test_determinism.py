@@ -78,7 +78,7 @@ class Jitter(broken.Sound):
         (broken.GlobalRandom, "global random"),
         pytest.param(NumpyRandom, "global random", marks=pytest.mark.slow),
         pytest.param(broken.HashOrder, "hash order", marks=pytest.mark.slow),
-        (broken.UnseededGenerator, "unknown"),
+        (broken.UnseededGenerator, "unseeded generator"),
         pytest.param(broken.Address, "id()", marks=pytest.mark.slow),
         pytest.param(broken.StateLeak, "unknown|state that", marks=pytest.mark.slow),
         pytest.param(SharedLeak, "a second object|state of the class", marks=pytest.mark.slow),

@@ -19,7 +19,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import spread
+from tiers import half_deep, spread
 
 import trajrec
 from trajrec.replay import replay_episode, replay_episodes
@@ -248,6 +248,32 @@ def test_three_unseeded_values_are_no_state_carried_over(tmp_path: Path) -> None
     n_exact = sum(report.grade == "exact" for report in reports)
     assert n_carried <= 2
     assert 40 < n_exact < 95
+
+
+class NewSpaces(ThreeValues):
+    """Makes its spaces anew in each reset, and draws from one that nobody seeded."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.action_space = gym.spaces.Discrete(3)
+        return 0, {"action": int(self.action_space.sample())}
+
+    def step(self, action: Any) -> Any:
+        return 0, 0.0, True, False, {}
+
+
+@pytest.mark.slow
+@half_deep("replay")
+def test_a_generator_of_few_values_is_named_as_unseeded(tmp_path: Path) -> None:
+    recorder = trajrec.record(NewSpaces(), tmp_path)
+    for seed in range(12):
+        recorder.reset(seed=seed)
+        recorder.step(0)
+    recorder.close()
+    reports = replay_episodes(trajrec.open(tmp_path).episodes(), env=NewSpaces)
+    causes = [report.divergence.cause for report in reports if report.divergence is not None]
+    assert len(causes) >= 3
+    assert {cause.partition(":")[0] for cause in causes} == {"unseeded generator"}
 
 
 class Leaking(ThreeValues):

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias
 
-from trajrec.agents.freeze import (
-    fixed_default_seeds,
-    fixed_entropy,
-    seeded_globals,
-    stopped_clocks,
-)
+from trajrec.agents.freeze import seeded_generators, seeded_globals, stopped_clocks
 from trajrec.corpus.episode import Episode
 from trajrec.recording.provenance import describe_runtime
 from trajrec.replay.diagnose.network import Answers
@@ -137,13 +131,6 @@ def _has_other_addresses(divergence: Divergence) -> bool:
     return plain[0] == plain[1]
 
 
-@contextlib.contextmanager
-def _fixed_seeds(seed: int) -> Iterator[None]:
-    """Fix the entropy that generators without a seed are seeded from."""
-    with fixed_entropy(seed), fixed_default_seeds(seed):
-        yield
-
-
 # Each condition in several forms: a cause is named only if the results follow them.
 CONDITIONS: tuple[tuple[list[Condition], str], ...] = (
     (
@@ -163,7 +150,7 @@ CONDITIONS: tuple[tuple[list[Condition], str], ...] = (
         "log can restore (with these seeded it repeats itself)",
     ),
     (
-        [partial(_fixed_seeds, seed) for seed in range(6)],
+        [partial(seeded_generators, seed) for seed in range(6)],
         "unseeded generator: the environment or a wrapper draws from its own generator, which "
         "no reset seeds (with the operating system's entropy fixed it repeats itself)",
     ),

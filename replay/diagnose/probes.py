@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
-from trajrec.agents.freeze import seeded_globals, stopped_clocks
+from trajrec.agents.freeze import seeded_generators, seeded_globals, stopped_clocks
 from trajrec.replay.diagnose.determinism_report import Finding
 from trajrec.replay.diagnose.rollouts import (
     Row,
@@ -37,9 +38,11 @@ OTHER_ZONE = "Pacific/Kiritimati"
 CLOCK = "clock: the environment reads the time; count steps instead"
 GLOBAL_RANDOM = "global random: random or numpy.random; draw from self.np_random instead"
 
-UNKNOWN = (
-    "unknown: an unseeded generator, threads, addresses of objects, or state outside of the process"
+UNSEEDED = (
+    "unseeded generator: it draws from a generator of its own or of a space that no reset seeds; "
+    "draw from self.np_random instead"
 )
+UNKNOWN = "unknown: threads, addresses of objects, or state outside of the process"
 
 ANOTHER_PROCESS = "another process"
 
@@ -186,12 +189,33 @@ def _finding(probe: str, difference: RowDifference, cause: str) -> Finding:
 def _cause_of_unrepeated(env: AnyEnv, plan: RolloutPlan) -> str:
     """Return which condition makes an environment repeat itself."""
     trials = _trials(env, plan)
-    shown = (cause for variants, _, cause in reversed(CONDITIONS) if trials.shows(variants))
-    return next(shown, UNKNOWN)
+    for variants, _, cause in reversed(CONDITIONS):
+        if trials.shows(variants):
+            return cause
+    return UNSEEDED if _draws_unseeded(plan) else UNKNOWN
+
+
+def _draws_unseeded(plan: RolloutPlan) -> bool:
+    """Return whether new objects repeat themselves once all generators are seeded."""
+    # A generator that was made with an object goes on from run to run. They are kept until the end:
+    # one in the place of a freed one would have its id().
+    made: list[AnyEnv] = []
+
+    def run() -> list[Row]:
+        made.append(plan.factory())
+        with contextlib.closing(made[-1]) as env:
+            return plan.run(env)
+
+    trials = Trials(run, _is_same)
+    return trials.shows([partial(seeded_generators, OTHER_SEED + k) for k in range(4)])
 
 
 def _trials(env: AnyEnv, plan: RolloutPlan) -> Trials[list[Row]]:
-    return Trials(lambda: plan.run(env), lambda a, b: first_row_difference(a, b) is None)
+    return Trials(lambda: plan.run(env), _is_same)
+
+
+def _is_same(first: list[Row], second: list[Row]) -> bool:
+    return first_row_difference(first, second) is None
 
 
 def _cause_of_process(plan: RolloutPlan) -> str:

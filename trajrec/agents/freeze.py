@@ -260,6 +260,13 @@ def fixed_default_seeds(seed: int = 0) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def seeded_generators(seed: int = 0) -> Iterator[None]:
+    """Fix the entropy that generators without a seed are seeded from, for a block."""
+    with fixed_entropy(seed), fixed_default_seeds(seed):
+        yield
+
+
+@contextlib.contextmanager
 def deterministic() -> Iterator[None]:
     """Freeze the clock and seed unseeded randomness for a block of an agent's own code.
 
