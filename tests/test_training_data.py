@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import Scripted
 from test_datasets import damaged
+from test_messages import chat, user
 
 import trajrec
 from trajrec.errors import CorpusError
@@ -125,3 +126,19 @@ def test_a_step_without_a_record_shifts_no_advantage(messages: bool, tmp_path: P
         assert len(row["completions"]) == len(row["advantages"]) == 3
         texts = [json.dumps(completion) for completion in row["completions"]]
         assert all(f"{step}}}" in text for step, text in zip((0, 2, 3), texts, strict=True))
+
+
+def test_a_number_that_json_lacks_is_null_in_tools(tmp_path: Path) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"x": float("nan")}}}
+    with trajrec.episode(tmp_path / "runs", task="t", watch={"part": {}}, checks=[passes]) as ep:
+        ep.model(lambda **request: chat("two"), messages=[user("one")], tools=[tool])
+    close_logs()
+    targets = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        for target in targets:
+            credit.export(corpus, "grpo", target, measure="outcome", messages=True)
+    written = [json.loads(targets[0].read_text())["tools"]]
+    written += [
+        json.loads(row[0]) for row in duckdb.sql(f"SELECT tools FROM '{targets[1]}'").fetchall()
+    ]
+    assert [tools[0]["function"]["parameters"] for tools in written] == [{"x": None}] * 2

@@ -26,7 +26,7 @@ from trajrec.replay.credit.training_data import (
     step_labels,
 )
 from trajrec.replay.credit.whole_episodes import Remark
-from trajrec.values.json import to_json_value
+from trajrec.values.json import finite_json, to_json_value
 
 if TYPE_CHECKING:
     from trajrec.corpus.corpus import Corpus
@@ -168,8 +168,7 @@ def export(
         else:
             # Beside the file, since the folder for temporary files may be too small for a corpus.
             with scratch_beside(path.with_name(f"{path.name}.rows")) as lines:
-                # UTF-8, and so Parquet, has no lone surrogates: they become escapes.
-                n_rows, n_longest = _write_lines(map(to_json_value, rows), lines)
+                n_rows, n_longest = _write_lines(map(_storable, rows), lines)
                 columns = _columns(kind, messages=messages)
                 _write_parquet(lines, columns, finished, n_longest=n_longest)
         if not n_rows:
@@ -187,6 +186,12 @@ def _columns(kind: Kind, *, messages: bool) -> Mapping[str, str]:
     }
 
 
+def _storable(row: Mapping[str, object]) -> Mapping[str, object]:
+    """Return a row with escapes for lone surrogates, which UTF-8, and so Parquet, does not have."""
+    stored: Mapping[str, object] = to_json_value(finite_json(row))
+    return stored
+
+
 def _write_lines(rows: Iterable[Mapping[str, object]], path: Path) -> tuple[int, int]:
     """Write rows as JSON lines; one row is in memory at a time.
 
@@ -197,7 +202,7 @@ def _write_lines(rows: Iterable[Mapping[str, object]], path: Path) -> tuple[int,
     n_longest = 0
     with path.open("w") as out:
         for row in rows:
-            line = json.dumps(row, allow_nan=False) + "\n"
+            line = json.dumps(finite_json(row), allow_nan=False) + "\n"
             out.write(line)
             n_rows += 1
             n_longest = max(n_longest, len(line))

@@ -75,7 +75,7 @@ class StepAdvantages(TypedDict):
         prompt: The goal, or the first observation.
         completions: Each step.
         advantages: The advantage of each step.
-        reward: The episode's return; None if it is unknown or infinite.
+        reward: The episode's return; NaN if it is unknown.
         episode_id: The episode.
         method: The method of `group_advantages`.
     """
@@ -83,7 +83,7 @@ class StepAdvantages(TypedDict):
     prompt: Value
     completions: list[Value]
     advantages: list[float]
-    reward: float | None
+    reward: float
     episode_id: str
     method: str
 
@@ -289,14 +289,13 @@ def step_advantages(
             # A step with an unknown advantage must not train: 0 gives no gradient.
             values = [row.value for row in tables[episode.id]]
             advantages = [value if math.isfinite(value) else 0.0 for value in values]
-            total = episode.total_reward
             yield {
                 "prompt": form.prompt(episode),
                 # Those of the table: an agent's step without any record has no advantage.
                 "completions": form.completions(episode, [row.step for row in tables[episode.id]]),
                 "advantages": advantages,
-                # JSON has neither NaN nor infinities.
-                "reward": total if math.isfinite(total) else None,
+                # JSON has neither NaN nor infinities: the file has null in their place.
+                "reward": episode.total_reward,
                 "episode_id": episode.id,
                 "method": method,
                 **form.extra(episode),  # type: ignore[typeddict-item]

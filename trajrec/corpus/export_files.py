@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
 from trajrec.corpus.exports import exporting
 from trajrec.corpus.lineage import LINEAGE_KEY, lineage, lineage_beside, write_lineage
 from trajrec.errors import CorpusError, MissingPackageError
-from trajrec.types import Value
+from trajrec.values.json import finite_json
 
 # Rows of a record batch, and of a group in a Parquet file.
 _ROWS = 1 << 16
@@ -109,7 +108,7 @@ def export_messages(
         temporary.open("w", encoding="utf-8") as opened,
     ):
         for talk in corpus.messages(where):
-            line = json.dumps(_finite(talk.as_dict()), ensure_ascii=True, allow_nan=False)
+            line = json.dumps(finite_json(talk.as_dict()), ensure_ascii=True, allow_nan=False)
             opened.write(line + "\n")
             digest.update(line.encode())
             episodes.add(talk.episode_id)
@@ -120,12 +119,3 @@ def export_messages(
             )
     write_lineage(lineage_beside(path), lineage(where, digest.hexdigest(), len(episodes)))
     return n_rows
-
-
-def _finite(value: Value) -> Value:
-    """Return plain data with None for each NaN and infinity, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value

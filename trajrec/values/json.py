@@ -166,6 +166,19 @@ def _type_name(value: Value) -> str:
     return value.type_name if isinstance(value, Plain) else codec.type_name(value)
 
 
+def finite_json(value: Value) -> Value:
+    """Return plain data with None for each NaN and infinity, which JSON does not have.
+
+    >>> finite_json({"a": [0.5, float("nan")]})
+    {'a': [0.5, None]}
+    """
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite_json(item) for key, item in value.items()}
+    return [finite_json(item) for item in value] if isinstance(value, list) else value
+
+
 def to_json_value(value: Value) -> Value:
     """Return a value as Python's JSON types, by the same rules as `to_json`.
 
