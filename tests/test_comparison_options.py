@@ -308,6 +308,33 @@ def test_recorded_models_and_prompts_correct_the_interface(tmp_path: Path) -> No
     assert (prompt.path, prompt.is_declared) == ("scaffold.system_digest", False)
 
 
+@pytest.mark.parametrize("name", ["model", "system", "instructions", "input", "prompt_cache_key"])
+def test_content_of_a_request_is_no_setting_of_its_sampling(tmp_path: Path, name: str) -> None:
+    for run in ("a", "b"):
+        for task in ("t0", "t1", "t2"):
+            state = {"count": 3}
+            with trajrec.episode(
+                tmp_path,
+                task=task,
+                watch=state,
+                checks=[reached],
+                metadata={"run": run},
+                interface=interface(base={"model": run}),
+            ) as ep:
+                request = {"temperature": 0.7, name: run}
+                ep.model(lambda run=run, **_: {"model": run, "choices": []}, **request)
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        comparison = compare(corpus, "a", "b")
+    assert comparison.factors["sampling"].status == "same"
+    # A system prompt is told apart by its digest.
+    changed = [factor for factor, told in comparison.factors.items() if told.differences]
+    assert set(changed) <= {"base", "scaffold"}
+    if name == "model":
+        assert comparison.claim == "attributable (artefacts)"
+        assert changed == ["base"]
+
+
 @trajrec.verifier(id="reached", version="2")
 def passes_all(state: dict[str, Any]) -> bool:
     return True

@@ -24,8 +24,27 @@ from trajrec.conditions import bracketed
 from trajrec.task_options import IS_OF_AGENT
 from trajrec.types import Value
 
-# Arguments of a request that differ between equal settings.
-_NOT_SAMPLING = frozenset(("seed", "user", "metadata", "stream", "stream_options", "store"))
+# Arguments of a request that differ between equal settings, or that another factor has: the model
+# is the base, and the system prompt belongs to the scaffold.
+_NOT_SAMPLING = frozenset(
+    (
+        "conversation",
+        "input",
+        "instructions",
+        "metadata",
+        "model",
+        "previous_response_id",
+        "prompt",
+        "prompt_cache_key",
+        "safety_identifier",
+        "seed",
+        "store",
+        "stream",
+        "stream_options",
+        "system",
+        "user",
+    )
+)
 
 _FACET_FACTORS = (
     ("verifier", "check_id"),
