@@ -26,8 +26,9 @@ from whatif_agents import RIGHT, WRONG, Script, Support, only_episode, record_fa
 import trajrec
 from trajrec.cli.experiments import LISTED
 from trajrec.corpus.episode import Episode
-from trajrec.errors import ReplayError, RestoreError
+from trajrec.errors import CorpusError, ReplayError, RestoreError
 from trajrec.replay import what_if
+from trajrec.replay.credit import export
 from trajrec.replay.whatif.budget import Budget
 from trajrec.replay.whatif.changes import (
     Arguments,
@@ -524,6 +525,60 @@ def test_right_one_of_two_calls_is_changed_in_any_order(tmp_path: Path) -> None:
     what_if(episode, at=0, call=0, change=change, agent=agent, watch=state, success=judge, n=1)
     assert {"a": 7, "b": 1} in seen
     assert {"a": 1, "b": 7} not in seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("messages", [True, False])
+@pytest.mark.parametrize(
+    ("change", "n_pairs"),
+    [
+        (RIGHT_AMOUNT, 3),
+        # The lost episode did the same at its step, and was lucky later.
+        (None, 0),
+        # The next action answers another result, or another prompt.
+        (Result({"refunded": 7}), 0),
+        (Prompt("Be brief."), 0),
+    ],
+    ids=["arguments", "nothing", "result", "prompt"],
+)
+def test_pair_of_actions_answers_one_context(
+    make: Make, tmp_path: Path, change: Change | None, n_pairs: int, messages: bool
+) -> None:
+    world = make()
+    world.script.corrects = 0.0 if change is RIGHT_AMOUNT else 1.0
+    result = world.try_(change, n=3)
+    changed = {f"fork {run.episode_id}" for run in result.runs if run.arm == "changed"}
+    assert result.changed.n_won == len(changed) == 3
+    trajrec.close_logs()
+    target = tmp_path / "pairs.jsonl"
+    with trajrec.open(world.agent.folder) as corpus, contextlib.suppress(CorpusError):
+        export(corpus, "dpo", target, messages=messages)
+    lines = target.read_text().splitlines() if target.exists() else []
+    sources = [json.loads(line)["source"] for line in lines]
+    assert len(changed.intersection(sources)) == n_pairs
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        Prompt("The db_password=hunter2Xy! is yours."),
+        Message("The db_password=hunter2Xy! is mine."),
+        ToolError("refused: db_password=hunter2Xy!"),
+        Result({"db_password": "hunter2Xy!"}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_secret_in_a_change_is_in_no_log(make: Make, change: Change) -> None:
+    world = make()
+    assert world.try_(change, n=1).refused == ""
+    trajrec.close_logs()
+    with trajrec.open(world.agent.folder) as corpus:
+        forks = list(corpus.episodes(kind="fork"))
+        assert forks
+        for fork in forks:
+            assert fork.fork is not None
+            for told in (fork.fork.metadata_data, fork.transcript.task_start):
+                assert "hunter2" not in str(told)
 
 
 @pytest.mark.slow

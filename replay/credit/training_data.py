@@ -11,6 +11,7 @@ from trajrec.conditions import bracketed
 from trajrec.replay.credit.estimators.groups import GroupOptions, Method, group_advantages
 from trajrec.replay.credit.forms import Form
 from trajrec.replay.credit.labelled_runs import is_asked, latest_runs, shares_after_steps
+from trajrec.replay.credit.same_context import has_same_context, says_the_same
 from trajrec.replay.credit.whole_episodes import Remark, WholeEpisodes
 from trajrec.types import Value
 
@@ -185,13 +186,13 @@ def counterfactual_pairs(
 def fork_pairs(
     corpus: Corpus, where: str, form: Form, remark: Remark | None
 ) -> Iterator[PreferencePair]:
-    """Yield a pair for each fork with another outcome than its parent.
+    """Yield a pair for each fork with another outcome than its parent, after another action.
 
     Args:
         corpus: The corpus.
         where: A SQL condition on the table `all_episodes`, for the parents.
         form: How steps are written.
-        remark: Is told how many forks make no pair because an outcome or a part is missing.
+        remark: Is told how many forks make no pair, and why.
     """
     of_parent = (
         "JOIN all_episodes p ON p.episode_id = b.parent_id AND p.kind <> 'copy' "
@@ -215,6 +216,7 @@ def fork_pairs(
     # Forks of one episode often follow each other, so the last parent is kept.
     load_parent = functools.lru_cache(maxsize=1)(corpus.episode)
     whole = WholeEpisodes(form)
+    n_told_otherwise = 0
     for branch_id, parent_id, step in corpus.sql(query, sandbox=True).fetchall():
         parent = load_parent(parent_id)
         branch = corpus.episode(branch_id)
@@ -222,7 +224,10 @@ def fork_pairs(
             continue
         recorded = form.action(parent, step)
         other = form.action(branch, step)
-        if recorded is None or other is None or recorded == other:
+        if recorded is None or other is None or says_the_same(recorded, other):
+            continue
+        if not has_same_context(form, parent, branch, step):
+            n_told_otherwise += 1
             continue
         is_better = branch.outcome == "success"
         yield {
@@ -238,6 +243,11 @@ def fork_pairs(
             **form.extra(parent),  # type: ignore[typeddict-item]
         }
     whole.tell(remark)
+    if remark is not None and n_told_otherwise:
+        remark(
+            f"{n_told_otherwise} forks make no pair: their agent was told something else before "
+            "the step, such as another result or prompt, so the two actions answer two contexts"
+        )
 
 
 def step_advantages(

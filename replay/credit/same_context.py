@@ -1,0 +1,57 @@
+"""Whether a fork and its parent differ in one action alone, so that both make a pair."""
+
+from __future__ import annotations
+
+import json
+
+from trajrec.corpus.episode import Episode
+from trajrec.redaction.comparison import differences
+from trajrec.replay.credit.forms import Form
+from trajrec.types import Value
+
+# Changes of an experiment that the agent is told: what it does next answers another context.
+_TOLD = frozenset(("result", "error", "prompt", "message", "tool"))
+
+# A server gives each call another id.
+_IDS = frozenset(("id", "tool_call_id"))
+
+
+def has_same_context(form: Form, parent: Episode, branch: Episode, step: int) -> bool:
+    """Return whether a fork was told the same before its first step as its parent.
+
+    Args:
+        form: How prompts are written.
+        parent: The parent.
+        branch: The fork.
+        step: The step of the fork.
+    """
+    if _is_told_a_change(branch):
+        return False
+    return says_the_same(form.prompt(parent, step), form.prompt(branch, step))
+
+
+def says_the_same(a: Value, b: Value) -> bool:
+    """Return whether two texts or lists of messages differ by ids and digests of secrets at most."""
+    return not differences(_without_ids(a), _without_ids(b))
+
+
+def _is_told_a_change(branch: Episode) -> bool:
+    about = None if branch.fork is None else branch.value(branch.fork.metadata_data)
+    what_if = about.get("what_if") if isinstance(about, dict) else None
+    if not isinstance(what_if, dict) or what_if["arm"] != "changed":
+        return False
+    return what_if["change"]["name"] in _TOLD
+
+
+def _without_ids(value: Value) -> Value:
+    if isinstance(value, str):
+        # Arguments and texts of actions are JSON, whose spaces and order of keys say nothing.
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return value
+    if isinstance(value, list):
+        return [_without_ids(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _without_ids(item) for key, item in value.items() if key not in _IDS}
+    return value
