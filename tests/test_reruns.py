@@ -8,16 +8,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 import pytest
 from conftest import only
 
 import trajrec
+from trajrec.corpus.episode import Episode
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
-from trajrec.errors import AgentDivergedError, DivergenceError, RecordedError
+from trajrec.errors import AgentDivergedError, DivergenceError, RecordedError, ReplayError
 from trajrec.recording.event_log import close_logs
 from trajrec.redaction.redactor import Redactor
 
@@ -491,3 +492,98 @@ def test_each_check_gets_its_own_recorded_verdict(tmp_path: Path) -> None:
         assert work_until_checked(rerun) == recorded
         assert rerun.check(work_until_checked).passed is None
     assert rerun.difference is None
+
+
+class Desk:
+    """A program that begins its own episode, asks a model and calls a tool."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.n_asked = 0
+        self.sold: list[str] = []
+
+    def model(self, *, messages: list[str]) -> str:
+        self.n_asked += 1
+        return "sell 4111 1111"
+
+    def sell(self, card: str) -> dict[str, str]:
+        self.sold.append(card)
+        return {"sold": "lamp"}
+
+    def __call__(self, question: str = "A lamp?", task: str = "desk") -> str:
+        cards = Redactor(rules={"card": r"\d{4} \d{4}"})
+        with trajrec.episode(self.folder, task=task, redact=cards) as ep:
+            tool = ep.tool(self.sell, access="write")
+            asked = str(ep.model(self.model, messages=[question]))
+            tool(card=asked.removeprefix("sell "))
+            ep.stop("done")
+            return str(ep.id)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> tuple[Desk, Episode]:
+    made = Desk(tmp_path)
+    episode_id = made()
+    close_logs()
+    made.n_asked = 0
+    made.sold.clear()
+    return made, trajrec.open(tmp_path).episode(episode_id)
+
+
+def count_all(folder: Path) -> int:
+    close_logs()
+    ((number,),) = trajrec.open(folder).sql("SELECT count(*) FROM all_episodes").fetchall()
+    return int(number)
+
+
+def test_program_that_begins_its_episode_asks_and_runs_nothing(desk: tuple[Desk, Episode]) -> None:
+    agent, episode = desk
+    with trajrec.rerun(episode) as rerun:
+        assert agent() == episode.id
+    assert rerun.difference is None
+    assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
+
+
+def test_changed_program_that_begins_its_episode_differs(desk: tuple[Desk, Episode]) -> None:
+    agent, episode = desk
+    with trajrec.rerun(episode, on_difference="report") as rerun:
+        agent("A chair?")
+    assert "A chair?" in str(rerun.difference)
+    assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
+
+
+@pytest.mark.parametrize("on_difference", ["stop", "report"])
+def test_second_episode_in_a_rerun_is_refused(
+    desk: tuple[Desk, Episode], on_difference: Literal["stop", "report"]
+) -> None:
+    agent, episode = desk
+
+    def rerun_twice() -> None:
+        with trajrec.rerun(episode, on_difference=on_difference):
+            agent()
+            agent()
+
+    with pytest.raises(ReplayError, match="begins a second episode in its rerun"):
+        rerun_twice()
+    assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
+
+
+@pytest.mark.parametrize("on_difference", ["stop", "report"])
+def test_episode_of_another_task_in_a_rerun_is_refused(
+    desk: tuple[Desk, Episode], on_difference: Literal["stop", "report"]
+) -> None:
+    agent, episode = desk
+    with (
+        pytest.raises(ReplayError, match="an episode of the task 'other' in its rerun"),
+        trajrec.rerun(episode, on_difference=on_difference),
+    ):
+        agent(task="other")
+    assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
+
+
+def test_program_that_begins_its_episode_goes_on_live(desk: tuple[Desk, Episode]) -> None:
+    agent, episode = desk
+    with trajrec.rerun(episode, on_difference="live") as rerun:
+        agent("A chair?")
+    assert rerun.live is not None
+    assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (1, ["4111 1111"], 2)

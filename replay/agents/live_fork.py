@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.errors import ReplayError
 from trajrec.log.schema import Fork
 from trajrec.protocols import Access, World
-from trajrec.redaction.redactor import Redactor
+from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.replay.agents.answered import Answered
 from trajrec.replay.agents.watched_state import restore_watched
 from trajrec.replay.agents.world_replay import bring_world
@@ -55,6 +55,19 @@ class LiveOptions:
     watch: Value = None
     episode: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Value] = field(default_factory=dict)
+
+    def filled(self, given: Mapping[str, Any]) -> LiveOptions:
+        """Return the options with those that the agent's own `trajrec.episode` was given.
+
+        Args:
+            given: Its arguments. What the options name themselves stays.
+        """
+        return replace(
+            self,
+            world=given.get("world") if self.world is None else self.world,
+            watch=given.get("watch") if self.watch is None else self.watch,
+            redact=given.get("redact", True) if self.redact is True else self.redact,
+        )
 
 
 class LiveEpisode(AgentEpisode):
@@ -117,8 +130,10 @@ def continue_live(
 
     # A fork that makes no call ends at its first step, not before it.
     steps.step = max(steps.step, step - 1)
+    # A change of an experiment is a text or value of the user's, so it may hold a secret.
+    about = as_redactor(options.redact).plain(dict(options.about))
     metadata = {
-        **options.about,
+        **about,
         "attempts": sorted(map(list, answered.attempts)),
         "models": answered.n_models,
         "effects": answered.n_side_effects,
@@ -139,7 +154,7 @@ def continue_live(
         goal=goal,
         world=world,
         interface=value(task.interface_data),
-        metadata=_metadata(value(task.metadata_data), options.about),
+        metadata=_metadata(value(task.metadata_data), about),
         deterministic=task.held_seed is not None,
         redact=options.redact,
         watch=options.watch,

@@ -19,7 +19,6 @@ from trajrec.agents.routing import connect_taps
 from trajrec.agents.tool_wrappers import AnsweredStream, ToolStream
 from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.history import recorded_requests
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.errors import AgentDivergedError, ReplayError, RerunStopped, ToolNotHeldError
 from trajrec.log.remote import local_folder
@@ -29,7 +28,6 @@ from trajrec.redaction.comparison import differences
 from trajrec.redaction.redactor import Redactor, as_redactor
 from trajrec.replay.agents.agent_difference import AgentDifference, RequestKind
 from trajrec.replay.agents.answered import Answered
-from trajrec.replay.agents.continued_episode import ContinuedEpisode
 from trajrec.replay.agents.live_fork import LiveOptions, continue_live
 from trajrec.replay.agents.recorded_answers import (
     as_stored,
@@ -44,10 +42,10 @@ from trajrec.replay.agents.recorded_answers import (
     only_episode,
     recorded_goal,
 )
-from trajrec.replay.agents.tool_answers import ToolAnswers, asked_unheld
+from trajrec.replay.agents.stood_in import StandingIn
+from trajrec.replay.agents.tool_answers import asked_unheld
 from trajrec.replay.agents.wire_answers import (
     AnsweredExchange,
-    WireAnswers,
     answer_of,
     patterns_of,
 )
@@ -61,7 +59,7 @@ from trajrec.wire.exchange import Exchange, HttpRequest
 _OWN_ERRORS = (AgentDivergedError, RerunStopped)
 
 
-class Rerun(ContinuedEpisode):
+class Rerun(StandingIn):
     """An episode that answers from its recording, without a model, a tool or a network.
 
         with trajrec.rerun(corpus.episode("3f2a")) as ep:
@@ -131,13 +129,10 @@ class Rerun(ContinuedEpisode):
             allow=module_prefixes(allow),
             redact=redact,
         )
-        self._redactor = as_redactor(redact)
         self._token: EpisodeToken | None = None
-        self._requests = recorded_requests(episode)
-        self._answers = WireAnswers(self._requests.exchanges, self._redactor, patterns_of(ignore))
-        self.error: ReplayError | None = None
+        self._ignore = patterns_of(ignore)
+        self._compare_by(as_redactor(redact))
         self._run_tools = run_tools
-        self._tools = ToolAnswers(self._requests.attempts, self._redactor)
         self._n_models = 0
         self._n_side_effects = 0
 
@@ -160,7 +155,8 @@ class Rerun(ContinuedEpisode):
         if exc is None and self.live is None and self.difference is None and self.error is None:
             self._check_end()
         is_own = any(isinstance(cause, _OWN_ERRORS) for cause in causes_of(exc))
-        if self._on_difference == "report" and not isinstance(self.error, ToolNotHeldError):
+        is_difference = self.error is None or isinstance(self.error, AgentDivergedError)
+        if self._on_difference == "report" and is_difference:
             return is_own
         # Also if the agent or its framework has caught it: it must not pass for a good run.
         if self.error is not None and (exc is None or (is_own and exc is not self.error)):

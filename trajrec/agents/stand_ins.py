@@ -2,6 +2,7 @@
 
 A program that records its own episodes can be run again, unchanged, against one of them: the
 experiment that runs it names a function, which makes the episode of its `with trajrec.episode(...)`.
+Within `trajrec.rerun`, the rerun takes the place of that episode.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from trajrec.agents.context import EpisodeSession
+from trajrec.agents.context import EpisodeSession, calling_episode
 from trajrec.types import Value
 from trajrec.wire.exchange import HttpRequest
 
@@ -55,7 +56,11 @@ def stand_in_for(
         is_conversation: Whether a capture makes the episode of a conversation.
     """
     maker = _maker()
-    return None if maker is None else maker(folder, options, is_conversation)
+    if maker is not None:
+        return maker(folder, options, is_conversation)
+    # Only a rerun has it: it answers the agent that begins its own episode.
+    stand_in = None if is_conversation else getattr(calling_episode(), "stand_in", None)
+    return None if stand_in is None else stand_in(options)
 
 
 def stand_in_of_request(request: HttpRequest) -> EpisodeSession | None:
