@@ -8,7 +8,7 @@ from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.types import Value
-from trajrec.values.json import to_json
+from trajrec.values.json import to_text
 from trajrec.values.shown import counted
 
 COLUMNS = ("step", "time", "call", "arguments", "outcome", "result", "changes")
@@ -109,5 +109,5 @@ def _time(time_ns: int, started_ns: int | None) -> str | None:
 
 def short(value: Value, length: int) -> str:
     """Return a value as JSON, cut off."""
-    text = to_json(value)
+    text = to_text(value)
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from trajrec.cli.output import print_facts, print_findings, print_json, print_table
 from trajrec.cli.safe_stream import one_line
 from trajrec.corpus.episode import Episode
@@ -13,11 +15,13 @@ from trajrec.log.schema import EpisodeStart
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import decode
 from trajrec.values.diff import diff
-from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, with_keys
+from trajrec.values.json import to_json_value, to_pointer, to_text, typed_keys, with_keys
 
 # Steps at each end of a long episode: with the facts above they fit on a screen.
 SHOWN_STEPS = 8
 
+# Changes of a state: a picture in one has thousands.
+SHOWN_CHANGES = 20
 
 COLUMNS = ("step", "action", "reward", "observation", "info")
 
@@ -63,36 +67,50 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
             f"step must be in [{episode.first_step}, {episode.end_step}) "
             f"of episode {episode.id}, got {number}"
         )
-    row = json_row(episode.step_at(number))
+    step = episode.step_at(number)
     before = _state(episode, number)
     after = _state(episode, number + 1)
-    changes: list[JsonObject] = []
+    changes = []
     if not isinstance(before, UnknownState) and not isinstance(after, UnknownState):
-        changes = [
+        changes = diff(before, after)
+    if as_json:
+        row = json_row(step)
+        states = {"state_before": before, "state_after": after}
+        row |= {name: _known(state) for name, state in states.items()}
+        row["state_changes"] = [
             {
                 "path": to_pointer(change.path),
                 "keys": typed_keys(change.path),
                 "before": to_json_value(change.before),
                 "after": to_json_value(change.after),
             }
-            for change in diff(before, after)
+            for change in changes
         ]
-    if as_json:
-        states = {"state_before": before, "state_after": after}
-        row |= {name: _known(state) for name, state in states.items()}
-        row["state_changes"] = changes
         row["unknown"] = {
             name: state.reason for name, state in states.items() if isinstance(state, UnknownState)
         }
         print_json(row)
         return
-    for name, value in {**row, "state_before": before, "state_after": after}.items():
+    values = {
+        "step": step.step,
+        "action": step.action,
+        "reward": step.reward,
+        "observation": step.observation,
+        "info": step.info or None,
+        "failure": _failure(step),
+        "state_before": before,
+        "state_after": after,
+    }
+    for name, value in values.items():
         if value is not None:
-            text = str(value) if isinstance(value, UnknownState) else to_json(value)
+            text = str(value) if isinstance(value, UnknownState) else to_text(value)
             print(f"{name:<13}  {one_line(text)}")
-    for change in changes:
-        path = one_line(with_keys(change["path"], change["keys"]) or "(all)")
-        print(f"state changed  {path}: {to_json(change['before'])} -> {to_json(change['after'])}")
+    for change in changes[:SHOWN_CHANGES]:
+        path = one_line(with_keys(to_pointer(change.path), typed_keys(change.path)) or "(all)")
+        sides = f"{to_text(change.before)} -> {to_text(change.after)}"
+        print(f"state changed  {path}: {one_line(sides)}")
+    if len(changes) > SHOWN_CHANGES:
+        print(f"…              {len(changes) - SHOWN_CHANGES} more changes; --json has all")
 
 
 def _known(value: Value) -> Value:
@@ -150,40 +168,28 @@ def _seed(start: EpisodeStart | None) -> str | None:
 
 def json_row(step: Step) -> JsonObject:
     """Return a step as JSON has it."""
-    failure = None
-    if step.failure is not None:
-        failure = f"{step.failure.error_type}: {step.failure.message}"
     return {
         "step": step.step,
         "action": to_json_value(step.action),
         "reward": to_json_value(step.reward),
         "observation": to_json_value(step.observation),
         "info": to_json_value(step.info) if step.info else None,
-        "failure": failure,
+        "failure": _failure(step),
     }
+
+
+def _failure(step: Step) -> str | None:
+    if step.failure is None:
+        return None
+    return f"{step.failure.error_type}: {step.failure.message}"
 
 
 def step_cells(step: Step) -> tuple[Value, ...]:
     """Return the values of `COLUMNS`."""
     return (
         step.step,
-        to_json(step.action),
-        _reward(step),
-        _observation_text(step),
-        to_json(step.info) if step.info else None,
+        to_text(step.action),
+        to_text(step.reward) if isinstance(step.reward, (dict, np.ndarray)) else step.reward,
+        to_text(step.observation) if step.failure is None else f"raised {step.failure.error_type}",
+        to_text(step.info) if step.info else None,
     )
-
-
-def _reward(step: Step) -> Value:
-    return to_json(step.reward) if isinstance(step.reward, dict) else step.reward
-
-
-def _observation_text(step: Step) -> str:
-    if step.failure is not None:
-        return f"raised {step.failure.error_type}"
-    text = to_json(step.observation)
-    shape = getattr(step.observation, "shape", None)
-    if text == "null" and shape is not None:
-        # An array too large for JSON is shown by its type and shape.
-        return f"{step.observation.dtype} {shape}"
-    return text

@@ -18,7 +18,7 @@ from trajrec.corpus.place_history import (
 from trajrec.errors import StateUnknownError
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change
-from trajrec.values.json import describe_path, to_json, to_json_value
+from trajrec.values.json import describe_path, to_json_value, to_text
 from trajrec.values.paths import path_id
 
 
@@ -89,4 +89,4 @@ def _row(place: Place, row: PlaceChange, change: Change) -> JsonObject:
 
 
 def _text(value: Value) -> str:
-    return "(absent)" if value is MISSING else to_json(value)
+    return "(absent)" if value is MISSING else to_text(value)

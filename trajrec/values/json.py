@@ -221,6 +221,35 @@ def to_json_value(value: Value) -> Value:
     return str(value)
 
 
+def to_text(value: Value) -> str:
+    """Return a value as `to_json` does, for a person: a large array is shown by dtype and shape.
+
+    >>> to_text({"pixels": np.zeros((84, 84), np.uint8), "n": 1})
+    '{"pixels":"uint8 (84, 84)","n":1}'
+    >>> to_text(np.zeros(100))
+    'float64 (100,)'
+    """
+    named = _with_named_arrays(value)
+    return named if isinstance(value, np.ndarray) and isinstance(named, str) else to_json(named)
+
+
+def _with_named_arrays(value: Value) -> Value:
+    if isinstance(value, np.ndarray) and value.size > MAX_ELEMENTS:
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, dict):
+        return {key: _with_named_arrays(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _with_named_arrays(value._asdict())
+    if isinstance(value, (list, tuple)):
+        return list(map(_with_named_arrays, value))
+    if isinstance(value, Plain) and value.kind == ARRAY and "dtype" not in value.fields:
+        return _with_named_arrays(as_array(value))
+    if isinstance(value, Plain):
+        fields = {key: _with_named_arrays(item) for key, item in value.fields.items()}
+        return {"type": value.type_name, **fields}
+    return value
+
+
 def _object(value: dict[Value, Value]) -> JsonObject:
     """Return a dict with texts as keys; of two keys with one text, one gets its type added."""
     shown = {key_text(key): to_json_value(item) for key, item in value.items()}
