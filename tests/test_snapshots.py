@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
+import trajrec
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import SnapshotError
+from trajrec.replay import check_determinism, fork_many
 
 
 class Bare(gym.Env[Any, Any]):
@@ -86,3 +89,102 @@ def test_a_window_of_steps_is_no_canvas() -> None:
         env.__dict__["window"].append(7)
         snapshots.restore(snapshot)
         assert (vars(env)["clock"], *vars(env)["window"]) == (3, 1)
+
+
+NOTHING = object()
+GRID = np.zeros(4)
+NOISE = np.random.default_rng(1)
+
+
+class Player:
+    """Holds what the test gives it, and is pickled."""
+
+    def __init__(self, **attributes: Any) -> None:
+        vars(self).update(attributes)
+
+
+class Outside(Bare):
+    """Uses variables of its module."""
+
+    def see(self) -> Any:
+        return NOTHING, GRID, NOISE
+
+
+def test_a_restored_environment_holds_the_objects_of_its_module() -> None:
+    env = Outside()
+    vars(env).update(key=NOTHING, grid=GRID, player=Player(key=NOTHING, grid=[GRID], rng=NOISE))
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+    drawn = NOISE.random()
+    snapshots.restore(snapshot)
+    assert env.key is env.player.key is NOTHING
+    assert env.grid is env.player.grid[0] is GRID
+    assert env.player.rng is NOISE
+    assert NOISE.random() == drawn
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_view_of_an_array_of_the_module_has_no_snapshot(nested: bool) -> None:
+    env = Outside()
+    vars(env)["view"] = Player(view=GRID[1:]) if nested else GRID[1:]
+    with pytest.raises(SnapshotError, match="shares its memory with another one"):
+        Snapshots(env).take()
+
+
+@pytest.mark.parametrize("names", [("data", "view"), ("view", "xdata")])
+def test_a_view_of_a_bytearray_has_no_snapshot(names: tuple[str, str]) -> None:
+    data = bytearray(8)
+    values = {"d": data, "x": data, "v": np.frombuffer(memoryview(data).toreadonly(), np.uint8)}
+    env = env_with(**{name: values[name[0]] for name in names})
+    with pytest.raises(SnapshotError, match="an array is a view of a bytearray in it"):
+        Snapshots(env).take()
+
+
+def test_a_generator_that_only_its_method_holds_is_restored() -> None:
+    env = env_with(draw=np.random.default_rng(1).random, draws=[np.random.RandomState(1).rand])
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+    drawn = env.draw(), env.draws[0]()
+    for _ in range(2):
+        snapshots.restore(snapshot)
+        assert (env.draw(), env.draws[0]()) == drawn
+
+
+class Forgetful:
+    """Leaves its count out of its pickle."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def __getstate__(self) -> Any:
+        return {"n": 0}
+
+
+class WithForgetful(Bare):
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(1)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.player = Forgetful()
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.player.n += 1
+        return 0, float(self.player.n if action else 0), False, False, {}
+
+
+def test_a_pickle_that_leaves_something_out_is_not_used(tmp_path: Path) -> None:
+    with trajrec.record(WithForgetful(), tmp_path, factory=WithForgetful) as env:
+        env.reset(seed=1)
+        for _ in range(8):
+            env.step(0)
+    with trajrec.open(tmp_path) as corpus:
+        (branch,) = fork_many(
+            next(corpus.episodes()), at=5, actions=[1], env=WithForgetful, control=False
+        )
+    assert (branch.restore, branch.total_reward) == ("reexecute", 6.0)
+    report = check_determinism(WithForgetful, n_steps=40)
+    assert report.restore["pickle"].why == (
+        "restored after 7 steps, the attribute player of WithForgetful is not as it was"
+    )

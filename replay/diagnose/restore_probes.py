@@ -87,11 +87,15 @@ def _probe_snapshots(
         snapshot = snapshots.take()
         takes_s.append(time.perf_counter() - start)
         method = snapshot.restore_method
+        attributes = snapshot.outer.attribute_digests(env)
         continued = take_steps(env, n_steps)
         for _ in range(RESTORES):
             start = time.perf_counter()
             snapshots.restore(snapshot)
             restores_s.append(time.perf_counter() - start)
+            if lost := snapshot.outer.lost(attributes, env):
+                why = f"restored after {n_before} steps, the attribute {lost} is not as it was"
+                return {name: RestoreReport(False, why) for name in names}
             difference = first_row_difference(continued, take_steps(env, n_steps))
             if difference is not None:
                 why = f"restored after {n_before} steps, {_continued_otherwise(difference)}"

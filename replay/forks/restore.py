@@ -62,6 +62,8 @@ class SnapshotProbe(NamedTuple):
             be in any state.
         changed: The name of a variable outside of the environment's objects that the steps have
             changed; "" if there is none.
+        lost: The name of an attribute that is not as it was once the snapshot is restored, although
+            no step showed it; "" if there is none.
     """
 
     restore_method: RestoreMethod | None
@@ -72,11 +74,14 @@ class SnapshotProbe(NamedTuple):
     outside: str = ""
     has_restored: bool = False
     changed: str = ""
+    lost: str = ""
 
     @property
     def is_trusted(self) -> bool:
         """Whether nothing was noticed that the method does not restore."""
-        return not (self.outside or self.changed) or self.restore_method == "env_snapshot"
+        return (
+            not (self.outside or self.changed or self.lost) or self.restore_method == "env_snapshot"
+        )
 
 
 def probe_snapshots(
@@ -102,7 +107,8 @@ def probe_snapshots(
     except SnapshotError as exc:
         failure = str(exc)
     # Measured without a snapshot too: the duration of a step decides between the other methods.
-    outer = OuterState.of_env(handle.env)
+    outer = OuterState.of_env(handle.env) if snapshot is None else snapshot.outer
+    attributes = {} if snapshot is None else outer.attribute_digests(handle.env)
     start = time.perf_counter()
     with watched() as notes:
         first_results = _apply(handle, actions)
@@ -120,13 +126,23 @@ def probe_snapshots(
                 f"restored at step {step}, it continued differently within {len(actions)} steps"
             )
         snapshots.restore(snapshot)
+        # The pickle of an object may leave out a part of it, or come back as another object.
+        lost = outer.lost(attributes, handle.env)
     except SnapshotError as exc:
         failure = str(exc)
     if failure:
         snapshots.drop(snapshot)
         return SnapshotProbe(None, failure, None, step_seconds, is_outside, outside, True, changed)
     return SnapshotProbe(
-        snapshot.restore_method, "", snapshot, step_seconds, is_outside, outside, True, changed
+        restore_method=snapshot.restore_method,
+        failure="",
+        snapshot=snapshot,
+        step_seconds=step_seconds,
+        is_outside=is_outside,
+        outside=outside,
+        has_restored=True,
+        changed=changed,
+        lost=lost,
     )
 
 

@@ -39,11 +39,10 @@ MAX_SNAPSHOTS = 64
 
 
 class _Saved(NamedTuple):
-    """A snapshot with the observation at its step, and the variables that it does not have."""
+    """A snapshot with the observation at its step."""
 
     snapshot: Snapshot
     observation: Observation
-    outer: OuterState
 
 
 class ResetMode(enum.Enum):
@@ -338,14 +337,13 @@ class Walker:
             self._give_up_snapshots()
 
     def _save_as(self, step: int, snapshot: Snapshot) -> None:
-        outer = OuterState.of_env(self.handle.env)
-        self._saved[step] = _Saved(snapshot, self.observation, outer)
+        self._saved[step] = _Saved(snapshot, self.observation)
 
     def _leak_since(self, step: int) -> str:
         """Return the name of a variable that changed since a snapshot, and is not restored by it."""
         if self.restore_method == "env_snapshot":
             return ""
-        return self._saved[step].outer.changed(OuterState.of_env(self.handle.env))
+        return self._saved[step].snapshot.outer.changed(OuterState.of_env(self.handle.env))
 
     def _restore(self, step: int) -> bool:
         """Restore the snapshot of a step; return whether there is one."""
@@ -355,7 +353,7 @@ class Walker:
             saved = self._saved[step]
             self._snapshots.restore(saved.snapshot)
             # Forks seed them, also those from which no step draws.
-            saved.outer.put_back_generators()
+            saved.snapshot.outer.put_back_generators()
         except SnapshotError:
             if self._requested != "auto":
                 raise

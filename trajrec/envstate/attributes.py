@@ -134,6 +134,21 @@ class SharedMemoryCheck:
     def __init__(self) -> None:
         self._arrays: dict[int, list[Array]] = {}
         self._containers: dict[int, Value] = {}
+        self._buffers: dict[int, bytearray] = {}
+
+    def note(self, array: Array) -> None:
+        """Note an array that no copy is made of."""
+        self._arrays.setdefault(id(_base_of(array)), []).append(array)
+
+    def check_buffer(self, buffer: bytearray) -> None:
+        """Check bytes that can be changed against the arrays before them.
+
+        Raises:
+            SnapshotError: An array is a view of them.
+        """
+        self._buffers[id(buffer)] = buffer
+        if id(buffer) in self._arrays:
+            raise _shared_bytes()
 
     def check_array(self, array: Array) -> None:
         """Check an array against those before it.
@@ -142,9 +157,12 @@ class SharedMemoryCheck:
             SnapshotError: The array shares its memory with another one, or with an object that is
                 no array.
         """
-        base = array if array.base is None else array.base
+        base = _base_of(array)
         is_written = array.flags.writeable
-        if not is_written and not (isinstance(base, np.ndarray) and base.flags.writeable):
+        can_change = isinstance(base, bytearray) or (
+            isinstance(base, np.ndarray) and base.flags.writeable
+        )
+        if not is_written and not can_change:
             return
         # An unpickled array is a view of bytes that belong to it alone.
         if not isinstance(base, (np.ndarray, bytes, bytearray, memoryview)):
@@ -152,6 +170,8 @@ class SharedMemoryCheck:
                 f"the environment cannot be copied: an array of shape {array.shape} is a view of a "
                 f"{type(base).__qualname__}"
             )
+        if id(base) in self._buffers:
+            raise _shared_bytes()
         others = self._arrays.setdefault(id(base), [])
         if any(
             other is not array
@@ -185,6 +205,20 @@ class SharedMemoryCheck:
             self._containers[id(value)] = value
         for item in value.values() if type(value) is dict else value:
             self.check(item)
+
+
+def _base_of(array: Array) -> object:
+    """Return the object that owns the memory of an array."""
+    base = array if array.base is None else array.base
+    if isinstance(base, memoryview) and isinstance(base.obj, bytearray):
+        return base.obj
+    return base
+
+
+def _shared_bytes() -> SnapshotError:
+    return SnapshotError(
+        "the environment cannot be copied: an array is a view of a bytearray in it"
+    )
 
 
 def is_bound_elsewhere(value: object, shared_ids: Collection[int]) -> bool:

@@ -7,7 +7,8 @@ import copyreg
 import enum
 import io
 import pickle
-from collections.abc import Callable, Iterable
+import types
+from collections.abc import Callable, Iterable, Mapping
 
 import cloudpickle
 import gymnasium
@@ -15,7 +16,9 @@ import numpy as np
 
 from trajrec.envstate.ale import StickyAction
 from trajrec.envstate.attributes import SharedMemoryCheck, is_bound_elsewhere
+from trajrec.envstate.generators import is_seedable
 from trajrec.envstate.natives import LOSSY_PACKAGES, is_native, native_state, package_of
+from trajrec.envstate.outer_variables import process_generators
 from trajrec.errors import SnapshotError
 from trajrec.types import Value
 from trajrec.values.plain import ATOMIC_TYPES, IMMUTABLE_BASES, STANDARD_VALUES
@@ -25,6 +28,8 @@ Attribute = tuple[int, str]
 
 
 _HASHED = frozenset((set, frozenset, dict))
+
+_METHODS = (types.MethodType, types.BuiltinFunctionType)
 
 _VALUES = ATOMIC_TYPES - {frozenset}
 
@@ -56,6 +61,8 @@ class Copier:
         shared: Objects that the copy shares with the original: layers and spaces.
         emulators: Id of an emulator -> its helper. If it is given, states of native objects are
             collected and shared memory is rejected, as a snapshot needs; a restore needs neither.
+        outer: Objects that variables outside of the environment hold, by id. Copies of them would
+            no longer be those that the code there uses, so the copy shares them, too.
 
     Attributes:
         natives: Id of a native object -> the object and its state.
@@ -63,7 +70,11 @@ class Copier:
     """
 
     def __init__(
-        self, shared: Iterable[object], emulators: dict[int, StickyAction] | None = None
+        self,
+        shared: Iterable[object],
+        emulators: dict[int, StickyAction] | None = None,
+        *,
+        outer: Mapping[int, Value],
     ) -> None:
         self._emulators = {} if emulators is None else emulators
         self._collects = emulators is not None
@@ -73,13 +84,25 @@ class Copier:
         self._copies: dict[int, Value] = {}
         self._originals: list[object] = []
         self._shared_memory = SharedMemoryCheck()
+        # Generators among them are no copies either, and have their state restored.
+        self._outer_generators = set(map(id, process_generators()))
+        for item in outer.values():
+            if is_native(item):
+                self._outer_generators.add(id(item))
+                continue
+            self._shared[id(item)] = item
+            if isinstance(item, np.ndarray):
+                self._shared_memory.note(item)
 
     def is_atom(self, value: Value) -> bool:
         """Return whether a copy and its original can share a value."""
         cls = type(value)
         if cls is frozenset and not _are_values(value):
             return False
-        return cls in ATOMIC_TYPES and not is_bound_elsewhere(value, self._shared)
+        if cls not in ATOMIC_TYPES or is_bound_elsewhere(value, self._shared):
+            return False
+        self._note_owner(value)
+        return True
 
     def copy(self, value: Value) -> Value:
         """Return a copy; for layers, spaces, generators and native objects, the object itself.
@@ -93,9 +116,11 @@ class Copier:
         # Objects in a set, and keys of a dict, may change as all others do.
         if cls in _HASHED and not _are_values(value):
             raise NotCopyableError
+        if cls in ATOMIC_TYPES:
+            self._note_owner(value)
+            return value
         if (
-            cls in ATOMIC_TYPES
-            or id(value) in self._shared
+            id(value) in self._shared
             or isinstance(value, (enum.Enum, type))
             # A record of NumPy has fields that can be assigned to.
             or (isinstance(value, np.generic) and not isinstance(value, np.void))
@@ -154,8 +179,14 @@ class Copier:
 
     def _reference(self, value: Value) -> int | None:
         """Return the id under which a pickle refers to a value; None to pickle the value itself."""
-        if isinstance(value, np.ndarray):
+        if id(value) in self._outer_generators:
+            self._collect_native(value)
+            self.references[id(value)] = value
+            return id(value)
+        if isinstance(value, np.ndarray) and id(value) not in self._shared:
             self._shared_memory.check_array(value)
+        if type(value) is bytearray:
+            self._shared_memory.check_buffer(value)
         if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
             if id(value) not in self.natives:
                 return None
@@ -163,6 +194,11 @@ class Copier:
             return None
         self.references[id(value)] = value
         return id(value)
+
+    def _note_owner(self, value: Value) -> None:
+        """Collect the state of a generator if a value is a method of it."""
+        if isinstance(value, _METHODS) and is_seedable(value.__self__):
+            self._collect_native(value.__self__)
 
     def _collect_native(self, native: Value) -> None:
         if self._collects and id(native) not in self.natives:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trajrec.envstate.contents import parts_of
+from trajrec.envstate.attributes import constant_attributes, constants_among
+from trajrec.envstate.contents import attributes_of, parts_of
 from trajrec.envstate.generators import is_seedable, put_state, state_of
 from trajrec.envstate.outer_variables import OuterSearch, process_generators
 from trajrec.envstate.pettingzoo import layers
@@ -68,10 +69,12 @@ class OuterState(NamedTuple):
         digests: Digests of them, by name.
         generators: The generators of the process that the code of the object may use, with their
             states.
+        objects: The objects that the variables hold, by id.
     """
 
     digests: dict[str, bytes]
-    generators: tuple[tuple[Value, Value], ...] = ()
+    generators: tuple[tuple[Value, Value], ...]
+    objects: dict[int, Value]
 
     @classmethod
     def of(cls, values: Iterable[Value], without: Container[int] = ()) -> OuterState:
@@ -82,13 +85,14 @@ class OuterState(NamedTuple):
             without: Ids of objects that may change, such as the layers themselves.
         """
         search = OuterSearch(values)
-        digests = digest_all(((name, value) for name, value, _ in search.variables), without)
+        digester = _Digester(without)
+        digests = {name: digester.digest(value) for name, value, _ in search.variables}
         names = process_generators()
         for generator in search.process_generators:
             if id(generator) not in without:
                 digests[names[generator]] = _content(generator)
         states = tuple((one, state_of(one)) for one in search.process_generators)
-        return cls(digests, states)
+        return cls(digests, states, digester.objects)
 
     @classmethod
     def of_env(cls, env: Value, without: Collection[int] = ()) -> OuterState:
@@ -100,6 +104,31 @@ class OuterState(NamedTuple):
         """Give the generators of the process the states that they had."""
         for generator, state in self.generators:
             put_state(generator, state)
+
+    def attribute_digests(self, env: Value) -> dict[str, bytes]:
+        """Return a digest of each attribute of an environment's layers, by its name.
+
+        Objects in the variables count by their identity, and so do those that two attributes share.
+        """
+        all_layers = list(layers(env))
+        digester = _Digester(set(map(id, all_layers)), known=self.objects)
+        digests: dict[str, bytes] = {}
+        for layer in all_layers:
+            constant = constants_among(constant_attributes(layer), vars(layer))
+            for name, value in attributes_of(layer):
+                if name not in constant:
+                    digests[f"{name} of {type(layer).__qualname__}"] = digester.digest(value)
+        return digests
+
+    def lost(self, attributes: dict[str, bytes], env: Value) -> str:
+        """Return the name of an attribute that has another digest now; "" if there is none.
+
+        Args:
+            attributes: From `attribute_digests`.
+            env: The environment, after a snapshot was restored.
+        """
+        restored = self.attribute_digests(env)
+        return next((name for name in attributes if restored.get(name) != attributes[name]), "")
 
     def changed(self, later: OuterState) -> str:
         """Return the name of a variable that is another one later; "" if there is none."""
@@ -140,13 +169,19 @@ class _Digester:
 
     Args:
         without: Ids of objects of which nothing is taken.
+        known: Objects that count by their identity alone, by id.
     """
 
-    def __init__(self, without: Container[int]) -> None:
+    def __init__(self, without: Container[int], known: Iterable[int] = ()) -> None:
         self._without = without
         # Id -> number of the object, in the order in which they come.
-        self._numbers: dict[int, int] = {}
+        self._numbers = {own_id: number for number, own_id in enumerate(known)}
         self._held: list[Value] = []
+
+    @property
+    def objects(self) -> dict[int, Value]:
+        """The objects of which a digest was made, by id."""
+        return {id(item): item for item in self._held}
 
     def digest(self, value: Value) -> bytes:
         """Return the digest of a value."""

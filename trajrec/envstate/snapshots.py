@@ -30,6 +30,7 @@ from trajrec.envstate.attributes import (
 )
 from trajrec.envstate.copier import Attribute, Copier, NotCopyableError, unpickle
 from trajrec.envstate.natives import restore_native, space_state, spaces_of
+from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.pettingzoo import layers
 from trajrec.errors import SnapshotError
 from trajrec.protocols import SandboxedEnv
@@ -49,6 +50,7 @@ class Snapshot(NamedTuple):
         objects: Pickled attributes that hold objects of Python classes, None if there are none.
         sandboxes: The name that a sandbox gave to its own snapshot; empty without a sandbox.
         references: The objects that `objects` refers to, by id; a layer may hold others by now.
+        outer: The variables outside of the environment. Of those the snapshot only has generators.
     """
 
     layers: list[dict[str, Value]]
@@ -56,6 +58,7 @@ class Snapshot(NamedTuple):
     objects: bytes | None
     sandboxes: tuple[Value, ...]
     references: dict[int, object]
+    outer: OuterState
 
     @property
     def restore_method(self) -> Literal["snapshot", "pickle", "env_snapshot"]:
@@ -79,6 +82,7 @@ class Snapshots:
     """
 
     def __init__(self, env: AnyEnv) -> None:
+        self._env = env
         self.layers: list[Value] = list(layers_with_attributes(env))
         self.spaces = list(spaces_of(self.layers))
         self._shared = [*self.layers, *self.spaces]
@@ -94,7 +98,8 @@ class Snapshots:
         Raises:
             SnapshotError: The environment holds a value that cannot be copied; names the attribute.
         """
-        copier = Copier(self._shared, self._emulators)
+        outer = OuterState.of_env(self._env)
+        copier = Copier(self._shared, self._emulators, outer=outer.objects)
         copies: list[dict[str, Value]] = []
         objects: dict[Attribute, Value] = {}
         for number, (layer, constant) in enumerate(self.layers_with_constants()):
@@ -113,12 +118,12 @@ class Snapshots:
             objects |= {(number, name): value for number, name, value in self._containers()}
             for number, name in objects:
                 copies[number][name] = None
+        # Before what `copier` has collected is read: pickling adds to it.
+        pickled = copier.pickle(objects) if objects else None
         natives: list[tuple[Value, Value]] = [(space, space_state(space)) for space in self.spaces]
         natives += copier.natives.values()
-        # Before `copier.references` is read: pickling fills it.
-        pickled = copier.pickle(objects) if objects else None
         sandboxes = () if self.sandbox is None else (self._ask("take_snapshot"),)
-        return Snapshot(copies, natives, pickled, sandboxes, copier.references)
+        return Snapshot(copies, natives, pickled, sandboxes, copier.references, outer)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Put the environment into the state of a snapshot, any number of times.
@@ -131,7 +136,7 @@ class Snapshots:
         for native, state in snapshot.natives:
             restore_native(native, state)
         # A copy of the copies: the environment changes those that it gets.
-        copier = Copier(self._shared)
+        copier = Copier(self._shared, outer=snapshot.outer.objects)
         for layer, values, names in zip(self.layers, snapshot.layers, self._constant, strict=True):
             attributes = layer.__dict__
             constant = constants_among(names, values)
