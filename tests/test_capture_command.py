@@ -450,6 +450,29 @@ def test_an_episode_becomes_a_test(
     assert subprocess.run(pytest_words, **run, stdout=subprocess.DEVNULL).returncode == 1
 
 
+@pytest.mark.parametrize(("now", "status"), [(1, 0), (3, 3), (0, 0)])
+def test_rerun_of_a_command_that_failed_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int, status: int
+) -> None:
+    program = f"{CLIENT}\nsys.exit(int(os.environ['MY_STATUS']))\n"
+    command = [sys.executable, "-c", program, "1"]
+    runs = tmp_path / "runs"
+    with ModelServer([Turn("done")]) as server:
+        monkeypatch.setenv("MY_STATUS", "1")
+        ended = trajrec_command("capture", runs, "--one-episode", "--", *command, url=server.url)
+    assert (ended.returncode, "1 model call" in ended.stderr) == (1, True)
+    monkeypatch.setenv("MY_STATUS", str(now))
+    again = trajrec_command("rerun", runs, only(runs).id, "--", *command)
+    assert "no difference" in again.stderr
+    assert again.returncode == status
+    expected = {
+        1: "the command ended with exit status 1, as when it was recorded",
+        3: "the command ended with exit status 3, and with 1 when it was recorded",
+        0: "the command ended with exit status 0, and with 1 when it was recorded",
+    }
+    assert expected[now] in again.stderr
+
+
 def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["capture", str(tmp_path), "--watch", str(tmp_path / "no"), "--", "true"]) == 2
     assert "there is no such file or folder" in capsys.readouterr().err

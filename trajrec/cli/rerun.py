@@ -35,8 +35,8 @@ def add_parser(commands: Commands) -> None:
         run,
         "run a command again, answered from its recording",
         "trajrec rerun runs 3f2a -- node my_agent.js",
-        statuses="0 same requests, 1 a difference, 2 wrong usage, 3 damaged log, 4 refused, else "
-        "that of the command",
+        statuses="0 same requests, and the command ended with status 0 or as when it was recorded, "
+        "1 a difference, 2 wrong usage, 3 damaged log, 4 refused, else that of the command",
     )
     add_folder(parser)
     add_episode(parser)
@@ -153,15 +153,31 @@ def _say_result(rerun: Rerun, answers: RerunAnswers, status: int, mcp: McpAnswer
         if misses:
             return ExitStatus.FINDING
         say(f"{answered}; no difference")
-        if status:
-            say(f"trajrec: the command ended with exit status {status}")
-        return status
+        return _say_status(rerun.episode, status)
     say(f"{answered}; then a difference:")
     for line in str(difference).split("\n"):
         say(f"  {line}")
     if rerun.live is not None:
         say(f"trajrec: it went on live as episode {rerun.live.id}, a fork")
     return ExitStatus.FINDING
+
+
+def _say_status(episode: Episode, status: int) -> int:
+    """Say how the command ended; return 0 if it ended as when it was recorded."""
+    from trajrec.proxies.recording import STATUS_REASON
+
+    reason = "" if episode.end is None else episode.end.stop_reason
+    recorded = reason.removeprefix(STATUS_REASON)
+    if recorded == reason:
+        # The conversations of a command do not tell its end.
+        if status:
+            say(f"trajrec: the command ended with exit status {status}")
+        return status
+    is_same = recorded == str(status)
+    if status or not is_same:
+        then = "as" if is_same else f"and with {recorded}"
+        say(f"trajrec: the command ended with exit status {status}, {then} when it was recorded")
+    return ExitStatus.OK if is_same else status
 
 
 def _require_leave(episode: Episode, *, has_leave: bool) -> None:

@@ -18,6 +18,9 @@ from trajrec.wire.exchange import Exchange, HttpRequest, is_model_call, plain_ur
 COMMAND_TOOL = "trajrec capture"
 """The tool call that a command with watched state is recorded as: the state changes during it."""
 
+STATUS_REASON = "exit status "
+"""Before the command's exit status, in the reason for the end of its one episode."""
+
 
 class CommandRecording:
     """Records the model calls of a command: each conversation is an episode, or all are one.
@@ -82,7 +85,7 @@ class CommandRecording:
         if self.mcp is not None:
             self.mcp.close_all()
         if self._is_one_episode:
-            self._episodes[0].stop(f"exit status {status}")
+            self._episodes[0].stop(f"{STATUS_REASON}{status}")
             self._episodes[0].__exit__(None, None, None)
         else:
             self._router.stop()
