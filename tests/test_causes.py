@@ -236,6 +236,87 @@ def test_variable_that_the_program_changed_is_no_hash_order(
     assert cause.startswith("this process: in a process of its own"), cause
 
 
+class Changed(broken.StateLeak):
+    """Carries state over as it did, and rewards its ninth step in another way."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return (observation, reward - (self.n == 9), *rest)
+
+
+class SwitchedLeak(broken.StateLeak):
+    """Carries state over, and rewards its ninth step by a variable of its module."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return (observation, reward - (self.n == 9 and SWITCHED), *rest)
+
+
+@pytest.mark.slow
+def test_change_behind_a_state_leak_is_named_where_it_is(tmp_path: Path) -> None:
+    episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
+    for report in (
+        replay_episode(episodes[2], env=Changed),
+        list(replay_episodes(episodes, env=Changed))[2],
+    ):
+        assert (report.divergence.step, report.divergence.field) == (8, "reward")
+        assert report.divergence.cause.startswith("the environment repeats itself")
+        assert (
+            "compared after the 2 episodes before it: it carries state over between episodes, "
+            "and alone it differs from step 4 on" in report.notes
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_cause_behind_a_state_leak_is_found_after_the_same_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = trajrec.record(SwitchedLeak(), tmp_path)
+    for _ in range(3):
+        recorder.reset(seed=1)
+        for _ in range(12):
+            recorder.step(1)
+    recorder.close()
+    episode = list(trajrec.open(tmp_path).episodes(order_by="number"))[2]
+    monkeypatch.setattr(sys.modules[__name__], "SWITCHED", True)
+    divergence = replay_episode(episode, env=SwitchedLeak).divergence
+    assert (divergence.step, divergence.field) == (8, "reward")
+    assert divergence.cause.startswith("this process: in a process of its own"), divergence.cause
+
+
+class NoisyLeak(broken.StateLeak):
+    """Carries state over, and shows noise that nobody seeds two steps after that state."""
+
+    def see(self) -> Any:
+        observation = super().see()
+        observation[1] += broken.system_random.random() if self.n == 7 else 0.0
+        return observation
+
+
+@pytest.mark.slow
+def test_noise_behind_a_state_leak_is_named_where_it_is(tmp_path: Path) -> None:
+    episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
+    report = replay_episode(episodes[2], env=NoisyLeak)
+    assert (report.divergence.step, report.divergence.field) == (6, "observation/1")
+    assert report.divergence.cause.startswith("unseeded generator"), report.divergence.cause
+
+
+class ChangedAtOnce(broken.StateLeak):
+    """Carries state over as it did, and rewards the step that shows it in another way."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return (observation, reward - (self.n == 5), *rest)
+
+
+@pytest.mark.slow
+def test_change_at_the_step_of_a_state_leak_is_named(tmp_path: Path) -> None:
+    episodes = list(record(tmp_path, "StateLeak").episodes(order_by="number"))
+    report = replay_episode(episodes[2], env=ChangedAtOnce)
+    assert (report.divergence.step, report.divergence.field) == (4, "reward")
+
+
 class Newer(broken.HashOrder):
     """Depends on the hash seed as it did, and on a newer version."""
 

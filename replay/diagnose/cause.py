@@ -87,7 +87,7 @@ def find_cause(
         )
     trials = Trials(run, _is_same_result)
     baseline = trials.baseline
-    is_repeated = baseline is not None and _is_same_divergence(baseline.divergence, divergence)
+    is_repeated = baseline is not None and is_same_divergence(baseline.divergence, divergence)
     if not is_repeated and in_subprocess is not None:
         # Before the conditions: memory addresses repeat for a while, and change with the condition.
         cause = _cause_by_addresses(in_subprocess)
@@ -276,10 +276,11 @@ def _is_float_drift(divergence: Divergence) -> bool:
 
 
 def _is_same_result(a: TrialResult, b: TrialResult) -> bool:
-    return _is_same_divergence(a.divergence, b.divergence)
+    return is_same_divergence(a.divergence, b.divergence)
 
 
-def _is_same_divergence(a: Divergence | None, b: Divergence | None) -> bool:
+def is_same_divergence(a: Divergence | None, b: Divergence | None) -> bool:
+    """Return whether two runs differ first at the same place, and by the same value."""
     if a is None or b is None:
         return a is b
     return (a.step, a.field) == (b.step, b.field) and is_same(a.actual, b.actual)
