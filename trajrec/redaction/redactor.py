@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 
+from trajrec.redaction.database_files import MAGIC, rows_of
 from trajrec.redaction.digests import mark
 from trajrec.redaction.escapes import unescaped
 from trajrec.redaction.names import Strength, kind_of, strength_of
@@ -249,6 +250,11 @@ class Redactor:
 
     def _data(self, data: bytes) -> tuple[bytes, int]:
         """Return bytes without secrets, and their number."""
+        if data.startswith(MAGIC):
+            _, n = self.clean(rows_of(data))
+            if n:
+                # A database of which a part is replaced is none any more.
+                return mark("database with secrets", data).encode(), n
         try:
             text, n = self._text(data.decode())
         except UnicodeDecodeError:

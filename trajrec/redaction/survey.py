@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
+from trajrec.redaction.database_files import MAGIC
 from trajrec.redaction.structure import KUBERNETES_SECRET, has_texts, name_of, pair_name
 from trajrec.types import Value
 from trajrec.values.codec import Opaque, Plain, Ref
@@ -58,6 +59,8 @@ class Survey:
             self._add_items(value)
         elif cls is bytes:
             self._add_text(value.decode("utf-8", "surrogateescape"))
+            if value.startswith(MAGIC):
+                self.has_name = True
         elif cls is np.ndarray or cls is np.void:
             if has_texts(value.dtype):
                 self.has_name = True
