@@ -15,6 +15,7 @@ import trajrec
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay import check_determinism, fork_many
+from trajrec.replay.forks.policies import RandomPolicy
 
 
 class Bare(gym.Env[Any, Any]):
@@ -188,3 +189,22 @@ def test_a_pickle_that_leaves_something_out_is_not_used(tmp_path: Path) -> None:
     assert report.restore["pickle"].why == (
         "restored after 7 steps, the attribute player of WithForgetful is not as it was"
     )
+
+
+def test_spaces_in_sequences_and_graphs_are_restored() -> None:
+    numbers = gym.spaces.Discrete(1000)
+    graphs = gym.spaces.Graph(gym.spaces.Box(0, 1, (2,)), numbers)
+    spaces = gym.spaces.Dict(texts=gym.spaces.Sequence(numbers), graphs=graphs)
+    spaces.seed(1)
+    env = env_with(spaces=spaces)
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+    samples = [repr(spaces.sample()) for _ in range(4)]
+    snapshots.restore(snapshot)
+    assert [repr(spaces.sample()) for _ in range(4)] == samples
+
+
+def test_the_random_policy_draws_sequences_from_its_generator() -> None:
+    space = gym.spaces.Sequence(gym.spaces.Discrete(1000))
+    first, second = (RandomPolicy(space).act(0, np.random.default_rng(1)) for _ in range(2))
+    assert first == second

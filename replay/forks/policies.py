@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 
+from trajrec.envstate.spaces import inner_spaces
 from trajrec.replay.forks.sb3_policy import StableBaselines3Policy, is_sb3_model
 from trajrec.types import Action, Array, FloatArray, Observation
 from trajrec.values import codec
@@ -281,7 +282,6 @@ def _n_required_arguments(function: Callable[..., Action]) -> int:
 
 def _subspaces(space: Space) -> Iterator[Space]:
     """Yield the spaces inside of a composite space, at any depth."""
-    inner = getattr(space, "spaces", ())
-    for subspace in inner.values() if hasattr(inner, "values") else inner:
+    for subspace in inner_spaces(space):
         yield subspace
         yield from _subspaces(subspace)

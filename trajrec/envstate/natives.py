@@ -17,6 +17,7 @@ import gymnasium
 
 from trajrec.envstate.ale import StickyAction
 from trajrec.envstate.generators import is_seedable, put_state, state_of
+from trajrec.envstate.spaces import inner_spaces
 from trajrec.errors import SnapshotError
 from trajrec.types import Value
 
@@ -108,9 +109,7 @@ def spaces_of(layers: Iterable[Value]) -> Iterator[Value]:
         if id(space) in seen:
             continue
         seen.add(id(space))
-        inner = getattr(space, "spaces", ())
-        items = inner.values() if hasattr(inner, "values") else inner
-        waiting += [item for item in items if isinstance(item, gymnasium.Space)]
+        waiting += inner_spaces(space)
         yield space
 
 
