@@ -888,3 +888,34 @@ def test_forks_that_are_each_others_parents_are_refused(tmp_path: Path) -> None:
         ):
             with pytest.raises(CorpusError, match="which is a fork of it"):
                 follow()
+
+
+class Ageing(gym.Env[Any, Any]):
+    """Counts its steps over all episodes, and shows the number if it is asked to."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(1)
+
+    def __init__(self) -> None:
+        self.age = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        self.age += 1
+        return 0, float(self.age if action else 0), False, False, {}
+
+
+def test_a_control_leaves_nothing_behind_in_a_fork(tmp_path: Path) -> None:
+    recording = open_recorder(Ageing(), tmp_path, LogOrigin())
+    recording.reset(seed=1)
+    for _ in range(20):
+        recording.step(0)
+    recording.close()
+    with (
+        trajrec.open(tmp_path) as corpus,
+        fork(next(corpus.episodes()), at=10, env=Ageing, folder=None) as env,
+    ):
+        assert env.step(1)[1] == 11

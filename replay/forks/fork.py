@@ -94,7 +94,7 @@ def fork(
         if has_control:
             point = replace(walker.branch_point(OPENING), step=at, observation=observation)
             check_control(run_control(point), episode)
-            observation, info = walker.reset_to(at)
+            observation, info = walker.reset_anew(at)
         handle = walker.handle
         branch_env = handle.env
         # The key of the first branch that `fork_many` would run here, so that both draw the same.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import preceding_episodes
+from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.pettingzoo import layers
 from trajrec.envstate.snapshots import Snapshot, Snapshots
@@ -30,9 +31,6 @@ from trajrec.replay.forks.restore import (
     probe_snapshots,
 )
 from trajrec.types import Info, Observation
-
-_STATELESS_WRAPPERS = frozenset(("OrderEnforcing", "PassiveEnvChecker", "TimeLimit"))
-"""Gymnasium's wrappers that keep nothing of an episode after the next reset."""
 
 MAX_SNAPSHOTS = 64
 """Snapshots that are kept, the latest ones: a search for a step goes back and forth."""
@@ -240,6 +238,16 @@ class Walker:
         self._compare_rewards = False
         return self._try_modes(step)
 
+    def reset_anew(self, step: int) -> tuple[Observation, Info]:
+        """Do as `reset_to` does, with a new environment if one can be made.
+
+        A control may have left something behind that no reset clears and no recorded step shows.
+        """
+        # The other modes make a new one each time.
+        if self._modes[0] == ResetMode.SAME_ENV and len(self._modes) > 1:
+            self._renew()
+        return self.reset_to(step)
+
     def _try_modes(self, step: int) -> tuple[Observation, Info]:
         first_error: DivergenceError | None = None
         for number, mode in enumerate(self._modes):
@@ -284,7 +292,7 @@ class Walker:
             return
         *wrappers, _ = layers(self.handle.env)
         if self.handle.adapter is not None and all(
-            type(wrapper).__name__ in _STATELESS_WRAPPERS for wrapper in wrappers
+            type(wrapper).__name__ in STANDARD_WRAPPERS for wrapper in wrappers
         ):
             return
         if not self._is_used and next(preceding_episodes(self.episode), None) is None:
@@ -311,7 +319,7 @@ class Walker:
         is_found = self._requested == "auto" and probe.is_trusted
         if probe.restore_method is not None and (is_asked_for or is_found):
             assert probe.snapshot is not None
-            self._save_as(step, probe.snapshot)
+            self._saved[step] = _Saved(probe.snapshot, self.observation)
             self.restore_method = probe.restore_method
             return
         if self._requested != "auto":
@@ -327,7 +335,7 @@ class Walker:
     def _save(self, step: int) -> None:
         assert self._snapshots is not None
         try:
-            self._save_as(step, self._snapshots.take())
+            self._saved[step] = _Saved(self._snapshots.take(), self.observation)
             if len(self._saved) > MAX_SNAPSHOTS:
                 oldest = next(iter(self._saved))
                 self._snapshots.drop(self._saved.pop(oldest).snapshot)
@@ -335,9 +343,6 @@ class Walker:
             if self._requested != "auto":
                 raise
             self._give_up_snapshots()
-
-    def _save_as(self, step: int, snapshot: Snapshot) -> None:
-        self._saved[step] = _Saved(snapshot, self.observation)
 
     def _leak_since(self, step: int) -> str:
         """Return the name of a variable that changed since a snapshot, and is not restored by it."""
