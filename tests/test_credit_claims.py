@@ -164,6 +164,25 @@ def test_a_certain_value_is_printed_without_an_interval(options: Any, tmp_path: 
     assert decision.step == 0
 
 
+@pytest.mark.parametrize("noise", ["shared", "fresh"])
+def test_policy_that_takes_every_recorded_action_ends_the_search(
+    noise: Any, tmp_path: Path
+) -> None:
+    episode = record(tmp_path, Walking(), [1] * 6)
+    options: Any = {"env": Walking, "noise": noise, "folder": None}
+    decision = credit.decisive_step(episode, take(1), **options)
+    assert decision.step is None
+    assert "takes every recorded action itself" in decision.reason
+    assert max(row.n for row in decision.table) == 32
+
+    def seldom(observation: Any, rng: np.random.Generator) -> int:
+        return int(rng.random() > 0.001)
+
+    # It takes the recorded actions too, but it draws: other rollouts may differ.
+    searched = credit.decisive_step(episode, seldom, max_rollouts=64, **options)
+    assert "takes every recorded action itself" not in searched.reason
+
+
 def test_a_spread_that_rests_on_one_rollout_is_reported(tmp_path: Path) -> None:
     episode = record(tmp_path, Losing(), [1] * 6)
     table = credit.estimate(episode, tossed, n_rollouts=16, env=Losing, noise="fresh")

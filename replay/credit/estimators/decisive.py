@@ -53,6 +53,12 @@ N_DRAWS = 4000
 # An effect this many standard errors from zero is confirmed with high probability: 3.5 squared.
 CONFIRMING_ERRORS = 12
 
+# More rollouts cannot tell such steps apart.
+FOLLOWED = (
+    "the policy takes every recorded action itself, so the outcome is luck and no action's effect "
+    "(the luck of each step: credit.estimate)"
+)
+
 
 class Finding(NamedTuple):
     """The result of a search, before it is confirmed.
@@ -165,6 +171,9 @@ class Search(SearchArms):
             best = int(probabilities.argmax())
             if n >= self.n_first and probabilities[best] >= self.confidence:
                 break
+            if n >= self.n_first and self._has_no_effects():
+                reason = FOLLOWED
+                break
             # The next round doubles the rollouts.
             spent = self.meter.spent(ahead=2.0)
             if spent:
@@ -187,6 +196,16 @@ class Search(SearchArms):
             reason,
             n_done if reason else n_needed,
             functools.partial(self._drop_probabilities, share, step),
+        )
+
+    def _has_no_effects(self) -> bool:
+        """Return whether no recorded action can have an effect: the policy takes each itself."""
+        if not self.follows_recording:
+            return False
+        arms = [(self.results(step, "value"), self.results(step, "action")) for step in self.steps]
+        # Independent rollouts of the same actions differ by chance.
+        return not self.sampler.is_paired or all(
+            np.array_equal(value, action, equal_nan=True) for value, action in arms
         )
 
     def by_change_point(self) -> Finding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,12 +17,15 @@ from trajrec.replay.credit.results.estimates import (
     estimate_arm,
     estimate_difference,
 )
+from trajrec.replay.credit.sampling.noise import PolicyNoise
+from trajrec.replay.credit.sampling.policy_state import own_generators
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
+from trajrec.replay.forks.policies import as_policy
 from trajrec.statistics import intervals
 from trajrec.statistics.intervals import PairSpread
-from trajrec.types import FloatArray
+from trajrec.types import Action, FloatArray
 
 # The fewest scenarios that have an interval; a search with a budget begins with so many.
 MIN_SCENARIOS = 2
@@ -192,9 +196,41 @@ class SearchArms:
             action=self.actions.get(step),
         )
 
+    @functools.cached_property
+    def follows_recording(self) -> bool:
+        """Whether the policy takes each recorded action without a draw.
+
+        Its own action is then the recorded one in every rollout, so no action has an effect. The
+        observations are the recorded ones; a policy that reads something else is not judged by
+        them: one with a memory, one that draws from generators of its own, an agent's.
+        """
+        policy = self.sampler.config.policy
+        values = self.episode.observation_values
+        is_judged = self.sampler.is_determined and not self.episode.is_agent_episode
+        if not is_judged or isinstance(policy, str) or hasattr(policy, "snapshot"):
+            return False
+        if own_generators(policy) or len(values) != len(self.steps) + 1:
+            return False
+        acting = as_policy(policy)
+        noise = PolicyNoise(0)
+        untouched = noise.seed(0, 0).random()
+        for row, step in enumerate(self.steps):
+            rng = noise.seed(0, 0)
+            if not _is_same_action(acting.act(values[row], rng), self.actions[step]):
+                return False
+            if rng.random() != untouched:
+                return False
+        return True
+
     def _recorded_outcome(self) -> float:
         if not self.sampler.by_score:
             return float(sum(recorded_rewards(self.episode).values()))
         if not is_over(self.episode):
             return 0.0
         return self.sampler.score_at(self.episode.end_step)
+
+
+def _is_same_action(a: Action, b: Action) -> bool:
+    """Return whether two actions are the same numbers, whatever their types are."""
+    numbers = (int, float, np.generic, np.ndarray)
+    return isinstance(a, numbers) and isinstance(b, numbers) and bool(np.array_equal(a, b))
