@@ -113,6 +113,20 @@ class SeedsNumpy(Game):
         return np.random.random() < 0.5
 
 
+class ImportsRandom(Game):
+    """Imports its generator where it needs it."""
+
+    def begin(self, seed: int | None) -> None:
+        import random as dice
+
+        dice.seed(seed)
+
+    def pay(self, action: int) -> float:
+        from random import random as roll
+
+        return roll() < 0.5
+
+
 GENERATORS = [
     GlobalGenerator,
     ClassGenerator,
@@ -120,6 +134,7 @@ GENERATORS = [
     DrawnIterator,
     SeedsRandom,
     SeedsNumpy,
+    ImportsRandom,
 ]
 
 
@@ -178,7 +193,22 @@ class DefaultValue(GlobalCount):
         return counted(action) % 3 == 0 and self.n == LENGTH
 
 
-VARIABLES = [GlobalCount, GlobalSet, GlobalCoin, DefaultValue]
+class ImportedCount(Game):
+    """Pays as `GlobalCount` does; its module is imported where it is needed."""
+
+    def begin(self, seed: int | None) -> None:
+        import outer_module
+
+        outer_module.count = 0
+
+    def pay(self, action: int) -> float:
+        import outer_module as elsewhere
+
+        elsewhere.count += action
+        return self.n == LENGTH and elsewhere.count % 3 == 0
+
+
+VARIABLES = [GlobalCount, GlobalSet, GlobalCoin, DefaultValue, ImportedCount]
 
 
 _stock: dict[str, int] = {}

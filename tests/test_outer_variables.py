@@ -23,6 +23,8 @@ from outer_envs import (
     GlobalCount,
     GlobalGenerator,
     GlobalShop,
+    ImportedCount,
+    ImportsRandom,
     SeedsNumpy,
     SeedsRandom,
     counts,
@@ -31,9 +33,10 @@ from tiers import mostly_deep, spread
 
 import trajrec
 from trajrec.envs import Bank
+from trajrec.envstate.code_names import chains_in
 from trajrec.envstate.contents import is_own_library, parts_of
 from trajrec.envstate.outer_state import OuterState, digest_all
-from trajrec.envstate.outer_variables import OuterSearch, _chains, outer_variables
+from trajrec.envstate.outer_variables import OuterSearch, outer_variables
 from trajrec.errors import ControlError
 from trajrec.replay import credit, fork_many, replay_episode
 
@@ -62,6 +65,9 @@ def test_variables_are_named_by_module_class_and_function() -> None:
         name.startswith("held around outer_envs._closure") for name in names(ClosureGenerator())
     )
     assert names(DefaultValue()) >= {"outer_envs.counted.__defaults__", "outer_envs.LENGTH"}
+    ImportedCount().reset()
+    assert "outer_module.count" in names(ImportedCount())
+    assert OuterSearch([ImportsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
     assert not OuterSearch([GlobalCount()]).process_generators
     assert OuterSearch([SeedsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
     assert OuterSearch([SeedsNumpy()]).process_generators == [np.random.mtrand._rand]
@@ -94,13 +100,13 @@ def test_names_are_those_that_dis_gives(module: Any) -> None:
         ]
     assert len(functions) > 5
     for function in functions:
-        assert list(_chains(function.__code__)) == by_dis(function.__code__)
+        assert list(chains_in(function.__code__)) == by_dis(function.__code__)
 
 
 def test_names_beyond_the_first_256_are_found() -> None:
     many = "; ".join(f"name{number}" for number in range(300))
     code = compile(f"def f(): {many}; return np.random.rand()", "many", "exec").co_consts[0]
-    assert ("np", "random", "rand") in list(_chains(code))
+    assert ("np", "random", "rand") in list(chains_in(code))
 
 
 def test_a_list_that_holds_itself_hides_no_variable() -> None:

@@ -7,7 +7,6 @@ classes, and of the functions and classes that this code names in turn.
 
 from __future__ import annotations
 
-import dis
 import random
 import sys
 import types
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trajrec.envstate.code_names import imported_modules, imports_in, names_in
 from trajrec.envstate.contents import attributes_of, is_own_library, parts_of
 from trajrec.envstate.generators import module_of
 from trajrec.envstate.hidden_generators import TABLES
@@ -60,25 +60,6 @@ _CODE_TYPES = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, 
 
 _NAMING_TYPES = (*_CODE_TYPES, property, type, types.ModuleType)
 """Types whose values are code, and are searched for names."""
-
-
-def _operations(shifts: dict[str, int]) -> dict[int, int]:
-    return {dis.opmap[name]: shift for name, shift in shifts.items() if name in dis.opmap}
-
-
-# Operations that name something, with the lowest bits of their arguments that are no part of the
-# name's number.
-_STARTS = _operations({"LOAD_GLOBAL": 1, "LOAD_NAME": 0, "STORE_GLOBAL": 0, "DELETE_GLOBAL": 0})
-
-_ATTRIBUTES = _operations(
-    {"LOAD_ATTR": int(sys.version_info >= (3, 12)), "LOAD_METHOD": 0, "STORE_ATTR": 0}
-)
-
-_SILENT = frozenset((dis.EXTENDED_ARG, dis.opmap["CACHE"]))
-"""Operations that only belong to the one after or before them."""
-
-# Id of a code object -> the object, which keeps its id, and the names in it.
-_NAMES: dict[int, tuple[types.CodeType, tuple[tuple[str, ...], ...]]] = {}
 
 
 class OuterVariable(NamedTuple):
@@ -126,6 +107,9 @@ class OuterSearch:
         self._seen: set[int] = set()
         self._variables_seen: set[tuple[int, str]] = set()
         self._n_left = MAX_OBJECTS
+        # Functions that import modules by themselves. They are searched last, so that the order of
+        # the other variables, and the seeds of their generators, stay as they were.
+        self._importing: deque[types.FunctionType] = deque()
         # Keeps the ids in `_seen` from being given to other objects.
         self._held: list[Value] = []
         self.variables = list(self._search())
@@ -136,7 +120,12 @@ class OuterSearch:
         waiting = self._waiting
         seen = self._seen
         hold = self._held.append
-        while waiting and self._n_left:
+        while (waiting or self._importing) and self._n_left:
+            if not waiting:
+                for variable in self._of_imports(self._importing.popleft()):
+                    yield variable
+                    waiting.append(variable.value)
+                continue
             value = waiting.popleft()
             kind = type(value)
             if kind in PLAIN_TYPES or id(value) in seen:
@@ -195,8 +184,10 @@ class OuterSearch:
                     yield from self._variable(base, name, item)
 
     def _of_function(self, function: types.FunctionType) -> Iterator[OuterVariable]:
-        for names in _names_in(function.__code__):
+        for names in names_in(function.__code__):
             yield from self._at(function, names)
+        if imports_in(function.__code__).modules:
+            self._importing.append(function)
         free = function.__code__.co_freevars
         for name, cell in zip(free, function.__closure__ or (), strict=True):
             try:
@@ -222,6 +213,26 @@ class OuterSearch:
             if not isinstance(owner, types.ModuleType):
                 break
             space, name, owner = owner, following, vars(owner).get(following, _MISSING)
+        yield from self._in_space(function, space, name, owner)
+
+    def _of_imports(self, function: types.FunctionType) -> Iterator[OuterVariable]:
+        """Yield the variables of modules that a function imports: those that it has a name of."""
+        imports = imports_in(function.__code__)
+        modules = deque(imported_modules(imports.modules, module_of(function)))
+        seen: set[int] = set()
+        while modules:
+            module = modules.popleft()
+            seen.add(id(module))
+            for name in imports.names:
+                value = vars(module).get(name, _MISSING)
+                if isinstance(value, types.ModuleType) and id(value) not in seen:
+                    modules.append(value)
+                yield from self._in_space(function, module, name, value)
+
+    def _in_space(
+        self, function: types.FunctionType, space: Value, name: str, owner: Value
+    ) -> Iterator[OuterVariable]:
+        """Yield the variable of a name in a module, unless it is a function, class or module."""
         if owner is _MISSING or isinstance(owner, types.ModuleType):
             return
         if isinstance(space, types.ModuleType) and _is_library(space.__name__):
@@ -267,6 +278,7 @@ class OuterSearch:
 
 _MISSING = object()
 
+
 _WITHOUT_CODE = IMMUTABLE_TYPES | {np.random.Generator}
 
 # Id of a class -> the class, and whether it and all its bases come from libraries.
@@ -309,37 +321,3 @@ def _attribute_putter(owner: Value, name: str) -> Callable[[Value], None]:
 
 def _item_putter(items: dict[str, Value], name: str) -> Callable[[Value], None]:
     return lambda value: items.__setitem__(name, value)
-
-
-def _names_in(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
-    """Return the chains of names that begin with a global one, in code and the functions in it."""
-    known = _NAMES.get(id(code))
-    if known is None:
-        chains = dict.fromkeys(_chains(code))
-        known = _NAMES[id(code)] = code, tuple(chains)
-    return known[1]
-
-
-def _chains(code: types.CodeType) -> Iterator[tuple[str, ...]]:
-    # Not by `dis`, which takes a second for the code of large packages.
-    names = code.co_names
-    chain: tuple[str, ...] = ()
-    data = code.co_code
-    extension = 0
-    for operation, low in zip(data[::2], data[1::2], strict=True):
-        argument = extension | low
-        extension = argument << 8 if operation == dis.EXTENDED_ARG else 0
-        if operation in _STARTS:
-            if chain:
-                yield chain
-            chain = (names[argument >> _STARTS[operation]],)
-        elif operation in _ATTRIBUTES and chain:
-            chain = (*chain, names[argument >> _ATTRIBUTES[operation]])
-        elif chain and operation not in _SILENT:
-            yield chain
-            chain = ()
-    if chain:
-        yield chain
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _chains(constant)
