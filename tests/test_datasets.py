@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, record
+from fuzz_parts import put_together, take_apart
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from plain_transitions import assert_same, plain_transitions
 from tiers import deep
@@ -776,6 +777,35 @@ def test_lone_surrogates_are_escapes_in_arrow(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         rows = corpus.to_arrow().read_all()
     assert rows["obs"].to_pylist() == ["\\ud800-1", "\\ud8000"]
+
+
+@pytest.mark.parametrize("kind", ["array", "scalar"])
+def test_a_column_of_no_type_is_a_damaged_log(kind: str, tmp_path: Path) -> None:
+    observations = {"array": lambda k: np.full(2, k), "scalar": lambda k: k}
+    result = observations[kind]
+    path = in_chunks(tmp_path, Scripted(lambda k: (result(k), 1.0, k == 3, False, {})), [4])
+    log = take_apart(path.read_bytes())
+    columns = [part.record[2] for part in log.chunks() if part.record[2]]
+    (column,) = (column for column in columns[0] if column[:2] == ["obs", kind])
+    column[{"array": 3, "scalar": 5}[kind]] = "no type"
+    path.write_bytes(put_together(log))
+    with trajrec.open(tmp_path) as corpus, pytest.raises(LogError, match="column 'obs'"):
+        list(corpus.transitions())
+
+
+def test_a_large_unsigned_integer_never_becomes_negative(tmp_path: Path) -> None:
+    path = in_chunks(
+        tmp_path, Scripted(lambda k: (np.uint64(2**63 + k + 1), 1.0, k == 3, False, {})), [4]
+    )
+    log = take_apart(path.read_bytes())
+    (column,) = (c for part in log.chunks() for c in part.record[2] if c[0] == "obs")
+    assert column[3:6] == ["<u8", [], "<u8"]
+    column[5] = "int"
+    path.write_bytes(put_together(log))
+    with trajrec.open(tmp_path) as corpus:
+        assert next(corpus.episodes()).observation_values[0] == 2**63
+        with pytest.raises(CorpusError, match="hold exactly"):
+            list(corpus.transitions())
 
 
 def test_named_integers_that_no_float_holds_are_refused(tmp_path: Path) -> None:

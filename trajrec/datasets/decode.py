@@ -335,6 +335,9 @@ def column_array(
         # Larger integers lie between the numbers that a float can hold.
         limit = 1 << (np.finfo(leaf.dtype).nmant + 1)
         is_exact = -limit <= int(array.min()) and int(array.max()) <= limit
+    elif leaf.dtype.kind == "i" and array.dtype.kind == "u" and array.size:
+        # A log may have large integers of Python as unsigned ones.
+        is_exact = int(array.max()) <= np.iinfo(leaf.dtype).max
     if not is_exact:
         raise CorpusError(
             f"{path}: {leaf.name!r} holds integers that {leaf.dtype} cannot hold exactly; "

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, LogCorruptError
 from trajrec.log import pixels
 from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import PYTHON_DTYPES, Layout
@@ -73,6 +73,7 @@ class LeafTable:
 
         Raises:
             CorpusError: A value is no number, text or array of one shape in all chunks.
+            LogCorruptError: A column states a type that does not exist.
         """
         for name in FIELDS:
             layout = chunk.layout(name)
@@ -123,7 +124,11 @@ class LeafTable:
     def _leaf_of(self, chunk: LogChunk, name: str, index: int) -> Leaf:
         column = chunk.record.columns[index]
         if column.kind in ("array", "scalar"):
-            return _numeric_leaf(name, column)
+            try:
+                return _numeric_leaf(name, column)
+            except (TypeError, ValueError) as exc:
+                reason = f"column {name!r}: {exc}"
+                raise LogCorruptError(reason, path=chunk.path, offset=chunk.offset) from exc
         if column.kind == "const":
             return _value_leaf(name, _constant(chunk.column_bytes(column)), chunk)
         leaves = {_value_leaf(name, value, chunk) for value in chunk.rows(index).values()}
