@@ -647,6 +647,7 @@ def test_an_exception_of_a_probed_environment_has_file_and_line(
     err = capsys.readouterr().err
     assert "falling:Falling raised while it was probed: RuntimeError: no floor" in err
     assert "falling.py, line 4" in err
+    assert "probe fewer steps (--steps)" in err
 
 
 FACTORIES = (

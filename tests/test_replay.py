@@ -439,6 +439,34 @@ def test_wrappers_and_arguments_are_made_again(tmp_path: Path) -> None:
     assert replay_shuffled(tmp_path) == ["exact"] * 6
 
 
+class Halves(gym.RewardWrapper[Any, Any]):
+    """Divides rewards, and does not say by what."""
+
+    def __init__(self, env: Any, divisor: float = 2.0) -> None:
+        super().__init__(env)
+        self.divisor = divisor
+
+    def reward(self, reward: Any) -> float:
+        return float(reward) / self.divisor
+
+
+class Divides(Halves, gym.utils.RecordConstructorArgs):
+    """Divides rewards, and keeps its arguments."""
+
+    def __init__(self, env: Any, divisor: float = 2.0) -> None:
+        gym.utils.RecordConstructorArgs.__init__(self, divisor=divisor)
+        super().__init__(env, divisor)
+
+
+def test_warning_of_a_wrapper_names_the_class_that_tells_its_arguments(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=r"gymnasium\.utils\.RecordConstructorArgs"):
+        trajrec.record(Halves(gym.make("CartPole-v1"), 3.0), tmp_path / "untold").close()
+    record(Divides(gym.make("CartPole-v1"), 3.0), tmp_path / "told", 2)
+    with trajrec.open(tmp_path / "told") as corpus:
+        reports = list(replay_episodes(corpus.episodes(), allow=[__name__]))
+    assert [report.grade for report in reports] == ["exact", "exact"]
+
+
 def test_measured_seconds_are_ignored_and_noted(tmp_path: Path) -> None:
     record(gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1")), tmp_path, 8)
     with trajrec.open(tmp_path) as corpus:

@@ -89,6 +89,7 @@ def test_a_single_fork_tells_whether_its_steps_drew(tmp_path: Path) -> None:
     for kind, note in ((OwnGenerator, NONE_DREW), (InIterator, "")):
         episode = record(kind(), tmp_path / kind.__name__)
         with fork(episode, at=3, env=kind, noise="fresh") as env:
+            assert env.notes == ()  # no step was taken, so none could draw
             env.step(0)
             env.step(1)
             assert [note in one for one in env.notes] == ([True] if note else [])

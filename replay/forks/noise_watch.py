@@ -100,7 +100,9 @@ class NoiseWatch:
     @property
     def unset(self) -> str | None:
         """From what the environment draws that no seed sets, as far as the run shows so far."""
-        return None if self.seen is None else self.seen.unset
+        unset = None if self.seen is None else self.seen.unset
+        # That nothing was drawn says nothing before a step.
+        return unset if unset or self._n_steps else None
 
     def end_run(self) -> NoiseSeen | None:
         """End a run, and return what it has shown."""

@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
         place = traceback.extract_tb(exc.__traceback__)[-1]
         raise ValueError(
             f"{arguments.env} raised while it was probed: {type(exc).__name__}: {exc} "
-            f"({place.filename}, line {place.lineno})"
+            f"({place.filename}, line {place.lineno}); if it only raises now and then, probe fewer "
+            "steps (--steps), or a function that makes it without that"
         ) from exc
     if arguments.json:
         print_json(report.as_dict())

@@ -22,6 +22,9 @@ from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 
 SPACE_CHARACTERS = 2000
+
+# Gymnasium's own wrappers keep their arguments by this class, and so can others.
+TOLD_BY = ": its class tells them if it derives from gymnasium.utils.RecordConstructorArgs too"
 """Spaces are stored for people to read. The bounds of a large Box would fill pages."""
 
 # The environments that were warned of: a training run makes hundreds of one kind.
@@ -178,7 +181,7 @@ def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:
         # If one of them is without arguments, nothing says which.
         arguments = own_specs.pop(0).kwargs if len(own_specs) == n_layers[name] else None
         n_layers[name] -= 1
-        _add_wrapper(layer, arguments, wrappers, problems)
+        _add_wrapper(layer, arguments, wrappers, problems, TOLD_BY)
     return wrappers, problems
 
 
@@ -187,11 +190,13 @@ def _add_wrapper(
     arguments: Mapping[str, Value] | None,
     wrappers: list[StoredWrapper],
     problems: list[str],
+    remedy: str = "",
 ) -> None:
     data = None if arguments is None else codec.encode(arguments, opaque=True)
     wrappers.append((codec.type_name(layer), data))
     if data is None or _has_opaque(codec.decode(data)):
-        problems.append(f"the arguments of wrapper {type(layer).__name__} are not known")
+        hint = remedy if arguments is None else ""
+        problems.append(f"the arguments of wrapper {type(layer).__name__} are not known{hint}")
 
 
 def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
