@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import shutil
@@ -448,6 +449,29 @@ def test_an_episode_becomes_a_test(
     agent = tmp_path / "my_agent.py"
     agent.write_text(agent.read_text().replace("'question'", "'another question'"))
     assert subprocess.run(pytest_words, **run, stdout=subprocess.DEVNULL).returncode == 1
+
+
+def test_rules_of_a_file_hold_in_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tmp_path / "rules.json"
+    rules.write_text(json.dumps({"card": r"\b\d{4} \d{4} \d{4} \d{4}\b"}))
+    monkeypatch.setenv("TRAJREC_REDACTION_RULES", str(rules))
+    program = CLIENT.replace("question", "My card is 4111 1111 1111 1111, question")
+    command = [sys.executable, "-c", program, "1"]
+    runs = tmp_path / "runs"
+    with ModelServer([Turn("done")]) as server:
+        ended = trajrec_command("capture", runs, "--", *command, url=server.url)
+        sent = server.attempts[0].body
+    assert b"4111 1111" in sent
+    assert ended.returncode == 0, ended.stderr
+    ((text,),) = trajrec.open(runs).sql("SELECT text FROM messages WHERE role = 'user'").fetchall()
+    assert "My card is [redacted card " in text
+    ended = trajrec_command("rerun", runs, only(runs).id, "--", *command)
+    assert (ended.returncode, "no difference" in ended.stderr) == (0, True), ended.stderr
+    rules.write_text("[]")
+    ended = trajrec_command("capture", runs, "--", *command)
+    assert (ended.returncode, "must be a JSON object" in ended.stderr) == (2, True), ended.stderr
 
 
 @pytest.mark.parametrize(("now", "status"), [(1, 0), (3, 3), (0, 0)])

@@ -17,6 +17,7 @@ from trajrec.redaction.nested import (
     edit_json,
     may_be_json,
 )
+from trajrec.redaction.own_rules import rules_of_environment
 from trajrec.redaction.plausibility import is_common_word
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Findings, Scanner, Span
@@ -52,12 +53,14 @@ class Redactor:
             of this process.
         also: Further secrets.
         rules: Further kinds of secrets: name of the kind -> regular expression. The secret is its
-            group "secret", or all of it without one.
+            group "secret", or all of it without one. The environment variable
+            TRAJREC_REDACTION_RULES names a JSON file of such rules for all redactors.
         names: Further names that name secrets: of keys, fields, options and variables.
 
     Raises:
         TypeError: `also` or `names` is one text, or has something that is none.
-        ValueError: A further secret or name is empty, or a rule is no regular expression of bytes.
+        ValueError: A further secret or name is empty, a rule is no regular expression of bytes, or
+            the file of rules cannot be read.
 
     Attributes:
         is_on: Whether it redacts anything.
@@ -82,9 +85,10 @@ class Redactor:
         self._names = tuple(_folded(name) for name in names)
         if "" in self._names:
             raise ValueError(f"names must have letters, or every name ends with one, got {names!r}")
+        own_rules = {**rules_of_environment(variables), **(rules or {})}
         self._strength_of = self._own_strength if self._names else strength_of
         self._scanner = Scanner(
-            rules=[_own_rule(kind, pattern) for kind, pattern in (rules or {}).items()],
+            rules=[_own_rule(kind, pattern) for kind, pattern in own_rules.items()],
             secrets={*_secrets_of(frozenset(variables.items())), *also},
             names=[name.lower() for name in names],
             strength_of=self._strength_of,
