@@ -474,6 +474,25 @@ def test_rules_of_a_file_hold_in_the_command_line(
     assert (ended.returncode, "must be a JSON object" in ended.stderr) == (2, True), ended.stderr
 
 
+@pytest.mark.parametrize("on_miss", ["stop", "report"])
+def test_program_that_records_itself_is_not_recorded_by_its_rerun(
+    tmp_path: Path, on_miss: str
+) -> None:
+    runs = tmp_path / "runs"
+    program = f"import trajrec\nwith trajrec.episode({str(runs)!r}):\n    exec({CLIENT!r})"
+    command = [sys.executable, "-c", program, "1"]
+    with ModelServer([Turn("done")]) as server:
+        environment = {**os.environ, "OPENAI_BASE_URL": f"{server.url}/v1"}
+        subprocess.run(command, env=environment, check=True)
+    recorded = only(runs)
+    for words, status in ((command, 0), ([*command[:-1], "2"], 1)):
+        ended = trajrec_command("rerun", runs, recorded.id, "--on-miss", on_miss, "--", *words)
+        assert ended.returncode == status, ended.stderr
+    with trajrec.open(runs) as corpus:
+        assert corpus.sql("SELECT count(*) FROM all_episodes").fetchall() == [(1,)]
+    assert len(list(runs.glob("*.trj*"))) == 1
+
+
 @pytest.mark.parametrize(("now", "status"), [(1, 0), (3, 3), (0, 0)])
 def test_rerun_of_a_command_that_failed_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int, status: int

@@ -20,11 +20,10 @@ from trajrec.agents.outcomes import AgentEnding, record_check, record_end, recor
 from trajrec.agents.recorders import Recorders
 from trajrec.agents.retries import AttemptLoop, Exceptions, RetryPlan
 from trajrec.agents.routing import connect_taps
-from trajrec.agents.stand_ins import stand_in_for
+from trajrec.agents.stand_ins import folder_of_episodes, stand_in_for
 from trajrec.agents.tool_calls import IsError, OpenToolCall, find_error
 from trajrec.agents.tool_wrappers import ToolDecorator, ToolFunction, ToolStream
 from trajrec.agents.toolbox import Toolbox
-from trajrec.log.remote import local_folder
 from trajrec.log.schema import episode_id
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Access, Tool, Verdict, Verifier, World
@@ -126,7 +125,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
             deterministic=deterministic,
             is_error=is_error,
         )
-        self._log_options = (local_folder(folder), on_full, durability)
+        self._log_options = (folder_of_episodes(folder), on_full, durability)
         self._redactor = as_redactor(redact)
         self._toolbox = Toolbox(tools or ())
         self._holds_tools = tools is not False

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from trajrec.agents.context import EpisodeSession, calling_episode
+from trajrec.log.remote import local_folder
 from trajrec.types import Value
 from trajrec.wire.exchange import HttpRequest
 
@@ -42,7 +43,22 @@ class StandInMaker(Protocol):
 VARIABLE = "TRAJREC_STAND_IN"
 """Names, as module:function, the function that prepares a process whose parent runs an experiment."""
 
+RERUN_FOLDER = "TRAJREC_RERUN_FOLDER"
+"""Names the folder for the episodes of a command that `trajrec rerun` runs. It is thrown away: the
+command does again what the log has, and no corpus may count that twice."""
+
 _makers: list[StandInMaker] = []
+
+
+def folder_of_episodes(folder: str | Path) -> Path:
+    """Return the folder to record episodes into, which is not the given one in a rerun.
+
+    Raises:
+        ValueError: It is an address.
+    """
+    own = local_folder(folder)
+    thrown_away = os.environ.get(RERUN_FOLDER, "")
+    return Path(thrown_away) if thrown_away else own
 
 
 def stand_in_for(

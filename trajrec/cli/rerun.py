@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
 
 
 def _run_command(arguments: argparse.Namespace, episode: Episode) -> int:
+    from trajrec.agents.stand_ins import RERUN_FOLDER
     from trajrec.proxies.answering import RerunAnswers
     from trajrec.proxies.command import Command
     from trajrec.proxies.server import ProxyServer
@@ -119,7 +121,11 @@ def _run_command(arguments: argparse.Namespace, episode: Episode) -> int:
             os.environ, server.address, routes, mode="live" if on_miss == "live" else "rerun"
         )
         has_servers = mcp is not None
-        with wrapped_command(arguments, environment, server, has_servers=has_servers) as words:
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as thrown_away,
+            wrapped_command(arguments, environment, server, has_servers=has_servers) as words,
+        ):
+            environment[RERUN_FOLDER] = thrown_away
             command = Command(words, environment)
             if arguments.on_miss == "stop":
                 stops.append(command.stop)
