@@ -127,6 +127,26 @@ class ImportsRandom(Game):
         return roll() < 0.5
 
 
+class HoldsRandom(Game):
+    """Holds the module in the place of a generator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice: Any = random
+
+    def begin(self, seed: int | None) -> None:
+        self.dice.seed(seed)
+
+    def pay(self, action: int) -> float:
+        return self.dice.random() < 0.5
+
+
+class HoldsNumpy(HoldsRandom):
+    def __init__(self, dice: Any = np.random) -> None:
+        super().__init__()
+        self.dice = dice
+
+
 GENERATORS = [
     GlobalGenerator,
     ClassGenerator,
@@ -135,6 +155,8 @@ GENERATORS = [
     SeedsRandom,
     SeedsNumpy,
     ImportsRandom,
+    HoldsRandom,
+    HoldsNumpy,
 ]
 
 

@@ -23,6 +23,8 @@ from outer_envs import (
     GlobalCount,
     GlobalGenerator,
     GlobalShop,
+    HoldsNumpy,
+    HoldsRandom,
     ImportedCount,
     ImportsRandom,
     SeedsNumpy,
@@ -70,7 +72,9 @@ def test_variables_are_named_by_module_class_and_function() -> None:
     assert OuterSearch([ImportsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
     assert not OuterSearch([GlobalCount()]).process_generators
     assert OuterSearch([SeedsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
-    assert OuterSearch([SeedsNumpy()]).process_generators == [np.random.mtrand._rand]
+    for kind in (SeedsNumpy, HoldsNumpy):
+        assert OuterSearch([kind()]).process_generators == [np.random.mtrand._rand]
+    assert OuterSearch([HoldsRandom()]).process_generators == [random._inst]  # type: ignore[attr-defined]
 
 
 def by_dis(code: types.CodeType) -> list[tuple[str, ...]]:

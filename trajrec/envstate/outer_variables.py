@@ -162,6 +162,11 @@ class OuterSearch:
             self._waiting += (value.fget, value.fset)
         elif isinstance(value, type):
             yield from self._of_class(value)
+        elif isinstance(value, types.ModuleType):
+            # An object may hold `random` itself where others hold a generator.
+            self._seen |= {
+                id(g) for g, name in process_generators().items() if name == value.__name__
+            }
 
     def _note_torch(self, module: str) -> None:
         """Count the generator of PyTorch as used if a function of PyTorch is: it draws unseen."""
