@@ -10,12 +10,16 @@ from typing import Any
 
 import duckdb
 import pytest
+from conftest import Scripted
+from test_datasets import damaged, endless, in_chunks
 from test_messages import assistant, chat, send, user
 
 import trajrec
+from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.main import main
 from trajrec.corpus.export_files import export_messages, export_transitions
 from trajrec.errors import CorpusError
+from trajrec.log.reader import LogReader
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".arrow"])
@@ -43,6 +47,22 @@ def test_exported_transitions_are_read_by_others(
     assert lineage["digest"] == cartpole.transitions(where).digest
     assert lineage["digest"] != cartpole.transitions().digest
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [file.name]
+
+
+def test_steps_without_a_transition_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = in_chunks(tmp_path / "runs", Scripted(endless), [4, 4, 4])
+    chunks = [chunk.index for chunk in LogReader(path).chunks() if chunk.n_steps]
+    damaged(path, chunks[1])
+    target = tmp_path / "steps.parquet"
+    status = main(["export", str(tmp_path / "runs"), "transitions", "-o", str(target)])
+    assert status == ExitStatus.LOG
+    remark = "steps left out: 1 of which the log has lost the observation before, and 0 that follow"
+    assert remark in capsys.readouterr().err
+    lineage = json.loads(parquet.read_schema(target).metadata[b"trajrec"])
+    assert (lineage["n_dropped"], lineage["n_after_failure"]) == (1, 0)
 
 
 def test_exported_messages_are_lines_with_their_lineage(

@@ -154,8 +154,12 @@ def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) ->
     if arguments.kind in FILES:
         from trajrec.corpus.export_files import export_messages, export_transitions
 
-        write = export_messages if arguments.kind == "messages" else export_transitions
-        return write(corpus, arguments.output, arguments.where, overwrite=arguments.overwrite)
+        output = arguments.output
+        where = arguments.where
+        overwrite = arguments.overwrite
+        if arguments.kind == "messages":
+            return export_messages(corpus, output, where, overwrite=overwrite)
+        return export_transitions(corpus, output, where, overwrite=overwrite, tell=remarks.append)
     from trajrec.replay.credit import export
 
     return export(

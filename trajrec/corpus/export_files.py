@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from trajrec.corpus.corpus import Corpus
@@ -22,17 +23,25 @@ _ROWS = 1 << 16
 
 
 def export_transitions(
-    corpus: Corpus, file: str | Path, where: str = "true", *, overwrite: bool = False
+    corpus: Corpus,
+    file: str | Path,
+    where: str = "true",
+    *,
+    overwrite: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> int:
     """Write the transitions of environments as Parquet (zstd) or as an Arrow file.
 
-    The columns are those of `corpus.to_arrow`.
+    The columns are those of `corpus.to_arrow`. The lineage counts the steps without a transition:
+    `n_dropped`, of which the log has lost the observation before, and `n_after_failure`, which
+    follow one that raised.
 
     Args:
         corpus: The corpus.
         file: The file; ends in .parquet or .arrow. It appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
         overwrite: Whether any file is replaced, and not only what the same call wrote.
+        tell: Is called with a sentence about the steps that are left out, if there are any.
 
     Returns:
         The number of rows.
@@ -60,7 +69,10 @@ def export_transitions(
     ):
         transitions = corpus.transitions(where, batch_size=_ROWS, shuffle=False)
         reader = to_reader(transitions)
-        origin = lineage(where, transitions.digest, len(transitions.episode_ids))
+        origin = lineage(where, transitions.digest, len(transitions.episode_ids)) | {
+            "n_dropped": transitions.dropped,
+            "n_after_failure": transitions.n_after_failure,
+        }
         schema = reader.schema.with_metadata({LINEAGE_KEY: json.dumps(origin)})
         if path.suffix == ".parquet":
             writer = stack.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
@@ -73,6 +85,13 @@ def export_transitions(
             n_rows += batch.num_rows
         if not n_rows:
             raise CorpusError(f"{corpus.path}: no step of an environment is selected by {where!r}")
+    n_lost = transitions.dropped
+    n_after = transitions.n_after_failure
+    if tell is not None and (n_lost or n_after):
+        tell(
+            f"steps left out: {n_lost} of which the log has lost the observation before, and "
+            f"{n_after} that follow one that raised"
+        )
     return n_rows
 
 
