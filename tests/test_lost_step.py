@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiers import half_deep
 
-from trajrec.replay.whatif.lost_step import LostStep, Wanted, find_lost_step
+from trajrec.replay.whatif.lost_step import LostStep, Share, Wanted, find_lost_step
 from trajrec.replay.whatif.result import RunResult, WhatIfResult
 
 STEPS = [1, 2, 4, 5, 7, 9, 10, 13]
@@ -84,8 +85,27 @@ def test_point_of_no_return_lies_behind_a_step_that_could_be_mended() -> None:
 def test_last_step_loses_if_the_agent_wins_from_it() -> None:
     found = Chances([1.0] * 8, n=4, seed=1).find("decisive")
     assert (found.step, found.is_last, found.after) == (13, True, None)
-    assert "lost: the episode ends with it" in str(found)
+    assert "the episode ends with it" in str(found)
     json.dumps(found.to_json())
+
+
+def test_last_step_decides_only_if_fresh_runs_win_often_enough() -> None:
+    class Unlucky(Chances):
+        """Wins from the last step once in six fresh runs, and half of the time before."""
+
+        def __call__(self, step: int) -> WhatIfResult:
+            self.chances[13] = 1.0 if self.asked.count(13) == 0 else 0.0
+            result = super().__call__(step)
+            if self.asked.count(13) != 2:
+                return result
+            return replace(result, runs=[replace(result.runs[0], won=True), *result.runs[1:]])
+
+    run = Unlucky([1.0] * 8, n=6, seed=1)
+    found = run.find("decisive")
+    assert (found.step, found.before) == (None, Share(1, 5, 0))
+    assert "step 13 is the most likely, and fresh runs do not confirm it" in found.reason
+    # It could still be won from there, though.
+    assert Unlucky([1.0] * 8, n=6, seed=1).find("no-return").step == 13
 
 
 def test_search_ends_without_a_step_if_nothing_wins_or_a_control_differs() -> None:

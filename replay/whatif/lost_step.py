@@ -91,8 +91,10 @@ class LostStep:
             lines.append(f"  from step {step:<4} {_share_text(share)}")
         if self.before is not None:
             lines.append(f"  in fresh runs   {_share_text(self.before)} before the step")
-            after = "lost: the episode ends with it" if self.after is None else ""
-            lines.append(f"                  {after or _share_text(self.after)} after it")
+            if self.after is None:
+                lines.append("                  the episode ends with it, so it is lost after it")
+            else:
+                lines.append(f"                  {_share_text(self.after)} after it")
         if not math.isnan(self.difference.value):
             gain = self.difference
             lines.append(
@@ -134,7 +136,8 @@ def find_lost_step(run_from: RunFrom, steps: Sequence[int], wanted: Wanted) -> L
             low = middle
         else:
             high = middle
-    return search.confirm(steps[low], steps[high] if high < len(steps) else None, wanted)
+    after_step = steps[high] if high < len(steps) else None
+    return search.confirm(steps[low], after_step, wanted, threshold)
 
 
 class _Search:
@@ -180,8 +183,17 @@ class _Search:
             experiments=self.experiments,
         )
 
-    def confirm(self, step: int, after_step: int | None, wanted: Wanted) -> LostStep:
-        """Run from before and behind a step again, and return it if the share really fell."""
+    def confirm(
+        self, step: int, after_step: int | None, wanted: Wanted, threshold: float
+    ) -> LostStep:
+        """Run from before and behind a step again, and return it if the share really fell.
+
+        Args:
+            step: The step.
+            after_step: The next one; None if the episode ends with the step.
+            wanted: The step to find.
+            threshold: The share of wins that the runs from before the step must exceed.
+        """
         before = self._fresh_share(step)
         after = None
         if before is not None and after_step is not None:
@@ -189,7 +201,8 @@ class _Search:
         if self.why_ended or before is None:
             return self.no_step(wanted, self.why_ended)
         gain = _difference(before, after)
-        is_sure = before.n_won > 0 if after_step is None else gain.ci_high < 0
+        # What follows the last step is known: the episode is lost.
+        is_sure = _rate(before) > threshold if after_step is None else gain.ci_high < 0
         found = replace(
             self.no_step(wanted, ""), before=before, after=after, is_last=after_step is None
         )
