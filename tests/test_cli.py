@@ -867,16 +867,19 @@ def test_progress_bar_leaves_nothing_on_the_terminal(monkeypatch: pytest.MonkeyP
     assert screen.getvalue() == drawn
 
 
+@pytest.mark.parametrize(
+    ("message", "told"), [("the model is away", "the model is away"), ("", "ConnectionError")]
+)
 def test_show_tells_why_a_model_call_failed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], message: str, told: str
 ) -> None:
     def refuse(**_: Any) -> Any:
-        raise ConnectionError("the model is away")
+        raise ConnectionError(message)
 
     with trajrec.episode(tmp_path, wire=False) as ep, contextlib.suppress(ConnectionError):
         ep.model(refuse, messages=[{"role": "user", "content": "Go."}])
     close_logs()
     assert main(["show", str(tmp_path), ep.id]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if " model " in line]
-    assert line.split("  ")[-1] == "the model is away"
+    assert line.split("  ")[-1].removeprefix("builtins.") == told
     assert "1 message " in line

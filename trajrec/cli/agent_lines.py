@@ -86,8 +86,13 @@ def _said(item: ModelCall) -> str | None:
 
     Of a call that failed, return the error.
     """
-    if item.outcome == "error" and item.end is not None and item.end.message:
-        return item.end.message
+    if (
+        item.outcome == "error"
+        and item.end is not None
+        and (item.end.message or item.end.error_type)
+    ):
+        # A client that tries again may not read the body of a failure.
+        return item.end.message or item.end.error_type
     if not item.has_answer:
         return None
     answer = content_of(item).answer
