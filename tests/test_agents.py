@@ -689,3 +689,12 @@ def test_odd_objects_of_a_program_raise_nothing_into_it(tmp_path: Path) -> None:
         query = "SELECT tool, outcome, message FROM attempts ORDER BY step, call"
         found = [("fail", "error", "<exception str() failed>"), ("odd", "ok", None)]
         assert corpus.sql(query).fetchall() == found
+
+
+@pytest.mark.parametrize("metadata", [None, {"run": "a", "trial": 3}])
+def test_transcript_has_the_task_and_its_metadata(tmp_path: Path, metadata: Any) -> None:
+    with trajrec.episode(tmp_path, task="refund-17", metadata=metadata):
+        pass
+    trajrec.close_logs()
+    transcript = only(tmp_path).transcript
+    assert (transcript.task, transcript.metadata) == ("refund-17", metadata)

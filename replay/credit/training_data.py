@@ -206,7 +206,8 @@ def fork_pairs(
         if n_without:
             remark(
                 f"{n_without} of {n} forks make no pair: they and their episodes need an outcome, "
-                "fork_many(checks=...)"
+                "fork_many(checks=...); agents get one by trajrec.episode(checks=...), and none by "
+                "trajrec capture"
             )
     # A comparison with NULL is not true, so both outcomes exist.
     query = (

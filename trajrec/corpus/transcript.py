@@ -94,6 +94,11 @@ class Transcript:
         return "" if self.task_start is None else self.task_start.task
 
     @property
+    def metadata(self) -> Value:
+        """The metadata that the recorder was given; None if it was given none."""
+        return self.value(None if self.task_start is None else self.task_start.metadata_data)
+
+    @property
     def world(self) -> str:
         """The world's class, as "module:Class"; "" if there was no world."""
         return "" if self.task_start is None else self.task_start.world
