@@ -16,6 +16,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import pytest
 from starlette.testclient import TestClient
 from tiers import half_deep
@@ -25,6 +26,7 @@ from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
 from trajrec.view.app import make_app
 from trajrec.view.report import make_report
+from trajrec.view.rows import environment_rows
 from trajrec.view.served_corpus import ServedCorpus
 from trajrec.view.svg import bars, marks, step_line
 from trajrec.view.tree import Changer, Node, make_tree
@@ -569,3 +571,17 @@ def test_a_place_that_the_program_changed_last_names_the_program(tmp_path: Path)
     told = {node.key: node.changed and node.changed.who for node in tree.children}
     program = "the agent's own program"
     assert told == {"n": "a", "m": program, "k": program}
+
+
+def test_rewards_in_the_list_have_six_digits(tmp_path: Path) -> None:
+    env = trajrec.record(gym.wrappers.TransformReward(gym.make("CartPole-v1"), pay), tmp_path)
+    env.reset(seed=1)
+    env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (row,) = environment_rows(next(corpus.episodes()), 0, 1)
+    assert row.result == "0.03"
+
+
+def pay(reward: Any) -> float:
+    return 0.05 - 0.02 + 1e-17

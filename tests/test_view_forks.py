@@ -22,7 +22,7 @@ N_MANY = MAX_AT_STEP + 1
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]:
-    """A root with many forks at step 1, one of which has a fork of its own, and one at step 2."""
+    """A root with many forks at step 1, one of which has a fork of its own, and one at steps 0 and 2."""
     folder = tmp_path_factory.mktemp("forks")
     with trajrec.record(gym.make("CartPole-v1"), folder) as env:
         env.reset(seed=3)
@@ -30,6 +30,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[trajrec.Corpus]
             env.step(action)
     with trajrec.open(folder) as opened:
         (root,) = opened.episodes()
+        branch_off(root, 0, folder, 1)
         # A fork that goes on after its parent's end.
         branch_off(root, 1, folder, 5)
         for _ in range(N_MANY):
@@ -63,13 +64,15 @@ def test_each_branch_stands_below_its_parent(corpus: trajrec.Corpus) -> None:
     rows = [item for item in tree.items if isinstance(item, Branch)]
     assert [(row.depth, row.first, row.end) for row in rows] == [
         (0, 0, 4),
+        (1, 0, 1),
         (1, 1, 6),
         (2, 3, 4),
         (1, 2, 3),
     ]
-    assert rows[2].parent_id == rows[1].id
+    assert rows[3].parent_id == rows[2].id
+    assert [isinstance(item, Bundle) for item in tree.items] == [False, False, True, *[False] * 3]
     assert tree.end == 6
-    assert tree.n_branches == tree.n_shown == N_MANY + 3
+    assert tree.n_branches == tree.n_shown == N_MANY + 4
 
 
 @pytest.mark.slow

@@ -26,8 +26,8 @@ SORTS = ("step", "estimator", "value", "n")
 MEANINGS = {
     "value": "how good the state before the step is, whatever the policy does next",
     "action": "how good the recorded action is, if the policy continues after it",
-    "kept": "the same, from further rollouts that confirm it",
-    "redrawn": "how good it is to let the policy act in place of the recorded action",
+    "kept": "how good the recorded action is, in the rollouts that confirm the found step",
+    "redrawn": "how good it is to let the policy act in its place, in the same rollouts",
     "advantage": "the recorded action compared with the policy's own: what it earned or lost",
     "luck": "what the environment's chance added after the action",
     "delta": "the change of the value over the step, action and chance together",
@@ -200,6 +200,8 @@ def decide(estimates: Sequence[Estimate]) -> tuple[str, int | None]:
     certain = [item for item in rows if item.is_certain]
     if not certain:
         has_interval = all(item.low is not None and item.high is not None for item in rows)
+        if has_interval and judge == "decisive":
+            return "Undecided: the interval of the likeliest step holds 0.", None
         if has_interval:
             return f"Undecided: the interval of each {judge} holds 0.", None
         return f"Undecided: no {judge} has an interval without 0; some have no interval.", None

@@ -136,18 +136,21 @@ def _below(
     """Return an episode and all branches below it, depth first."""
     items: list[Branch | Bundle] = []
     # A chain of forks may be deeper than Python's calls may nest.
-    waiting: list[tuple[Sequence[Value], int]] = [(root, 0)]
+    waiting: list[tuple[Sequence[Value] | Bundle, int]] = [(root, 0)]
     while waiting:
         row, depth = waiting.pop()
+        if isinstance(row, Bundle):
+            items.append(row)
+            continue
         items.append(_branch(row, depth, end))
         by_step: dict[int, list[Sequence[Value]]] = {}
         for child in children.get(row[0], []):
             by_step.setdefault(child[2], []).append(child)
-        later: list[tuple[Sequence[Value], int]] = []
+        later: list[tuple[Sequence[Value] | Bundle, int]] = []
         for step, forks in sorted(by_step.items()):
             leaves = [fork for fork in forks if fork[0] not in children]
             if len(leaves) > MAX_AT_STEP:
-                items.append(_bundle(step, leaves, depth + 1, end))
+                later.append((_bundle(step, leaves, depth + 1, end), depth + 1))
                 forks = [fork for fork in forks if fork[0] in children]
             later += [(fork, depth + 1) for fork in forks]
         waiting += reversed(later)

@@ -6,6 +6,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
@@ -250,12 +252,19 @@ def environment_rows(episode: Episode, first: int, last: int) -> list[StepRow]:
                 StepRow(
                     step=step,
                     name=cell(episode.actions[place], _CELL),
-                    result=cell(episode.reward_values[place], _CELL),
+                    result=_reward_text(episode.reward_values[place]),
                 )
             )
         else:
             rows.append(StepRow(step=step, name="(lost)", status="failed", words="lost"))
     return rows
+
+
+def _reward_text(reward: Value) -> str:
+    """Return a reward with six digits, as `trajrec show` does; the step itself shows all."""
+    if isinstance(reward, (float, np.floating)):
+        return f"{float(reward):.6g}"
+    return cell(reward, _CELL)
 
 
 def _raised_row(step: int, failure: Failure) -> StepRow:
