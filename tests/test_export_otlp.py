@@ -192,6 +192,19 @@ def test_unknown_times_and_outcomes_stay_unknown(tmp_path: Path) -> None:
         assert one(corpus, "SELECT started_at, ending FROM episodes") == (None, "unknown")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), "half: \ud800"])
+def test_values_that_json_lacks_make_no_call_malformed(value: Any, tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path / "runs", task="t") as ep:
+        ep.tool(lambda x: 1, name="echo")(x=value)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path / "runs") as corpus:
+        export_otlp(corpus, tmp_path / "traces.jsonl")
+    with imported(tmp_path / "traces.jsonl", tmp_path / "again") as corpus:
+        (attempt,) = next(corpus.episodes()).transcript.attempts
+        assert attempt.start.invalid == ""
+        assert attempt.arguments == {"x": str(value).replace("\ud800", "\\ud800")}
+
+
 @pytest.mark.parametrize("n_steps", [1, 2**31 - 1])
 def test_a_wrong_end_keeps_no_call_from_exports(
     n_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -29,7 +29,9 @@ from trajrec.exchange.episode_facts import (
 )
 from trajrec.exchange.otlp import ENDING, EVALUATION, ORDER
 from trajrec.exchange.otlp_values import attribute_list
+from trajrec.exchange.reading import parse_arguments
 from trajrec.types import JsonObject, Value
+from trajrec.values.json import to_json
 from trajrec.version import __version__
 from trajrec.wire.contents import Message
 from trajrec.wire.json_bodies import as_dict
@@ -253,7 +255,7 @@ class _Writer:
             "gen_ai.operation.name": "execute_tool",
             "gen_ai.tool.name": attempt.tool,
             "gen_ai.tool.call.id": start.call_id or None,
-            "gen_ai.tool.call.arguments": json_text(plain(attempt.arguments)),
+            "gen_ai.tool.call.arguments": _arguments_text(plain(attempt.arguments)),
             "gen_ai.tool.call.result": plain(attempt.result),
             "trajrec.outcome": attempt.outcome,
             "trajrec.step": start.step,
@@ -269,6 +271,16 @@ class _Writer:
             status = {"code": _ERROR, "message": end.message}
         times = (start.time_ns, 0 if end is None else end.time_ns)
         return self._span(f"execute_tool {attempt.tool}", attributes, times, status=status)
+
+
+def _arguments_text(arguments: Value) -> str:
+    """Return arguments as JSON text, with texts for numbers and characters that JSON lacks.
+
+    A reader would take NaN or half of a surrogate pair for a mistake of the model.
+    """
+    text = json_text(arguments)
+    _, mistake = parse_arguments(text)
+    return to_json(arguments) if mistake else text
 
 
 def _inputs(content: CallContent) -> list[JsonObject]:
