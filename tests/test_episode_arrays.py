@@ -208,3 +208,37 @@ def test_an_info_of_the_reset_has_keys_of_any_type(tmp_path: Path) -> None:
         assert first.reset_info == {0: -1, (1, "x"): 2}
         assert first.infos[0] == {0: 0, (1, "x"): 2}
         assert main(["diff", str(tmp_path), first.id, second.id]) == 0
+
+
+class Composed(gym.Env[Any, Any]):
+    action_space = gym.spaces.Box(-1, 1, (2,))
+    observation_space = gym.spaces.Dict(
+        a=gym.spaces.Box(0, 9, (3,)), b=gym.spaces.Tuple([gym.spaces.Box(0, 9, (2,))])
+    )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        return {"a": np.ones(3, np.float32), "b": (np.ones(2, np.float32),)}, {}
+
+    def step(self, action: Any) -> Any:
+        observation, info = self.reset()
+        return observation, np.ones(2), False, False, info
+
+
+def leaves(rows: Any) -> list[Any]:
+    return list(columns(rows, "rows").values())
+
+
+def test_a_caller_may_change_the_arrays_of_an_episode(tmp_path: Path) -> None:
+    with trajrec.record(Composed(), tmp_path, factory=Composed) as env:
+        env.reset(seed=1)
+        for _ in range(5):
+            env.step(np.ones(2, np.float32))
+    with trajrec.open(tmp_path) as corpus:
+        for _ in range(2):
+            episode = next(corpus.episodes())
+            for rows in (episode.observations, episode.action_array, episode.rewards):
+                for leaf in leaves(rows):
+                    assert (leaf == 1).all()
+                    leaf /= 2
+        assert replay_episode(episode, env=Composed).grade == "exact"

@@ -45,8 +45,7 @@ class StepArrays:
         """Actions as an array (T, *shape): the rows of `actions` in the dtype that they have.
 
         A dict or tuple of such arrays if they are composed; a list of values if they have no common
-        type, dtype and shape. Numbers of Python are int64, float64 and bool. An array may share the
-        memory of others, so copy it before you change it.
+        type, dtype and shape. Numbers of Python are int64, float64 and bool.
 
         >>> episode.action_array[:3], episode.action_array.dtype
         (array([0, 1, 1]), dtype('int64'))
@@ -64,7 +63,10 @@ class StepArrays:
 
     @property
     def next_observations(self) -> Value:
-        """Observation after each step, length T: `observations` without the reset's."""
+        """Observation after each step, length T: `observations` without the reset's.
+
+        It shares the memory of `observations`.
+        """
         return _without_first(self.observations) if self.rows.has_reset else self.observations
 
     @property

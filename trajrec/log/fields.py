@@ -66,6 +66,9 @@ def field_array(chunk: LogChunk, layout: Layout, start: int, stop: int) -> Value
 def concatenate(parts: list[Value]) -> Value:
     """Return the rows of several chunks as one array, or as one dict or tuple of arrays.
 
+    The arrays are copies, those of one chunk too: a caller may change them, and a chunk is read
+    again by others.
+
     Raises:
         ValueError: The parts are not of one form.
     """
@@ -82,7 +85,7 @@ def concatenate(parts: list[Value]) -> Value:
         return tuple(concatenate(list(items)) for items in zip(*parts, strict=True))
     if any(part.dtype != first.dtype for part in parts):
         raise ValueError("the parts are of several dtypes")
-    return np.concatenate(parts) if len(parts) > 1 else first
+    return np.concatenate(parts)
 
 
 def sparse_values(
