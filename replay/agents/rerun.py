@@ -155,8 +155,9 @@ class Rerun(StandingIn):
         if exc is None and self.live is None and self.difference is None and self.error is None:
             self._check_end()
         is_own = any(isinstance(cause, _OWN_ERRORS) for cause in causes_of(exc))
+        is_refused = isinstance(self.error, ToolNotHeldError)
         is_difference = self.error is None or isinstance(self.error, AgentDivergedError)
-        if self._on_difference == "report" and is_difference:
+        if not is_refused and self._on_difference == "report" and is_difference:
             return is_own
         # Also if the agent or its framework has caught it: it must not pass for a good run.
         if self.error is not None and (exc is None or (is_own and exc is not self.error)):
