@@ -231,6 +231,43 @@ def test_a_rerun_refuses_tools_that_would_run_for_real(tmp_path: Path, on_differ
         assert asking(rerun, body=TOLD).status == 200
 
 
+GO = '{"role": "user", "content": "go"}'
+BEGUN = f'{{"model": "m", "messages": [{GO}]}}'.encode()
+OWN_CALL = '{"id": "own", "type": "function", "function": {"name": "refund", "arguments": "{}"}}'
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        f'{{"role": "assistant", "tool_calls": [{OWN_CALL}]}}, '
+        '{"role": "tool", "tool_call_id": "own", "content": "refunded"}',
+        '{"role": "assistant", "content": "I refund it."}, '
+        '{"role": "user", "content": "Observation: refunded"}',
+    ],
+    ids=["under an id of its own", "in words"],
+)
+def test_a_rerun_refuses_tools_whose_results_were_told_otherwise(tmp_path: Path, told: str) -> None:
+    later = f'{{"model": "m", "messages": [{GO}, {told}]}}'.encode()
+    with trajrec.episode(tmp_path) as ep:
+        asking(ep, ASKS, body=BEGUN)
+        asking(ep, body=later)
+    trajrec.close_logs()
+    rerun = trajrec.rerun(only(tmp_path))
+    with pytest.raises(ToolNotHeldError, match="'refund' would run for real"), rerun:
+        asking(rerun, body=BEGUN)
+
+
+def test_a_call_that_ends_an_agent_needs_no_leave(tmp_path: Path) -> None:
+    other = BEGUN.replace(b"go", b"judge this")
+    with trajrec.episode(tmp_path) as ep:
+        asking(ep, ASKS, body=BEGUN)
+        asking(ep, body=other)
+    trajrec.close_logs()
+    with trajrec.rerun(only(tmp_path)) as rerun:
+        assert asking(rerun, body=BEGUN).status == 200
+        assert asking(rerun, body=other).status == 200
+
+
 def test_another_version_of_a_framework_is_warned_of_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

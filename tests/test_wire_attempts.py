@@ -94,6 +94,37 @@ def test_results_are_found_though_the_history_was_rewritten(tmp_path: Path) -> N
     assert [(a.arguments["n"], a.result) for a in attempts(tmp_path)] == [(1, "one"), (2, "two")]
 
 
+def test_calls_that_a_program_names_anew_keep_their_results(tmp_path: Path) -> None:
+    first = chat_answer(("c1", "look", {"n": 1}), ("c2", "look", {"n": 2}))
+    second = chat_answer(("c3", "take", {"n": 3}))
+    messages = [{"role": "user", "content": "go"}]
+    with trajrec.episode(tmp_path) as ep:
+        exchange(ep, CHAT, {"messages": messages}, first)
+        anew = chat_answer(("own-0", "look", {"n": 1}), ("own-1", "look", {"n": 2}))
+        messages += [anew["choices"][0]["message"], *results(**{"own-0": "one", "own-1": "two"})]
+        exchange(ep, CHAT, {"messages": messages}, second)
+        anew = chat_answer(("own-2", "take", {"n": 3}))
+        messages += [anew["choices"][0]["message"], *results(**{"own-2": "three"})]
+        exchange(ep, CHAT, {"messages": messages}, chat_answer())
+    told = [(a.start.call_id, a.arguments["n"], a.result) for a in attempts(tmp_path)]
+    assert told == [("c1", 1, "one"), ("c2", 2, "two"), ("c3", 3, "three")]
+
+
+def test_results_of_an_equal_conversation_are_not_taken(tmp_path: Path) -> None:
+    # Two samples of one prompt: the first one ends with its call.
+    asked = {"messages": [{"role": "user", "content": "go"}]}
+    answers = [chat_answer((call_id, "look", {"n": 1})) for call_id in ("c1", "d1")]
+    with trajrec.episode(tmp_path) as ep:
+        for answer in answers:
+            exchange(ep, CHAT, asked, answer)
+        told = [*asked["messages"], answers[1]["choices"][0]["message"], *results(d1="seen")]
+        exchange(ep, CHAT, {"messages": told}, chat_answer())
+    assert [(a.start.call_id, a.result) for a in attempts(tmp_path)] == [
+        ("c1", None),
+        ("d1", "seen"),
+    ]
+
+
 def test_two_calls_of_one_id_have_a_result_each(tmp_path: Path) -> None:
     answer = chat_answer(("c", "look", {"n": 1}), ("c", "look", {"n": 2}))
     messages = [{"role": "user", "content": "go"}, answer["choices"][0]["message"]]

@@ -10,6 +10,7 @@ from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.transcript import AttemptKey, ModelCall
+from trajrec.corpus.wire_attempts import is_gone_on_from
 from trajrec.redaction.comparison import differences, redacted_like
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.recorded_answers import asked_call, call_request
@@ -113,13 +114,34 @@ class ToolAnswers:
 def asked_unheld(episode: Episode, exchange: HttpExchange) -> str:
     """Return a tool that an answer asks for, and that nothing recorded as it ran; "" if none is.
 
-    It ran, as a later request tells its result. A call that was no valid one has run nothing.
+    It ran if a later request tells its result. If the conversation went on and no request does, it
+    may have run: a program can tell the model in words. A call that was no valid one has run
+    nothing.
     """
     end = exchange.end
     if end is None or end.status != 200 or end.error_type:
         return ""
-    for attempt in episode.transcript.attempts:
-        is_of_answer = attempt.is_from_wire and attempt.start.step == exchange.start.step
-        if is_of_answer and not attempt.start.invalid and attempt.end is not None:
+    transcript = episode.transcript
+    asked = [
+        attempt
+        for attempt in transcript.attempts
+        if attempt.is_from_wire
+        and attempt.start.step == exchange.start.step
+        and not attempt.start.invalid
+    ]
+    for attempt in asked:
+        if attempt.end is not None:
             return attempt.tool
+    if asked and _goes_on(transcript.model_calls, exchange):
+        return asked[0].tool
     return ""
+
+
+def _goes_on(calls: Sequence[ModelCall], exchange: HttpExchange) -> bool:
+    """Return whether a later request goes on from the messages of an exchange."""
+    wires = [call.wire for call in calls if call.wire is not None]
+    numbers = [wire.exchange.start.model_call for wire in wires]
+    if exchange.start.model_call not in numbers:
+        return False
+    place = numbers.index(exchange.start.model_call)
+    return is_gone_on_from(wires[place], wires[place + 1 :])

@@ -7,6 +7,7 @@ which arguments, and what it was told; not how long a call took, and mostly not 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import msgspec
 
@@ -43,6 +44,7 @@ def add_wire_attempts(attempts: list[Attempt], calls: Sequence[ModelCall]) -> li
     added = []
     check = ArgumentCheck()
     wires = [call.wire for call in calls if call.wire is not None]
+    ids = _asked_ids(calls)
     n_wires = 0
     for call in calls:
         wire = call.wire
@@ -53,7 +55,7 @@ def add_wire_attempts(attempts: list[Attempt], calls: Sequence[ModelCall]) -> li
             continue
         recorded = by_step.setdefault(call.start.step, [])
         joined: set[int] = set()
-        told = results_of(wire.answer.calls, _told_after(wire, wires[n_wires:]))
+        told = results_of(*_told_after(wire, wires[n_wires:], ids))
         for asked, result in zip(wire.answer.calls, told, strict=True):
             if asked.choice or _join(recorded, asked, joined):
                 continue
@@ -175,15 +177,46 @@ def _add_result(attempt: Attempt, told: ToolResult) -> None:
     )
 
 
-def _told_after(wire: WireCall, later: Sequence[WireCall]) -> list[Message]:
-    """Return the messages in which a later request tells the results of an answer.
+def is_gone_on_from(wire: WireCall, later: Sequence[WireCall]) -> bool:
+    """Return whether a later request goes on from the messages of a call."""
+    own = list(wire.request.messages)
+    return any(
+        len(other.request.messages) > len(own) and list(other.request.messages[: len(own)]) == own
+        for other in later
+    )
+
+
+def _asked_ids(calls: Sequence[ModelCall]) -> frozenset[str]:
+    """Return the ids of all tool calls that answers ask for."""
+    answers = (call.wire.answer for call in calls if call.wire is not None)
+    return frozenset(
+        asked.call_id
+        for answer in answers
+        if answer is not None
+        for asked in answer.calls
+        if asked.call_id
+    )
+
+
+def _told_after(
+    wire: WireCall, later: Sequence[WireCall], all_ids: frozenset[str]
+) -> tuple[Sequence[ToolCall], list[Message]]:
+    """Return an answer's calls, and the messages in which a later request tells their results.
 
     With ids it is the first request that has one of them: a program may have shortened the history.
-    Without, it is the first that goes on from the messages of this one.
+    Without, it is the first that goes on from the messages of this one. If a program gave the calls
+    ids of its own, they are returned with those.
+
+    Args:
+        wire: The call with the answer.
+        later: The calls after it.
+        all_ids: The ids of the tool calls in all answers.
     """
     assert wire.answer is not None
-    call_ids = {asked.call_id for asked in wire.answer.calls if asked.call_id}
+    calls = wire.answer.calls
+    call_ids = {asked.call_id for asked in calls if asked.call_id}
     own = wire.request.messages
+    renamed: tuple[Sequence[ToolCall], list[Message]] | None = None
     for other in later:
         request = other.request
         n_own = len(own)
@@ -195,5 +228,20 @@ def _told_after(wire: WireCall, later: Sequence[WireCall]) -> list[Message]:
         ids = {result.call_id for message in messages for result in message.results}
         # Another conversation may begin with the same messages, and has calls of its own.
         if not call_ids or not call_ids.isdisjoint(ids):
-            return messages
-    return []
+            return calls, messages
+        if goes_on and renamed is None:
+            repeated = _repeated(calls, messages)
+            if all_ids.isdisjoint(call.call_id for call in repeated):
+                renamed = (repeated, messages) if repeated else None
+    return renamed or (calls, [])
+
+
+def _repeated(calls: Sequence[ToolCall], messages: Sequence[Message]) -> list[ToolCall]:
+    """Return the calls of an answer as the next request repeats them; none if it has other calls."""
+    repeated = [
+        call
+        for message in takewhile(lambda message: message.role == "assistant", messages)
+        for call in message.calls
+    ]
+    pairs = [[(call.name, call.arguments) for call in some] for some in (calls, repeated)]
+    return repeated if is_same(*pairs) else []
