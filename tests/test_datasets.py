@@ -808,6 +808,23 @@ def test_a_large_unsigned_integer_never_becomes_negative(tmp_path: Path) -> None
             list(corpus.transitions())
 
 
+def test_episodes_of_failed_steps_alone_have_no_transition(tmp_path: Path) -> None:
+    def fail(k: int) -> Any:
+        if k >= 0:
+            raise ValueError("no")
+        return endless(k)
+
+    with trajrec.record(Scripted(fail), tmp_path) as env:
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match="no"):
+            env.step(0)
+    with (
+        trajrec.open(tmp_path) as corpus,
+        pytest.raises(CorpusError, match="no step that returned"),
+    ):
+        corpus.transitions()
+
+
 def test_named_integers_that_no_float_holds_are_refused(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     env.reset(seed=0)

@@ -163,6 +163,11 @@ def make_plan(selection: Selection, wanted: Sequence[str]) -> Plan:
             f"{selection.folder}: the selected episodes have no steps of an environment; "
             "corpus.messages reads those of agents"
         )
+    if not any(plan.segments.n.any() for plan in logs):
+        raise CorpusError(
+            f"{selection.folder}: the selected episodes have no step that returned: each of them "
+            "raised, or is lost"
+        )
     segments = [plan.segments for plan in logs]
     columns = named.columns()
     leaves.leaves |= {name: column.leaf for name, column in columns.items()}
