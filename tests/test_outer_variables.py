@@ -6,6 +6,7 @@ import argparse
 import copy
 import dis
 import random
+import time
 import types
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,32 @@ def test_a_list_that_holds_itself_hides_no_variable() -> None:
     digests = [digest_all([("own", own), ("other", [number])]) for number in (1, 2)]
     assert digests[0]["own"] == digests[1]["own"]
     assert digests[0]["other"] != digests[1]["other"]
+
+
+def test_a_path_that_is_printed_has_not_changed() -> None:
+    path = Path("a/b")
+    before = digest_all([("path", path)])
+    assert str(path)
+    assert digest_all([("path", path)]) == before != digest_all([("path", Path("a/c"))])
+
+
+class Node:
+    __slots__ = ("all", "number")
+
+    def __init__(self, number: int, all: list[Any]) -> None:
+        self.number = number
+        self.all = all
+
+
+def test_a_digest_of_objects_with_slots_takes_each_once() -> None:
+    nodes: list[Any] = []
+    nodes += [Node(number, nodes) for number in range(5000)]
+    start = time.process_time()
+    before = digest_all([("nodes", nodes)])
+    # A guard: the pickles of 5000 objects with all of them each take many seconds.
+    assert time.process_time() - start < 2
+    nodes[-1].number = 0
+    assert digest_all([("nodes", nodes)]) != before
 
 
 def test_a_changed_variable_is_named() -> None:

@@ -19,7 +19,7 @@ from trajrec.envstate.outer_variables import OuterSearch, process_generators
 from trajrec.envstate.pettingzoo import layers
 from trajrec.types import Array, Value
 from trajrec.values.arrays import array_bytes
-from trajrec.values.plain import PLAIN_TYPES
+from trajrec.values.plain import PLAIN_TYPES, STANDARD_VALUES
 
 MAX_OBJECTS = 20_000
 """Objects of which a digest is made; changes in others are not seen. It takes 50 ms."""
@@ -196,7 +196,8 @@ class _Digester:
         while waiting and len(self._held) < MAX_OBJECTS:
             item = waiting.pop()
             kind = type(item)
-            if kind in PLAIN_TYPES or isinstance(item, np.generic):
+            # A path keeps its text in a slot once it is asked for it, which is no change.
+            if kind in PLAIN_TYPES or isinstance(item, (np.generic, *STANDARD_VALUES)):
                 yield f"{kind.__name__} {item!r}".encode("utf-8", "surrogatepass")
                 continue
             is_new = id(item) not in self._numbers
@@ -223,7 +224,13 @@ def _content(item: Value) -> bytes:
         return repr(sorted(map(repr, item))).encode()
     if isinstance(item, (bytearray, memoryview)):
         return bytes(item)
-    if hasattr(item, "__dict__") or isinstance(item, (list, tuple, types.GeneratorType)):
+    # The parts of an object with slots are looked at one by one. A pickle of each of many objects
+    # that refer to each other would hold all of them each time.
+    if (
+        hasattr(item, "__dict__")
+        or attributes_of(item)
+        or isinstance(item, (list, tuple, types.GeneratorType))
+    ):
         return b""
     try:
         with warnings.catch_warnings():
