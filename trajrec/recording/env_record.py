@@ -23,8 +23,8 @@ from trajrec.values import codec
 
 SPACE_CHARACTERS = 2000
 
-# Gymnasium's own wrappers keep their arguments by this class, and so can others.
-TOLD_BY = ": its class tells them if it derives from gymnasium.utils.RecordConstructorArgs too"
+UNTOLD = "the arguments of wrapper"
+"""Begins the reason that a wrapper's arguments are unknown."""
 """Spaces are stored for people to read. The bounds of a large Box would fill pages."""
 
 # The environments that were warned of: a training run makes hundreds of one kind.
@@ -113,10 +113,18 @@ def _warn_of(record: EnvRecord) -> None:
     if reason in _warned:
         return
     _warned.add(reason)
+    # Gymnasium's own wrappers keep their arguments by this class. Those of PettingZoo do not.
+    is_untold = UNTOLD in record.recreatable and API_FIELD not in record.spec_fields
+    remedy = (
+        "; a wrapper tells its arguments if its class derives from "
+        "gymnasium.utils.RecordConstructorArgs too"
+        if is_untold
+        else ""
+    )
     warnings.warn(
         f"the environment {record.class_name} cannot be made again from its log "
         f"({record.recreatable}): each replay and fork will need env=, unless you record with "
-        "factory=, a function of a module that makes the environment",
+        f"factory=, a function of a module that makes the environment{remedy}",
         stacklevel=_callers_level(),
     )
 
@@ -181,7 +189,7 @@ def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:
         # If one of them is without arguments, nothing says which.
         arguments = own_specs.pop(0).kwargs if len(own_specs) == n_layers[name] else None
         n_layers[name] -= 1
-        _add_wrapper(layer, arguments, wrappers, problems, TOLD_BY)
+        _add_wrapper(layer, arguments, wrappers, problems)
     return wrappers, problems
 
 
@@ -190,13 +198,11 @@ def _add_wrapper(
     arguments: Mapping[str, Value] | None,
     wrappers: list[StoredWrapper],
     problems: list[str],
-    remedy: str = "",
 ) -> None:
     data = None if arguments is None else codec.encode(arguments, opaque=True)
     wrappers.append((codec.type_name(layer), data))
     if data is None or _has_opaque(codec.decode(data)):
-        hint = remedy if arguments is None else ""
-        problems.append(f"the arguments of wrapper {type(layer).__name__} are not known{hint}")
+        problems.append(f"{UNTOLD} {type(layer).__name__} are not known")
 
 
 def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
