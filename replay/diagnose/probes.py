@@ -42,6 +42,10 @@ UNSEEDED = (
     "unseeded generator: it draws from a generator of its own or of a space that no reset seeds; "
     "draw from self.np_random instead"
 )
+CARRIED = (
+    "state that reset does not clear, such as a counter, or a generator that only the constructor "
+    "seeds; clear or seed it in reset"
+)
 UNKNOWN = "unknown: threads, addresses of objects, or state outside of the process"
 
 ANOTHER_PROCESS = "another process"
@@ -192,7 +196,24 @@ def _cause_of_unrepeated(env: AnyEnv, plan: RolloutPlan) -> str:
     for variants, _, cause in reversed(CONDITIONS):
         if trials.shows(variants):
             return cause
+    if _is_carried_over(plan):
+        return CARRIED
     return UNSEEDED if _draws_unseeded(plan) else UNKNOWN
+
+
+def _is_carried_over(plan: RolloutPlan) -> bool:
+    """Return whether each new object gives the same two rollouts, of which the second differs."""
+
+    def run() -> tuple[list[Row], list[Row]]:
+        with contextlib.closing(plan.factory()) as env:
+            return plan.run(env), plan.run(env)
+
+    both = Trials(run, _are_same).baseline
+    return both is not None and not _is_same(*both)
+
+
+def _are_same(first: tuple[list[Row], list[Row]], second: tuple[list[Row], list[Row]]) -> bool:
+    return all(map(_is_same, first, second))
 
 
 def _draws_unseeded(plan: RolloutPlan) -> bool:
