@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import random
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +209,27 @@ def test_the_random_policy_draws_sequences_from_its_generator() -> None:
     space = gym.spaces.Sequence(gym.spaces.Discrete(1000))
     first, second = (RandomPolicy(space).act(0, np.random.default_rng(1)) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        random.Random(1),
+        np.random.RandomState(1),
+        np.random.PCG64(1),
+        np.random.default_rng(1),
+        range(3),
+        1j,
+        frozenset("ab"),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_a_value_of_a_layer_and_of_an_object_stays_one(generator: Any) -> None:
+    env = env_with(rng=generator, player=Player(rng=generator))
+    if isinstance(generator, np.random.Generator):
+        vars(env)["player"] = Player(rng=generator, bits=generator.bit_generator)
+    snapshots = Snapshots(env)
+    snapshot = snapshots.take()
+    attributes = snapshot.outer.attribute_digests(env)
+    snapshots.restore(snapshot)
+    assert snapshot.outer.lost(attributes, env) == ""

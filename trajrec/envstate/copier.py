@@ -181,16 +181,13 @@ class Copier:
         """Return the id under which a pickle refers to a value; None to pickle the value itself."""
         if id(value) in self._outer_generators:
             self._collect_native(value)
-            self.references[id(value)] = value
-            return id(value)
-        if isinstance(value, np.ndarray) and id(value) not in self._shared:
+        is_shared = id(value) in self._shared
+        if isinstance(value, np.ndarray) and not is_shared:
             self._shared_memory.check_array(value)
         if type(value) is bytearray:
             self._shared_memory.check_buffer(value)
-        if type(value) is np.random.Generator or type(value).__name__ in ("MjData", "ALEInterface"):
-            if id(value) not in self.natives:
-                return None
-        elif id(value) not in self._shared and type(value).__name__ != "MjModel":
+        # A native object that a layer holds, too, stays the same object, of whatever kind.
+        if not (is_shared or id(value) in self.natives or type(value).__name__ == "MjModel"):
             return None
         self.references[id(value)] = value
         return id(value)
@@ -203,6 +200,9 @@ class Copier:
     def _collect_native(self, native: Value) -> None:
         if self._collects and id(native) not in self.natives:
             self.natives[id(native)] = (native, native_state(native, self._emulators))
+            if isinstance(native, np.random.Generator):
+                # Another object may draw from what it draws from.
+                self._collect_native(native.bit_generator)
 
     def _culprit(self, objects: dict[Attribute, Value]) -> str:
         """Return the name of the first attribute that cannot be pickled alone."""

@@ -36,6 +36,10 @@ _CODE = (
 )
 
 
+_VALUES = (np.generic, complex, range, *STANDARD_VALUES)
+"""Types of values that count by what they are, and not by which object they are."""
+
+
 def outer_generators(values: Iterable[Value], seen: set[int]) -> Iterator[Value]:
     """Yield the generators in the variables outside of some objects, in a fixed order.
 
@@ -197,8 +201,11 @@ class _Digester:
             item = waiting.pop()
             kind = type(item)
             # A path keeps its text in a slot once it is asked for it, which is no change.
-            if kind in PLAIN_TYPES or isinstance(item, (np.generic, *STANDARD_VALUES)):
+            if kind in PLAIN_TYPES or isinstance(item, _VALUES):
                 yield f"{kind.__name__} {item!r}".encode("utf-8", "surrogatepass")
+                continue
+            if kind is frozenset and PLAIN_TYPES.issuperset(map(type, item)):
+                yield _content(item)
                 continue
             is_new = id(item) not in self._numbers
             number = self._numbers.setdefault(id(item), len(self._numbers))
