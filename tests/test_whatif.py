@@ -26,7 +26,7 @@ from whatif_agents import RIGHT, WRONG, Script, Support, only_episode, record_fa
 import trajrec
 from trajrec.cli.experiments import LISTED
 from trajrec.corpus.episode import Episode
-from trajrec.errors import CorpusError, ReplayError, RestoreError
+from trajrec.errors import CorpusError, RedactedError, ReplayError, RestoreError
 from trajrec.replay import what_if
 from trajrec.replay.credit import export
 from trajrec.replay.whatif.budget import Budget
@@ -579,6 +579,19 @@ def test_secret_in_a_change_is_in_no_log(make: Make, change: Change) -> None:
             assert fork.fork is not None
             for told in (fork.fork.metadata_data, fork.transcript.task_start):
                 assert "hunter2" not in str(told)
+
+
+def test_redacted_state_before_the_step_is_refused_at_once(make: Make, tmp_path: Path) -> None:
+    world = make()
+    world.agent.folder = tmp_path / "secret"
+    world.agent.state["password"] = "correct horse"
+    world.episode = record_failure(world.agent)
+    world.server.attempts.clear()
+    with pytest.raises(RedactedError, match=r"had a secret, which was redacted.* watch only"):
+        world.try_(RIGHT_AMOUNT)
+    assert not world.server.attempts
+    with trajrec.open(world.agent.folder) as corpus:
+        assert not list(corpus.episodes(kind="fork"))
 
 
 @pytest.mark.slow

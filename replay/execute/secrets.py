@@ -17,7 +17,8 @@ def redacted_error(episode: Episode, consequence: str) -> RedactedError:
     assert step is not None
     return RedactedError(
         f"{consequence}: the action or state of {_place(step)} had a secret, which was redacted; "
-        "record with redact=False if there are no secrets",
+        "record with redact=False if there are no secrets, or else with data that has none, such as "
+        "that of a test system, or watch only the parts without them",
         episode_id=episode.id,
         step=step,
     )

@@ -16,6 +16,7 @@ from trajrec.protocols import Verifier, World
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.recorded_answers import check_unchanged
 from trajrec.replay.agents.wire_answers import patterns_of
+from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.trust import module_prefixes
 from trajrec.replay.whatif.budget import Budget
 from trajrec.replay.whatif.changes import Change
@@ -211,6 +212,7 @@ def check_step(episode: Episode, at: int, call: int | None, change: Change) -> A
     """Return the call that is changed, None if none is.
 
     Raises:
+        RedactedError: A secret was redacted in an action or state before the step.
         ReplayError: The episode is not an agent's, was imported, or is still being recorded; or the
             step has no such call.
     """
@@ -230,6 +232,8 @@ def check_step(episode: Episode, at: int, call: int | None, change: Change) -> A
             "it is still being recorded; ask when it has ended", episode_id=episode.id
         )
     check_unchanged(episode)
+    if episode.redacted_step is not None and episode.redacted_step < at:
+        raise redacted_error(episode, f"step {at} cannot be run again")
     if call is not None and change.start == "request":
         raise ReplayError(
             f"the change {change.name!r} changes no call: leave out call= (--call)",
