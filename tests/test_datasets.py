@@ -294,6 +294,20 @@ def test_parts_with_one_name_are_refused(tmp_path: Path) -> None:
         list(corpus.transitions())
 
 
+def test_a_field_that_is_left_out_may_have_any_form(tmp_path: Path) -> None:
+    def result(k: int) -> Any:
+        return {"a": {"b": k}, "a/b": -k}, {"goal": 1.0, "cost": 2.0}, k == 2, False, {}
+
+    in_chunks(tmp_path, Scripted(result), [2, 1])
+    with trajrec.open(tmp_path) as corpus:
+        (batch,) = corpus.transitions(columns=("action", "step", "terminated"), shuffle=False)
+        for columns, name in ((("obs",), "'obs'"), (("reward",), "'reward'")):
+            with pytest.raises(CorpusError, match=f"leave {name} out of columns="):
+                corpus.transitions(columns=columns)
+    assert batch["step"].tolist() == [0, 1, 2]
+    assert batch["terminated"].tolist() == [False, False, True]
+
+
 def test_a_cache_has_values_that_came_later(tmp_path: Path) -> None:
     env = trajrec.record(Scripted(endless), tmp_path)
     env.reset(seed=0)

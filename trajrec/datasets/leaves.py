@@ -60,7 +60,7 @@ class LeafTable:
         wanted: The fields, or parts of fields, that become columns.
         leaves: The leaves by name, in the order of fields.
         texts: The texts of each leaf of texts, by name: text -> code.
-        parts: The names of all parts of each field.
+        parts: The names of all parts of each field of which a column is.
     """
 
     wanted: tuple[str, ...] = FIELDS
@@ -77,7 +77,8 @@ class LeafTable:
         """
         for name in FIELDS:
             layout = chunk.layout(name)
-            if layout is None:
+            # A field that no column is of may have any form.
+            if layout is None or not any(w.partition("/")[0] == name for w in self.wanted):
                 continue
             columns = dict(leaf_columns(layout, name))
             if len(columns) < sum(1 for _ in leaf_columns(layout, name)):
@@ -88,8 +89,8 @@ class LeafTable:
             if name == "reward" and list(columns) != ["reward"]:
                 raise CorpusError(
                     f"{chunk.path}: the rewards have the parts {list(columns)}, as of several "
-                    "players; corpus.agent_transitions() reads those of PettingZoo, and "
-                    "corpus.episodes() all"
+                    "players; leave 'reward' out of columns=, or read them with "
+                    "corpus.agent_transitions(), for PettingZoo, or corpus.episodes()"
                 )
             known = self.parts.setdefault(name, list(columns))
             # Logs may have the keys of a dict in another order.
