@@ -239,6 +239,18 @@ def test_attribute_that_a_log_cannot_give_back_has_no_keyframe(value: Any) -> No
         Keyframes(env).take()
 
 
+@pytest.mark.parametrize("second", [lambda one: one, lambda one: [one]])
+def test_an_array_that_two_attributes_hold_has_no_keyframe(second: Any) -> None:
+    env = Bare()
+    array = np.zeros(3)
+    vars(env).update(first=array, second=second(array))
+    with pytest.raises(SnapshotError, match="two attributes or items are the same ndarray"):
+        Keyframes(env).take()
+    # No one can change it.
+    array.flags.writeable = False
+    Keyframes(env).take()
+
+
 def test_keyframe_without_an_enum_of_the_environment_is_refused() -> None:
     data = Keyframes(Bare()).take()
     env = Bare()

@@ -194,17 +194,23 @@ class SharedMemoryCheck:
         """
         if isinstance(value, np.ndarray):
             self.check_array(value)
+            if value.flags.writeable:
+                self._check_alone(value)
+            return
         if type(value) not in (list, dict, set, collections.deque, tuple):
             return
         if type(value) is not tuple:
-            if id(value) in self._containers:
-                raise SnapshotError(
-                    "the environment is no plain data: two attributes or items are the same "
-                    f"{type(value).__name__}"
-                )
-            self._containers[id(value)] = value
+            self._check_alone(value)
         for item in value.values() if type(value) is dict else value:
             self.check(item)
+
+    def _check_alone(self, value: Value) -> None:
+        if id(value) in self._containers:
+            raise SnapshotError(
+                "the environment is no plain data: two attributes or items are the same "
+                f"{type(value).__name__}"
+            )
+        self._containers[id(value)] = value
 
 
 def _base_of(array: Array) -> object:
