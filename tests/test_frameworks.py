@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -255,6 +256,26 @@ def test_a_rerun_refuses_tools_whose_results_were_told_otherwise(tmp_path: Path,
     rerun = trajrec.rerun(only(tmp_path))
     with pytest.raises(ToolNotHeldError, match="'refund' would run for real"), rerun:
         asking(rerun, body=BEGUN)
+
+
+@pytest.mark.parametrize("holds_another", [False, True])
+def test_a_call_that_does_not_fit_may_have_run(tmp_path: Path, holds_another: bool) -> None:
+    tools = '[{"type": "function", "function": {"name": "shop-refund"}}]'
+    body = f'{{"model": "m", "messages": [{GO}], "tools": {tools}}}'.encode()
+    with trajrec.episode(tmp_path) as ep:
+        if holds_another:
+            ep.execute("look", {}, run=lambda: "seen")
+        asking(ep, ASKS, body=body)
+        asking(ep, body=TOLD)
+    trajrec.close_logs()
+    rerun = trajrec.rerun(only(tmp_path))
+    # Nothing records what runs in the first; in the second a hook would have.
+    refused = contextlib.nullcontext() if holds_another else pytest.raises(ToolNotHeldError)
+    with refused, rerun:
+        if holds_another:
+            rerun.execute("look", {}, run=lambda: "seen")
+        assert asking(rerun, body=body).status == 200
+        assert asking(rerun, body=TOLD).status == 200
 
 
 def test_a_call_that_ends_an_agent_needs_no_leave(tmp_path: Path) -> None:

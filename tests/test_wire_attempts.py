@@ -125,6 +125,30 @@ def test_results_of_an_equal_conversation_are_not_taken(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        # A framework may convert "1" to 1, or refuse it: the request does not tell.
+        (("c1", "look", {"n": "1"}), "unknown"),
+        (("c1", "peek", {"n": 1}), "error"),
+    ],
+    ids=["mismatch", "unknown tool"],
+)
+def test_only_what_cannot_have_run_has_failed_for_sure(
+    tmp_path: Path, call: Any, outcome: str
+) -> None:
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    tool = {"type": "function", "function": {"name": "look", "parameters": schema}}
+    answer = chat_answer(call)
+    messages = [{"role": "user", "content": "go"}, answer["choices"][0]["message"]]
+    with trajrec.episode(tmp_path) as ep:
+        exchange(ep, CHAT, {"messages": messages[:1], "tools": [tool]}, answer)
+        told = {"messages": messages + results(c1="seen"), "tools": [tool]}
+        exchange(ep, CHAT, told, chat_answer())
+    (attempt,) = attempts(tmp_path)
+    assert (attempt.outcome, bool(attempt.start.invalid)) == (outcome, True)
+
+
 def test_two_calls_of_one_id_have_a_result_each(tmp_path: Path) -> None:
     answer = chat_answer(("c", "look", {"n": 1}), ("c", "look", {"n": 2}))
     messages = [{"role": "user", "content": "go"}, answer["choices"][0]["message"]]

@@ -10,7 +10,7 @@ from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.corpus.transcript import AttemptKey, ModelCall
-from trajrec.corpus.wire_attempts import is_gone_on_from
+from trajrec.corpus.wire_attempts import MALFORMED, is_gone_on_from
 from trajrec.redaction.comparison import differences, redacted_like
 from trajrec.redaction.redactor import Redactor
 from trajrec.replay.agents.recorded_answers import asked_call, call_request
@@ -115,19 +115,20 @@ def asked_unheld(episode: Episode, exchange: HttpExchange) -> str:
     """Return a tool that an answer asks for, and that nothing recorded as it ran; "" if none is.
 
     It ran if a later request tells its result. If the conversation went on and no request does, it
-    may have run: a program can tell the model in words. A call that was no valid one has run
-    nothing.
+    may have run: a program can tell the model in words. A call that is not valid may have run too,
+    since programs convert arguments and guess names, unless something records what runs.
     """
     end = exchange.end
     if end is None or end.status != 200 or end.error_type:
         return ""
     transcript = episode.transcript
+    holds_any = any(not attempt.is_from_wire for attempt in transcript.attempts)
     asked = [
         attempt
         for attempt in transcript.attempts
         if attempt.is_from_wire
         and attempt.start.step == exchange.start.step
-        and not attempt.start.invalid
+        and not (attempt.start.invalid if holds_any else attempt.start.invalid == MALFORMED)
     ]
     for attempt in asked:
         if attempt.end is not None:

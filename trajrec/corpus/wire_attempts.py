@@ -160,9 +160,11 @@ def _why_invalid(
 def _add_result(attempt: Attempt, told: ToolResult) -> None:
     """Add the result of a call, as a request tells it."""
     start = attempt.start
-    is_error = bool(start.invalid) or told.is_error is True
+    # What has no arguments or no tool has failed. Arguments that do not fit the schema may have been
+    # converted, "5" to 5, say: only the request tells.
+    is_error = True if start.invalid in (MALFORMED, UNKNOWN_TOOL) else told.is_error
     attempt.result = told.content
-    attempt.is_outcome_known = bool(start.invalid) or told.is_error is not None
+    attempt.is_outcome_known = is_error is not None
     attempt.end = CallEnd(
         episode=start.episode,
         step=start.step,
