@@ -20,8 +20,8 @@ from typing import Any
 from trajrec.taps import hub
 from trajrec.taps.patching import Replacement, copies_of_libraries
 
-LIBRARIES = ("curl_cffi", "primp", "pycurl", "tls_client", "vertexai")
-"""Libraries that open their connections in code of C, Go or Rust."""
+LIBRARIES = ("curl_cffi", "dspy._vendor.lm15", "primp", "pycurl", "tls_client", "vertexai")
+"""Libraries that open their connections in code of C, Go or Rust, or write HTTP to sockets themselves."""
 
 _HOSTS = frozenset(
     [
