@@ -13,6 +13,7 @@ import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
 
 import trajrec
+from trajrec.envstate.keyframes import Keyframes
 from trajrec.envstate.snapshots import Snapshots
 from trajrec.errors import SnapshotError
 from trajrec.replay import check_determinism, fork_many
@@ -233,3 +234,15 @@ def test_a_value_of_a_layer_and_of_an_object_stays_one(generator: Any) -> None:
     attributes = snapshot.outer.attribute_digests(env)
     snapshots.restore(snapshot)
     assert snapshot.outer.lost(attributes, env) == ""
+
+
+class InSlot(Bare):
+    __slots__ = ("board",)
+
+
+def test_an_attribute_in_a_slot_of_a_layer_is_not_left_out() -> None:
+    env = InSlot()
+    env.board = [1]
+    for take in (Snapshots(env).take, Keyframes(env).take):
+        with pytest.raises(SnapshotError, match="InSlot has the attribute board in a slot"):
+            take()

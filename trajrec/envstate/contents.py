@@ -44,7 +44,7 @@ def attributes_of(value: Value) -> list[tuple[str, Value]]:
         named = object.__getattribute__(value, "__dict__")
     except AttributeError:
         named = {}
-    slots = _slots_of(type(value))
+    slots = slots_of(type(value))
     if slots:
         named = dict(named)
         for name, member in slots:
@@ -155,7 +155,7 @@ _READERS: dict[int, tuple[weakref.ref[type], Callable[[Value], list[Value]]]] = 
 _SLOTS: dict[int, tuple[weakref.ref[type], _Slots]] = {}
 
 
-def _slots_of(cls: type) -> _Slots:
+def slots_of(cls: type) -> _Slots:
     """Return the slots of a class by name, in the order in which one hides another."""
     known = _SLOTS.get(id(cls))
     if known is None or known[0]() is not cls:

@@ -64,6 +64,7 @@ class Keyframes:
             raise SnapshotError(
                 "the environment's state lies outside of this process, so a log cannot hold it"
             )
+        snapshots.check_slots()
         layers = []
         shared_memory = SharedMemoryCheck()
         for layer, constant in self._layers():

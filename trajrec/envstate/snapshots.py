@@ -28,6 +28,7 @@ from trajrec.envstate.attributes import (
     constants_among,
     layers_with_attributes,
 )
+from trajrec.envstate.contents import slots_of
 from trajrec.envstate.copier import Attribute, Copier, NotCopyableError, unpickle
 from trajrec.envstate.natives import restore_native, space_state, spaces_of
 from trajrec.envstate.outer_state import OuterState
@@ -89,6 +90,7 @@ class Snapshots:
         self.sandbox = sandbox_of(env)
         if self.sandbox is not None:
             self.layers.pop()
+        self._slotted = [type(layer) for layer in self.layers if slots_of(type(layer))]
         self._emulators: dict[int, StickyAction] = {}
         self._constant = [constant_attributes(layer) for layer in self.layers]
 
@@ -99,6 +101,7 @@ class Snapshots:
             SnapshotError: The environment holds a value that cannot be copied; names the attribute.
         """
         outer = OuterState.of_env(self._env)
+        self.check_slots()
         copier = Copier(self._shared, self._emulators, outer=outer.objects)
         copies: list[dict[str, Value]] = []
         objects: dict[Attribute, Value] = {}
@@ -157,6 +160,19 @@ class Snapshots:
             for name in snapshot.sandboxes:
                 with contextlib.suppress(SnapshotError):
                     self._ask("drop_snapshot", name)
+
+    def check_slots(self) -> None:
+        """Check that all attributes of the layers lie in their `__dict__`.
+
+        Raises:
+            SnapshotError: A layer has others.
+        """
+        for cls in self._slotted:
+            name, _ = slots_of(cls)[0]
+            raise SnapshotError(
+                f"the environment cannot be copied: {cls.__qualname__} has the attribute {name} in "
+                "a slot: leave out __slots__"
+            )
 
     def layers_with_constants(self) -> Iterator[tuple[Value, frozenset[str]]]:
         """Yield each layer with the names of the attributes that no snapshot has."""
