@@ -263,6 +263,7 @@ def test_the_tools_of_others_load_every_table(
         else:
             # With forks, copies, damaged and foreign files.
             corpus = make_corpus(tmp_path / "shops")
+            close_logs()
         with corpus:
             corpus.card(folder, **ABOUT)  # type: ignore[arg-type]
     described = mlcroissant.Dataset(jsonld=str(folder / "croissant.json"))
