@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from dataclasses import dataclass
 from itertools import product
@@ -188,6 +189,7 @@ def test_fork_into_another_environment_names_step_and_field(tmp_path: Path) -> N
     episode = record(Worn(), tmp_path)
     with fork(episode, at=5, env=Worn) as env:
         assert env.observation == 0
+    Worn.n_made = 2
     with pytest.raises(ControlError, match="after step 24, reward: recorded") as info:
         fork(episode, at=5, env=Worn, folder=None)
     assert (info.value.start, info.value.step, info.value.field) == (5, 24, "reward")
@@ -421,3 +423,42 @@ def test_snapshots_that_fail_later_are_given_up(jobs: int) -> None:
     assert len(tried) == 2
     with pytest.raises(SnapshotError):
         with_fallback(Work(jobs=jobs, control=False), run)
+
+
+class Paid(gym.RewardWrapper[Any, Any]):
+    """Pays another reward than the recorded environment."""
+
+    def reward(self, reward: Any) -> float:
+        return float(reward) * 3
+
+
+class PaidByChance(gym.RewardWrapper[Any, Any]):
+    """Pays a reward that no run repeats."""
+
+    def reward(self, reward: Any) -> float:
+        return float(reward) + random.SystemRandom().random()
+
+
+def test_rewards_of_a_changed_environment_are_refused(tmp_path: Path) -> None:
+    episode = record(gym.make("Taxi-v4"), tmp_path)
+
+    def changed() -> Any:
+        return Paid(gym.make("Taxi-v4"))
+
+    options: Any = {"env": changed, "folder": None}
+    recorded = "after step 0, reward: recorded -1, now -3.0"
+    with pytest.raises(DivergenceError, match=recorded), fork(episode, at=5, **options):
+        pass
+    with pytest.raises(DivergenceError, match=recorded):
+        fork_many(episode, at=[5], policy="random", n_branches=2, **options)
+    with pytest.raises(DivergenceError, match=recorded):
+        credit.estimate(episode, "random", n_rollouts=2, steps=[5], **options)
+
+
+def test_rewards_that_no_run_repeats_hinder_no_fork(tmp_path: Path) -> None:
+    def make() -> Any:
+        return PaidByChance(gym.make("Taxi-v4"))
+
+    episode = record(make(), tmp_path)
+    with fork(episode, at=5, env=make, folder=None) as env:
+        env.step(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from trajrec.corpus.episode import Episode
@@ -17,6 +18,30 @@ from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.trust import check_options
 from trajrec.replay.execute.verify import verify_failure, verify_reward, verify_step
 from trajrec.types import Info, Observation
+from trajrec.values.diff import is_same
+
+# Further ways to a step on which an unseeded reward of two values agrees by chance in 1 case of 16.
+REPEATS = 4
+
+
+def repeats_itself(error: DivergenceError, run: Callable[[], object]) -> bool:
+    """Return whether an environment differs from its recording in the same way each time.
+
+    Args:
+        error: The first difference.
+        run: Reaches the step again.
+    """
+    for _ in range(REPEATS):
+        try:
+            run()
+        except DivergenceError as again:
+            if (again.step, again.field) != (error.step, error.field):
+                return False
+            if not is_same(again.actual, error.actual):
+                return False
+        else:
+            return False
+    return True
 
 
 def prepare_reset(episode: Episode, handle: EnvHandle) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.reach import (
     apply_steps,
     reach_step,
+    repeats_itself,
     replay_predecessors,
     verify_continuation,
 )
@@ -223,18 +224,17 @@ class Walker:
         """Reset an environment, apply the recorded actions before a step, return the last result.
 
         The modes of `ResetMode` are tried in order. Once a mode was needed, it is the first to be
-        tried from then on. Rewards are compared with the recording; if they differ in every mode,
-        they depend on something that no log contains, and are not compared any more.
+        tried from then on. Rewards that differ in every mode, each time in another way, depend on
+        something that no log contains, and are not compared any more.
 
         Raises:
-            DivergenceError: No mode leads to the recorded state.
+            DivergenceError: No mode leads to the recorded state, or to the recorded rewards.
         """
         try:
             return self._try_modes(step)
         except DivergenceError as exc:
-            if exc.field != "reward":
+            if exc.field != "reward" or repeats_itself(exc, lambda: self._try_modes(step)):
                 raise
-        # No mode gives the recorded rewards, although one may lead to the recorded states.
         self._compare_rewards = False
         return self._try_modes(step)
 
@@ -249,7 +249,7 @@ class Walker:
         return self.reset_to(step)
 
     def _try_modes(self, step: int) -> tuple[Observation, Info]:
-        first_error: DivergenceError | None = None
+        errors: list[DivergenceError] = []
         for number, mode in enumerate(self._modes):
             if mode != ResetMode.SAME_ENV:
                 self._renew()
@@ -263,12 +263,12 @@ class Walker:
                     self.episode, self.handle, step, compare_rewards=self._compare_rewards
                 )
             except DivergenceError as exc:
-                first_error = first_error or exc
+                errors.append(exc)
                 continue
             self._modes = self._modes[number:]
             return result
-        assert first_error is not None
-        raise first_error
+        # In a wrong mode the environment differs early.
+        raise max(errors, key=lambda error: error.step)
 
     def _renew(self) -> None:
         self._drop_snapshots()
