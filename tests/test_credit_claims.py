@@ -183,6 +183,12 @@ def test_policy_that_takes_every_recorded_action_ends_the_search(
     assert "takes every recorded action itself" not in searched.reason
 
 
+def test_a_step_behind_the_cut_is_refused_with_the_cut(tmp_path: Path) -> None:
+    episode = record(tmp_path, Walking(), [1] * 6)
+    with pytest.raises(IndexError, match="rollouts are cut at step 2 of the episode"):
+        credit.estimate(episode, take(1), env=Walking, steps=[4], max_steps=2, folder=None)
+
+
 def test_a_spread_that_rests_on_one_rollout_is_reported(tmp_path: Path) -> None:
     episode = record(tmp_path, Losing(), [1] * 6)
     table = credit.estimate(episode, tossed, n_rollouts=16, env=Losing, noise="fresh")

@@ -115,9 +115,11 @@ def estimate(
     possible = range(episode.first_step, end)
     wanted = sorted(set(possible if steps is None else steps))
     if not wanted or wanted[0] not in possible or wanted[-1] not in possible:
+        # The number is one of the episode's steps, and not of a rollout's.
+        cut = f"; rollouts are cut at step {end} of the episode" if end < episode.end_step else ""
         raise IndexError(
             f"steps of episode {episode.id} must be in [{possible.start}, {possible.stop}), "
-            f"got {wanted[:1] + wanted[-1:]}"
+            f"got {wanted[:1] + wanted[-1:]}{cut}"
         )
 
     def run(config: RolloutConfig) -> CreditTable:
