@@ -22,11 +22,13 @@ from starlette.testclient import TestClient
 from tiers import half_deep
 
 import trajrec
+from trajrec.agents import outcomes
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
+from trajrec.log.schema import EpisodeEnd
 from trajrec.view.app import make_app
 from trajrec.view.report import make_report
-from trajrec.view.rows import environment_rows
+from trajrec.view.rows import agent_steps, environment_rows
 from trajrec.view.served_corpus import ServedCorpus
 from trajrec.view.svg import bars, marks, step_line
 from trajrec.view.tree import Changer, Node, make_tree
@@ -585,3 +587,19 @@ def test_rewards_in_the_list_have_six_digits(tmp_path: Path) -> None:
 
 def pay(reward: Any) -> float:
     return 0.05 - 0.02 + 1e-17
+
+
+def test_an_end_of_billions_of_steps_fills_no_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong_end(**fields: Any) -> EpisodeEnd:
+        return EpisodeEnd(**{**fields, "n_steps": 2**31 - 1})
+
+    monkeypatch.setattr(outcomes, "EpisodeEnd", wrong_end)
+    with trajrec.episode(tmp_path, task="t") as ep:
+        ep.tool(lambda x: x, name="echo")(x=1)
+    trajrec.close_logs()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    steps = agent_steps(episode)
+    assert [len(step.attempts) for step in steps[:2]] == [1, 0]
+    assert len(steps) == 100_000

@@ -24,6 +24,9 @@ WINDOW = 500
 MAX_LISTED = 2_000
 """Steps of the longest episode that is listed whole."""
 
+MAX_EMPTY_STEPS = 100_000
+"""Steps that are looked at without a record of them: a forged end may state billions."""
+
 _NAME = 60
 _CELL = 90
 
@@ -73,7 +76,9 @@ def agent_steps(episode: Episode) -> list[AgentStep]:
         attempts.setdefault(attempt.start.step, []).append(attempt)
     for failure in episode.failures:
         failures.setdefault(failure.step, []).append(failure)
-    steps = {*range(episode.first_step, episode.end_step), *models, *attempts}
+    first = episode.first_step
+    stated = range(first, min(episode.end_step, first + MAX_EMPTY_STEPS))
+    steps = {*stated, *models, *attempts, *failures}
     return [
         AgentStep(
             step=step,
