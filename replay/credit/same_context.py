@@ -37,10 +37,12 @@ def says_the_same(a: Value, b: Value) -> bool:
 
 def _is_told_a_change(branch: Episode) -> bool:
     about = None if branch.fork is None else branch.value(branch.fork.metadata_data)
+    # Anybody may have written the metadata of a log.
     what_if = about.get("what_if") if isinstance(about, dict) else None
-    if not isinstance(what_if, dict) or what_if["arm"] != "changed":
+    if not isinstance(what_if, dict) or what_if.get("arm") != "changed":
         return False
-    return what_if["change"]["name"] in _TOLD
+    change = what_if.get("change")
+    return isinstance(change, dict) and str(change.get("name")) in _TOLD
 
 
 def _without_ids(value: Value) -> Value:
