@@ -46,6 +46,22 @@ def test_wrong_snapshots_are_not_granted() -> None:
     assert "it continued differently" in refused.restore["env_snapshot"].why
 
 
+class Moving(Outside):
+    """Continues in another container, as it were, after each restore."""
+
+    container = 0
+
+    def restore_snapshot(self, name: Any) -> None:
+        super().restore_snapshot(name)
+        self.container += 1
+
+
+@pytest.mark.slow
+def test_a_sandbox_may_go_on_in_another_container() -> None:
+    report = check_determinism(Moving, n_steps=60)
+    assert report.restore["env_snapshot"].is_granted, report.restore["env_snapshot"].why
+
+
 @pytest.mark.slow
 def test_branches_restore_the_sandbox_and_continue_as_recorded(episode: Any) -> None:
     branches = {

@@ -17,6 +17,7 @@ from trajrec.envstate.contents import attributes_of, parts_of
 from trajrec.envstate.generators import is_seedable, put_state, state_of
 from trajrec.envstate.outer_variables import OuterSearch, process_generators
 from trajrec.envstate.pettingzoo import layers
+from trajrec.protocols import SandboxedEnv
 from trajrec.types import Array, Value
 from trajrec.values.arrays import array_bytes
 from trajrec.values.plain import PLAIN_TYPES, STANDARD_VALUES
@@ -113,11 +114,14 @@ class OuterState(NamedTuple):
         """Return a digest of each attribute of an environment's layers, by its name.
 
         Objects in the variables count by their identity, and so do those that two attributes share.
+        A sandbox keeps its attributes itself: a restored one may be in another container.
         """
         all_layers = list(layers(env))
         digester = _Digester(set(map(id, all_layers)), known=self.objects)
         digests: dict[str, bytes] = {}
         for layer in all_layers:
+            if isinstance(layer, SandboxedEnv):
+                continue
             constant = constants_among(constant_attributes(layer), vars(layer))
             for name, value in attributes_of(layer):
                 if name not in constant:
