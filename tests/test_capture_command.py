@@ -82,6 +82,7 @@ def check_rerun(folder: Path, ended: Any, attempts: list[Attempt], command: list
     assert b"Zx81kPq0aTeVn4Rw7YbM2c" not in stored
 
 
+@half_deep("agents")
 @needs_node
 def test_a_node_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     command = ["node", AGENTS / "agent.mjs"]

@@ -107,6 +107,7 @@ def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, options: Any
 
 
 @pytest.mark.slow
+@half_deep("credit")
 def test_a_pickled_environment_gives_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     env = make_by_id("MiniGrid-Empty-5x5-v0", max_steps=12)
@@ -454,6 +455,7 @@ def test_the_memory_of_a_policy_does_not_depend_on_the_run(lake: Episode) -> Non
     ) == numbers(table)
 
 
+@half_deep("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "options",
@@ -617,6 +619,7 @@ def test_generators_of_wrappers_are_found_but_not_of_spaces() -> None:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 @pytest.mark.sources
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])
 def test_the_share_of_differing_pairs_is_the_exact_one(epsilon: float) -> None:

@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from tiers import half_deep
 
 import trajrec
 from trajrec.envs import GymWorld, KeyDoor, Office, Shop, ToolTextEnv, Workspace
@@ -19,6 +20,7 @@ from trajrec.replay import check_determinism
 
 
 @pytest.mark.slow
+@half_deep("environments")
 @pytest.mark.parametrize("env_id", ["trajrec/KeyDoor-v0", "trajrec/Shop-v0"])
 def test_our_environments_pass_both_checks_of_contracts(env_id: str) -> None:
     report = check_determinism(env_id, n_steps=200)

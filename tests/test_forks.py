@@ -618,6 +618,7 @@ def test_an_environment_lives_as_long_as_its_last_snapshot() -> None:
 
 
 @pytest.mark.slow
+@half_deep("credit")
 def test_fresh_ale_branches_differ_and_replay_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -716,6 +716,7 @@ def test_bank_is_won_by_the_right_choice_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 def test_calls_that_no_model_decided_are_controlled(tmp_path: Path) -> None:
     episode, options = summed(tmp_path, (1, 2, 3, 4))
 

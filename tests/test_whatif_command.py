@@ -349,6 +349,7 @@ def test_run_whose_time_is_over_is_counted_without_verdict(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@half_deep("whatif")
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 def test_interrupt_keeps_the_runs_and_kills_those_that_go_on(tmp_path: Path) -> None:
     path = tmp_path / "agent.py"
