@@ -10,6 +10,11 @@ KEYFRAME_STEPS = 8192
 """The least number of steps between keyframes; shorter episodes have none. Without a keyframe,
 8,192 steps are re-executed in 0.05 s (CartPole) to 2 s (Humanoid)."""
 
+EARLY_STEPS = 1024
+"""The steps of an episode after which the variables outside are looked at first. To look reads the
+`__dict__` of each layer, and Python 3.11 and 3.12 read their attributes more slowly ever after (1 µs
+a step of CartPole). Most episodes end before."""
+
 NEVER = 1 << 62
 """A step that no episode reaches."""
 
@@ -18,7 +23,8 @@ class KeyframeSchedule:
     """Takes keyframes of one environment, if it holds only plain data.
 
     No keyframe has the variables of modules, classes and closures. If steps change one, a keyframe
-    would lead to a state that never was, so none is taken any more.
+    would lead to a state that never was, so none is taken any more. Changes in the first
+    `EARLY_STEPS` steps alone are not seen here; a fork looks again before it uses a keyframe.
 
     Args:
         env: The environment, with its wrappers.
@@ -28,7 +34,7 @@ class KeyframeSchedule:
     """
 
     def __init__(self, env: AnyEnv) -> None:
-        self.due_step = 0
+        self.due_step = EARLY_STEPS
         self._env = env
         self._begin = 0
         # The variables outside of the environment, early in the episode.
@@ -39,7 +45,8 @@ class KeyframeSchedule:
     def begin_episode(self, n_steps: int) -> None:
         """Begin an episode that has `n_steps` steps already, if it is a fork."""
         if self.due_step != NEVER:
-            self.due_step = self._begin = n_steps
+            self._begin = n_steps
+            self.due_step = n_steps + EARLY_STEPS
             self._outer = None
 
     def take(self, n_steps: int) -> bytes | None:
@@ -47,10 +54,9 @@ class KeyframeSchedule:
         try:
             outer = OuterState.of_env(self._env)
             if self._outer is None:
-                # The first block of the episode. Before it, most episodes are over: the search for
-                # the variables takes up to 10 ms.
                 self._outer = outer
                 self.due_step = self._begin + KEYFRAME_STEPS
+                return None
             if self._outer.changed(outer):
                 self.due_step = NEVER
             if n_steps < self.due_step:
