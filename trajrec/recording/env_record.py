@@ -22,10 +22,10 @@ from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 
 SPACE_CHARACTERS = 2000
+"""Spaces are stored for people to read. The bounds of a large Box would fill pages."""
 
 UNTOLD = "the arguments of wrapper"
 """Begins the reason that a wrapper's arguments are unknown."""
-"""Spaces are stored for people to read. The bounds of a large Box would fill pages."""
 
 # The environments that were warned of: a training run makes hundreds of one kind.
 _warned: set[tuple[str, str]] = set()

@@ -23,8 +23,9 @@ class KeyframeSchedule:
     """Takes keyframes of one environment, if it holds only plain data.
 
     No keyframe has the variables of modules, classes and closures. If steps change one, a keyframe
-    would lead to a state that never was, so none is taken any more. Changes in the first
-    `EARLY_STEPS` steps alone are not seen here; a fork looks again before it uses a keyframe.
+    would lead to a state that never was, so none is taken any more. A variable that changes in the
+    first `EARLY_STEPS` steps alone is not seen: neither here nor by a fork, which looks at the steps
+    behind the keyframe.
 
     Args:
         env: The environment, with its wrappers.
