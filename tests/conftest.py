@@ -68,13 +68,13 @@ def mark_most_cases_slow(items: list[pytest.Item]) -> None:
 
 
 def mark_slow_cases_deep(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Mark the slow cases deep whose test is `mostly_deep` or `half_deep`; return those that were not drawn."""
+    """Mark the slow cases deep whose test is `mostly_deep` or `third_slow`; return those that were not drawn."""
     cases: dict[str, list[pytest.Item]] = {}
     not_drawn: set[pytest.Item] = set()
     for item in items:
         if item.get_closest_marker("slow") is None:
             continue
-        if (marker := item.get_closest_marker("half_deep")) is not None:
+        if (marker := item.get_closest_marker("third_slow")) is not None:
             item.add_marker(deep(*marker.args))
             if not comes_up(item):
                 not_drawn.add(item)

@@ -30,7 +30,7 @@ PARTS = {
 }
 """The parts, each with its contents. `.ci/deep` itself knows how to run `newest`."""
 
-MARKING = {"deep", "examples", "half_deep", "mostly_deep", "spread", "suite"}
+MARKING = {"deep", "examples", "third_slow", "mostly_deep", "spread", "suite"}
 """The functions of tests/tiers.py that put a test into the part that they are given first."""
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from conftest import only, rows
 from shop_agent import solve, solved
+from tiers import third_slow
 
 import trajrec
 from trajrec.agents.context import current_episode, enter_episode, leave_episode
@@ -538,6 +539,7 @@ def test_side_effects_and_their_exceptions_are_recorded(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_an_agents_log_compacts_and_recovers_without_loss(
     tmp_path: Path,
 ) -> None:

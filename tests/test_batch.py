@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.replay import replay_episodes
@@ -97,6 +97,7 @@ def test_reports_before_an_error_are_yielded_first(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_divergence_returns_from_another_process(runs: Path) -> None:
     alone = reports(runs, env=heavier, explain=False)
     long_enough = [
@@ -140,7 +141,7 @@ class Deadly(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @pytest.mark.slow
-@half_deep("kills")
+@third_slow("kills")
 def test_only_the_episode_that_kills_workers_is_refused(
     runs: Path,
 ) -> None:
@@ -172,6 +173,7 @@ def square(number: int) -> int:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_results_keep_their_order_when_workers_die() -> None:
     results = list(map_ordered(square, range(40), 3))
     assert [k for k, result in enumerate(results) if isinstance(result, WorkerDied)] == [13]
@@ -236,7 +238,7 @@ def test_what_cannot_be_made_in_a_worker_is_named(is_item: bool) -> None:
 
 
 @pytest.mark.slow
-@half_deep("replay")
+@third_slow("replay")
 def test_replay_reports_what_a_changed_environment_breaks(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from conftest import only
 from model_server import Attempt, ModelServer, Turn
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -82,7 +82,7 @@ def check_rerun(folder: Path, ended: Any, attempts: list[Attempt], command: list
     assert b"Zx81kPq0aTeVn4Rw7YbM2c" not in stored
 
 
-@half_deep("agents")
+@third_slow("agents")
 @needs_node
 def test_a_node_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     command = ["node", AGENTS / "agent.mjs"]
@@ -146,6 +146,7 @@ for k in range(int(sys.argv[1])):
 """
 
 
+@third_slow("agents")
 def test_a_call_through_proxy_and_tap_is_recorded_once(tmp_path: Path) -> None:
     plan = [Turn(status=500, headers={"retry-after-ms": "1"}), Turn("one"), Turn("two")]
     command = [sys.executable, "-c", CLIENT, "2"]
@@ -159,7 +160,7 @@ def test_a_call_through_proxy_and_tap_is_recorded_once(tmp_path: Path) -> None:
     check_rerun(tmp_path, ended, attempts, command)
 
 
-@half_deep("agents")
+@third_slow("agents")
 def test_an_agent_that_fails_at_a_miss_is_ended_at_once(tmp_path: Path) -> None:
     with ModelServer([Turn("one"), Turn("two")]) as server:
         trajrec_command(
@@ -188,6 +189,7 @@ def test_an_agent_that_fails_at_a_miss_is_ended_at_once(tmp_path: Path) -> None:
     assert "the agent ended before" in fewer.stderr
 
 
+@third_slow("agents")
 def test_a_rerun_goes_on_live_as_a_fork(tmp_path: Path) -> None:
     with ModelServer([Turn("one")]) as server:
         trajrec_command(
@@ -239,6 +241,7 @@ def test_options_that_no_episode_takes_are_refused_first(
         assert message in capsys.readouterr().err
 
 
+@third_slow("agents")
 def test_watched_state_is_recorded_before_and_after(tmp_path: Path) -> None:
     folder = tmp_path / "repo"
     folder.mkdir()
@@ -411,7 +414,7 @@ def test_a_program_without_trajrec_is_tapped_as_well(tmp_path: Path) -> None:
     assert len(attempts) == 3
 
 
-@half_deep("agents")
+@third_slow("agents")
 @pytest.mark.parametrize("kind", ["command", "function"])
 def test_an_episode_becomes_a_test(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -545,6 +548,7 @@ def test_only_conversations_of_the_same_command_are_told_of(
         assert "the recorded command had 1 more conversation, whose" in capsys.readouterr().err
 
 
+@third_slow("agents")
 def test_a_rerun_reports_a_damaged_log(tmp_path: Path) -> None:
     command = [sys.executable, "-c", CLIENT, "1"]
     with ModelServer([Turn("one")]) as server:
@@ -602,7 +606,7 @@ def test_a_server_with_tls_is_checked_and_recorded(tmp_path: Path) -> None:
         assert len(server.attempts) == 2
 
 
-@half_deep("agents")
+@third_slow("agents")
 @needs_node
 def test_the_sdks_of_node_are_recorded_and_rerun(tmp_path: Path) -> None:
     if shutil.which("npm") is None:

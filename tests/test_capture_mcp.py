@@ -19,7 +19,7 @@ import pytest
 from conftest import only
 from model_server import Call, ModelServer, Turn
 from test_capture_command import trajrec_command
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.mcp import recorded_call, recorded_requests
@@ -69,7 +69,7 @@ def bare_output(config: Path) -> str:
 
 
 @pytest.mark.slow
-@half_deep("agents")
+@third_slow("agents")
 def test_servers_of_a_command_are_recorded_and_answered(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")
     config = ledger_config(tmp_path)

@@ -15,7 +15,7 @@ from unittest import mock
 
 import broken
 import pytest
-from tiers import spread
+from tiers import spread, third_slow
 
 import trajrec
 from trajrec.agents.freeze import stopped_clocks
@@ -45,7 +45,7 @@ def record(folder: Path, name: str, **settings: str) -> Any:
     return trajrec.open(folder)
 
 
-@pytest.mark.parametrize("name", spread("replay", list(CAUSES), drawn=4))
+@pytest.mark.parametrize("name", spread("replay", list(CAUSES), drawn=3))
 def test_cause_of_a_divergence_is_named(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +66,7 @@ def test_cause_of_a_divergence_is_named(
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_other_threads_reading_the_time_hide_no_cause(tmp_path: Path) -> None:
     ended = threading.Event()
 
@@ -86,6 +87,7 @@ def test_other_threads_reading_the_time_hide_no_cause(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_measured_collections_of_garbage_hide_no_cause(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +143,7 @@ def test_state_leak_between_episodes_is_no_divergence(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_changed_version_is_named_as_the_cause(tmp_path: Path) -> None:
     class Newer(broken.Sound):
         def extra(self) -> float:

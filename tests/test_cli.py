@@ -18,7 +18,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import Scripted, record
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.cli.exit_status import MEANINGS, ExitStatus
@@ -506,6 +506,7 @@ def test_a_closed_pipe_is_no_error(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_fork_diff_and_check_determinism_work_together(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -695,6 +696,7 @@ def test_a_factory_that_makes_no_environment_is_reported_in_a_line(
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_an_env_id_gets_the_recorded_arguments(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -719,6 +721,7 @@ def test_an_env_id_gets_the_recorded_arguments(
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_an_env_id_keeps_the_arguments_of_its_registration(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,7 +104,7 @@ def test_branches_are_right_wherever_the_state_lies(kind: Any, jobs: int, tmp_pa
     spread(
         "environments",
         list(product(KINDS, ["reexecute", "os_fork", "snapshot", "pickle"], [1, 2])),
-        drawn=20,
+        drawn=10,
     ),
 )
 def test_branches_are_right_or_refused(kind: Any, restore: Any, jobs: int, tmp_path: Path) -> None:

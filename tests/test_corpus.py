@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
-from tiers import Share, half_deep, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.corpus.index.file import INDEX_NAME, update_index
@@ -498,7 +498,7 @@ print(n)
 
 
 @pytest.mark.slow
-@half_deep("index")
+@third_slow("index")
 def test_two_readers_miss_no_episode_of_three_writers(tmp_path: Path) -> None:
     ask_while_recording(tmp_path, 3, 2, 5.0)
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import Scripted, record, run
 from killing import kill_child
-from tiers import Share, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -198,6 +198,7 @@ def kill_once(recorders: subprocess.Popen[str], folder: Path, after_s: float) ->
 
 
 @pytest.mark.slow
+@third_slow("kills")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_kill_9_loses_no_step_that_returned(
     tmp_path: Path, recorders: subprocess.Popen[str]

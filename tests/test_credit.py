@@ -10,7 +10,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import deep, half_deep
+from tiers import deep, third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -65,6 +65,7 @@ def test_merged_rollouts_give_the_same_numbers_bit_for_bit(lake: Episode) -> Non
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> None:
     expected = credit.estimate(lake, wander, n_rollouts=8, restore="snapshot")
     assert expected.restore == "snapshot"
@@ -75,6 +76,7 @@ def test_the_numbers_do_not_depend_on_how_steps_are_reached(lake: Episode) -> No
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> None:
     for noise in ("shared", "fresh", "recorded"):
         options: Any = {"n_rollouts": 8, "noise": noise}
@@ -84,7 +86,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_processes(lake: Episode) -> 
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.parametrize(
     "options", [{}, {"jobs": 2}, pytest.param({"restore": "os_fork"}, marks=pytest.mark.slow)]
 )
@@ -107,7 +109,7 @@ def test_progress_counts_the_rollouts_up_to_the_last(lake: Episode, options: Any
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 def test_a_pickled_environment_gives_the_same_numbers(tmp_path: Path) -> None:
     pytest.importorskip("minigrid")
     env = make_by_id("MiniGrid-Empty-5x5-v0", max_steps=12)
@@ -198,7 +200,7 @@ def test_a_diverging_prefix_is_an_error_and_no_credit(lake: Episode) -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 def test_sticky_actions_of_ale_follow_the_noise_of_their_scenario(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,7 +315,7 @@ def test_an_unseeded_policy_is_noticed_by_its_actions(restore: Any, tmp_path: Pa
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 def test_an_environment_may_reuse_its_observation_buffer(tmp_path: Path) -> None:
     class Reuses(gym.ObservationWrapper[Any, Any, Any]):
         def __init__(self, env: Any) -> None:
@@ -440,6 +442,7 @@ class Counting:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_the_memory_of_a_policy_does_not_depend_on_the_run(lake: Episode) -> None:
     class Alternating(Counting):
         """Takes 1 and 2 in turn, by the number of steps."""
@@ -455,7 +458,7 @@ def test_the_memory_of_a_policy_does_not_depend_on_the_run(lake: Episode) -> Non
     ) == numbers(table)
 
 
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "options",
@@ -532,6 +535,7 @@ def drawn(tmp_path: Path) -> tuple[Episode, list[float]]:
     return next(trajrec.open(tmp_path / "drawn").episodes()), numbers
 
 
+@third_slow("credit")
 @pytest.mark.parametrize(
     "restore", ["snapshot", "reexecute", pytest.param("os_fork", marks=pytest.mark.slow)]
 )
@@ -619,7 +623,7 @@ def test_generators_of_wrappers_are_found_but_not_of_spaces() -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.sources
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])
 def test_the_share_of_differing_pairs_is_the_exact_one(epsilon: float) -> None:

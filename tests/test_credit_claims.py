@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 import trajrec.envs
@@ -250,6 +250,7 @@ def test_returns_that_are_all_zero_are_no_shares(tmp_path: Path) -> None:
 # --- rollouts without a result ---
 
 
+@third_slow("credit")
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_bounds_hold_the_truth_of_lost_rollouts(jobs: int, tmp_path: Path) -> None:
     episode = record(tmp_path, Fragile(), [0] * 10)
@@ -357,7 +358,7 @@ def test_no_run_takes_more_than_its_budget(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.parametrize("options", [{"jobs": 2}, {"restore": "os_fork"}])
 def test_a_budget_holds_in_other_processes(options: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Walking(), [1] * 6)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from chains import chain
 from conftest import Scripted, record
+from tiers import third_slow
 
 import trajrec
 import trajrec.envs
@@ -165,6 +166,7 @@ def test_success_must_be_given_if_rewards_do_not_tell_it(
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_credit_prints_a_table_or_json_and_draws(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:

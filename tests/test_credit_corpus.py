@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 import trajrec.envs
@@ -123,7 +123,7 @@ class Jammed(gym.Wrapper[Any, Any, Any, Any]):
         return super().step(action)
 
 
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.parametrize("restore", ["snapshot", pytest.param("os_fork", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loses_all", [False, True])
 def test_pooling_has_a_row_for_a_step_without_results(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -119,7 +119,7 @@ def test_estimates_are_given_the_agents_knowledge(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.parametrize("make", [Cups, Sealed])
 def test_the_numbers_depend_only_on_the_seed(make: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, make, [WAIT, WAIT, 1], coin=0)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from tiers import Share, deep, half_deep, suite
+from tiers import Share, deep, suite, third_slow
 
 from trajrec.replay import credit
 
@@ -89,7 +89,7 @@ def test_the_decisive_step_of_planted_faults_is_named() -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 def test_shapley_values_of_a_switch_match_enumeration() -> None:
     from benchmarks.credit import games
 

@@ -14,7 +14,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import mostly_deep, spread
+from tiers import mostly_deep, spread, third_slow
 
 import trajrec
 from trajrec.envstate.pettingzoo import as_gymnasium
@@ -109,6 +109,7 @@ def test_each_fault_is_named_with_its_cause(factory: Any, cause: str) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 @pytest.mark.parametrize("env", [broken.StateLeak, "BipedalWalker-v3"])
 def test_reexecution_in_new_environments_is_granted_with_its_condition(env: Any) -> None:
     report = check_determinism(env, n_steps=60)

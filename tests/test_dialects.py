@@ -10,7 +10,7 @@ from typing import Any
 import dialect_bodies as bodies
 import pytest
 from dialect_bodies import ANSWERS, REQUESTS, SSE, STREAMS, changed, damaged, dump, frame, sse
-from tiers import Share, half_deep, suite
+from tiers import Share, suite, third_slow
 
 from trajrec.values.diff import diff
 from trajrec.wire.contents import AnswerContent, Message, ToolCall, ToolResult, Usage
@@ -830,7 +830,7 @@ def large_bodies() -> list[tuple[str, str, bytes]]:
 
 
 @pytest.mark.slow
-@half_deep("agents")
+@third_slow("agents")
 def test_large_streams_are_read_in_little_time() -> None:
     for name, kind, body in large_bodies():
         start = time.process_time()

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.envs import GymWorld, KeyDoor, Office, Shop, ToolTextEnv, Workspace
@@ -20,7 +20,7 @@ from trajrec.replay import check_determinism
 
 
 @pytest.mark.slow
-@half_deep("environments")
+@third_slow("environments")
 @pytest.mark.parametrize("env_id", ["trajrec/KeyDoor-v0", "trajrec/Shop-v0"])
 def test_our_environments_pass_both_checks_of_contracts(env_id: str) -> None:
     report = check_determinism(env_id, n_steps=200)
@@ -116,6 +116,7 @@ def make_office() -> Any:
 
 
 @pytest.mark.slow
+@third_slow("environments")
 def test_a_world_as_an_environment_of_text_replays_exactly(tmp_path: Path) -> None:
     report = check_determinism(lambda: ToolTextEnv(Office(), lambda world: False), n_steps=20)
     report.raise_if_failed()

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.export_files import export_transitions
@@ -88,7 +88,7 @@ def test_extreme_numbers_pass_through_each_part(tmp_path: Path, make: Any) -> No
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_intervals_are_the_same_under_any_error_state(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("FrozenLake-v1"), tmp_path)

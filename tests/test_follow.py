@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import only
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.colors import color_of
@@ -159,6 +160,7 @@ def in_a_terminal(*words: str, **environ: str) -> str:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_a_terminal_shows_colours_and_recorded_text_has_none(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         fail = ep.tool(lambda text: 1 / 0, name="fail")

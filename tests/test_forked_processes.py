@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hidden_state import LENGTH, Hidden, after
-from tiers import deep
+from tiers import deep, third_slow
 
 import trajrec
 from trajrec.errors import ControlError
@@ -86,6 +86,7 @@ for options in ({"jobs": 2}, {"restore": "os_fork"}, {"jobs": 2, "restore": "os_
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_branches_return_values_of_classes_of_the_callers_script(tmp_path: Path) -> None:
     script = tmp_path / "crossing.py"
     script.write_text(SCRIPT)

@@ -19,7 +19,7 @@ from typing import Any, get_args
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import deep, half_deep, spread
+from tiers import deep, spread, third_slow
 
 import trajrec
 from trajrec.cli import arguments
@@ -223,7 +223,7 @@ class Sloppy:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.parametrize("policy", ["random", Sloppy()], ids=["random", "seeded"])
 def test_branches_depend_neither_on_restore_nor_on_jobs(tmp_path: Path, policy: Any) -> None:
     corpus = record(tmp_path / "a", gym.make("CartPole-v1"))
@@ -391,7 +391,7 @@ def wait_until(condition: Callable[[], bool]) -> bool:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize(
     ("deadly", "why"),
@@ -618,7 +618,7 @@ def test_an_environment_lives_as_long_as_its_last_snapshot() -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 def test_fresh_ale_branches_differ_and_replay_exactly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -693,6 +693,7 @@ def test_logs_store_the_way_of_restoring(tmp_path: Path) -> None:
             assert branch.restore == child.fork.restore == restore
 
 
+@third_slow("credit")
 @pytest.mark.parametrize("restore", ["reexecute", pytest.param("os_fork", marks=pytest.mark.slow)])
 def test_carried_state_that_shows_late_is_noticed(tmp_path: Path, restore: Any) -> None:
     with record(tmp_path, Ripening(), n=3) as corpus:
@@ -798,7 +799,7 @@ def test_an_object_that_says_how_it_is_copied_is_copied() -> None:
 
 
 @pytest.mark.slow
-@half_deep("credit")
+@third_slow("credit")
 @pytest.mark.parametrize("restore", ["auto", "reexecute", "os_fork"])
 def test_carried_state_is_restored_by_replaying_predecessors(tmp_path: Path, restore: Any) -> None:
     corpus = record(tmp_path, carrying(), n=3)

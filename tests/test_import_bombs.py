@@ -16,7 +16,7 @@ import duckdb
 import pytest
 import zstandard
 from imported import write_json
-from tiers import half_deep
+from tiers import third_slow
 
 from trajrec.errors import ImportFileError
 from trajrec.exchange.importing import import_trajectories
@@ -154,7 +154,7 @@ def test_names_that_lead_outside_write_nothing_there(tmp_path: Path) -> None:
     assert not Path("/tmp/evil.json").exists()
 
 
-@half_deep("imports")
+@third_slow("imports")
 def test_a_document_of_too_many_values_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.json"
     with path.open("wb") as file:
@@ -165,7 +165,7 @@ def test_a_document_of_too_many_values_is_refused(tmp_path: Path) -> None:
     assert "million values" in limited_import(path, tmp_path)
 
 
-@half_deep("imports")
+@third_slow("imports")
 @pytest.mark.parametrize("name", ["t.json", "t.jsonl"])
 def test_a_file_that_no_memory_holds_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -178,7 +178,7 @@ def test_a_file_that_no_memory_holds_is_refused(name: str, tmp_path: Path) -> No
     assert expected in said, said
 
 
-@half_deep("imports")
+@third_slow("imports")
 def test_a_table_whose_value_has_gigabytes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     text = '\'[{"role": "user", "content": "\' || repeat(\'x\', 400000000) || \'"}]\''

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from imported import DATA, check_account, column, imported, needs_data, one, write_json, write_lines
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -360,7 +360,7 @@ def test_the_command_prints_what_became_of_the_fields(
 
 
 @pytest.mark.slow
-@half_deep("kills")
+@third_slow("kills")
 def test_a_killed_import_can_be_run_again(tmp_path: Path) -> None:
     lines = [trajectory(60) for _ in range(300)]
     path = write_lines(tmp_path / "t.jsonl", lines)

@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, Witness, run
-from tiers import Share, half_deep, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -610,7 +610,7 @@ def test_read_while_the_halves_change_has_no_gap(
 
 
 @pytest.mark.slow
-@half_deep("log")
+@third_slow("log")
 @pytest.mark.parametrize("lost", ["frames of the log", "middle of the journal"])
 def test_items_lost_before_others_in_the_journal_are_damage(lost: str, tmp_path: Path) -> None:
     """As after a power failure, when later pages were kept and earlier ones not."""

@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
-from tiers import half_deep, seed_of
+from tiers import seed_of, third_slow
 
 import trajrec
 from trajrec.corpus.index import live as live_index
@@ -47,7 +47,7 @@ def act(episode: Any, rng: random.Random) -> None:
 
 
 @pytest.mark.slow
-@half_deep("index")
+@third_slow("index")
 @pytest.mark.parametrize("number", range(2))
 def test_rows_of_a_live_log_are_those_of_a_fresh_corpus(tmp_path: Path, number: int) -> None:
     rng = random.Random(seed_of("live rows") + number)

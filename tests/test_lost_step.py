@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 
 from trajrec.replay.whatif.lost_step import LostStep, Share, Wanted, find_lost_step
 from trajrec.replay.whatif.result import RunResult, WhatIfResult
@@ -121,7 +121,7 @@ def test_search_ends_without_a_step_if_nothing_wins_or_a_control_differs() -> No
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_command_names_the_decisive_step_with_its_cost(tmp_path: Path) -> None:
     pytest.importorskip("httpx", reason="httpx is not installed")
     from model_server import ModelServer

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import only
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.proxies.mcp_answers import RecordedCall, RecordedCalls, SessionAnswers
@@ -190,7 +190,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-@half_deep("agents")
+@third_slow("agents")
 def test_the_real_sdk_sees_no_difference(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")
     from mcp import ClientSession

@@ -18,7 +18,7 @@ from conftest import only
 from model_server import ModelServer
 from test_capture_command import trajrec_command
 from test_capture_mcp import AGENT, HERE, PLAN, bare_output, free_port
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.proxies.mcp_config import recorders
@@ -52,7 +52,7 @@ def empty(database: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("agents")
+@third_slow("agents")
 def test_a_server_of_the_older_transport_is_recorded_and_answered(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")
     database = tmp_path / "ledger.db"

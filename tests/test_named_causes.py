@@ -19,7 +19,7 @@ import broken
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import half_deep, spread
+from tiers import spread, third_slow
 
 import trajrec
 from trajrec.replay import replay_episode, replay_episodes
@@ -263,7 +263,7 @@ class NewSpaces(ThreeValues):
 
 
 @pytest.mark.slow
-@half_deep("replay")
+@third_slow("replay")
 def test_a_generator_of_few_values_is_named_as_unseeded(tmp_path: Path) -> None:
     recorder = trajrec.record(NewSpaces(), tmp_path)
     for seed in range(12):

@@ -13,7 +13,7 @@ import gymnasium as gym
 import msgspec
 import numpy as np
 import pytest
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.corpus.index.environments import MAX_CHANGES
@@ -157,6 +157,7 @@ def test_states_of_plain_numbers_are_stored_as_numbers(tmp_path: Path, name: str
 
 
 @pytest.mark.slow
+@third_slow("index")
 def test_state_keys_by_column_are_those_of_each_state(tmp_path: Path) -> None:
     for name, make in STATES.items():
         folder = tmp_path / name

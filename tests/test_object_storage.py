@@ -18,7 +18,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import record
-from tiers import Share, half_deep, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -374,7 +374,7 @@ def test_an_index_with_other_contents_is_refused(runs: Path, storage: tuple[Coun
 
 
 @pytest.mark.slow
-@half_deep("index")
+@third_slow("index")
 def test_processes_open_one_mirror_at_once(runs: Path, storage: tuple[Counted, str]) -> None:
     _, url = storage
     push(runs, url)

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 from gymnasium.utils import EzPickle
-from tiers import half_deep, spread
+from tiers import spread, third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -801,7 +801,7 @@ def test_credit_needs_a_success_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("environments")
+@third_slow("environments")
 def test_determinism_is_probed_for_several_players() -> None:
     report = check_determinism(functools.partial(make, "aec", TICTACTOE), n_steps=60)
     assert (

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.errors import RecordedError
@@ -82,6 +82,7 @@ def reader() -> Any:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_programs_of_an_environment_get_an_empty_stdin(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     with trajrec.open(tmp_path) as corpus:
@@ -216,7 +217,7 @@ def quitting() -> Any:
 
 
 @pytest.mark.slow
-@half_deep("kills")
+@third_slow("kills")
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_exit_of_an_environment_ends_only_the_episode(tmp_path: Path, jobs: int) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
@@ -304,6 +305,7 @@ def square(number: int) -> int:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_a_pool_keeps_its_workers_for_all_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Worker] = []
 

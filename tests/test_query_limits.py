@@ -14,6 +14,7 @@ from pathlib import Path
 import duckdb
 import gymnasium as gym
 import pytest
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli import experiments
@@ -171,6 +172,7 @@ def test_refused_values_were_never_in_memory(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("index")
 def test_one_value_does_not_exceed_the_time(runs: Path, results: Path) -> None:
     with trajrec.open(runs, sandbox=Sandbox(seconds=0.5, memory="8GB")) as corpus:
         start = time.monotonic()

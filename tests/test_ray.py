@@ -15,6 +15,7 @@ from test_batch import heavier, reports
 from test_credit import numbers, wander
 from test_credit import record as record_with_policy
 from test_index_jobs import build, record_all_kinds, small_tasks
+from tiers import third_slow
 
 from trajrec.replay import credit, fork_many
 from trajrec.replay.processes.ray import map_on_ray
@@ -85,6 +86,7 @@ def test_ray_gives_the_numbers_of_credit(tmp_path: Path) -> None:
     assert numbers(table) == numbers(expected)
 
 
+@third_slow("index")
 @pytest.mark.usefixtures("cluster", "small_tasks")
 def test_ray_gives_the_index_of_one_process(tmp_path: Path) -> None:
     record_all_kinds(tmp_path)

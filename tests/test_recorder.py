@@ -16,7 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -358,7 +358,7 @@ def test_replays_that_had_no_time_are_counted(
 
 
 @pytest.mark.slow
-@half_deep("replay")
+@third_slow("replay")
 def test_audit_replays_a_share_and_warns_of_divergence(
     tmp_path: Path,
 ) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import only
 from planted import KINDS, Planted, plant
-from tiers import half_deep, mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.errors import EncodeError, RedactedError
@@ -311,7 +311,7 @@ def test_resync_compares_secrets_by_kind_and_restores_none(
 
 
 @pytest.mark.slow
-@half_deep("agents")
+@third_slow("agents")
 @pytest.mark.parametrize("keep_states", ["all", "digests"])
 def test_a_redacted_state_is_compared_by_its_kind(tmp_path: Path, keep_states: Any) -> None:
     record(tmp_path, ["look", "go"], keep_states=keep_states, kwargs={"note": f"ask {KEY}"})
@@ -329,7 +329,7 @@ def test_a_redacted_state_is_compared_by_its_kind(tmp_path: Path, keep_states: A
 
 
 @pytest.mark.slow
-@half_deep("agents")
+@third_slow("agents")
 def test_redacted_observations_are_compared_redacted(tmp_path: Path) -> None:
     class Speaker(Desk):
         def get_state(self) -> JsonObject:

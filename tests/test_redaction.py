@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from planted import HEX, KINDS, LOWER, URL, Draw, Planted, plant
+from tiers import third_slow
 
 from trajrec.redaction.comparison import differences
 from trajrec.redaction.digests import mark
@@ -92,6 +93,7 @@ def test_each_kind_of_secret_is_found_in_each_place(place: str) -> None:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_secrets_that_are_drawn_anew_are_found() -> None:
     n_missed = 0
     n = 0

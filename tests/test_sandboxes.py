@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from outside import Forgetful, Full, Outside
+from tiers import third_slow
 
 import trajrec
 from trajrec.envstate.keyframes import Keyframes
@@ -63,6 +64,7 @@ def test_a_sandbox_may_go_on_in_another_container() -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_branches_restore_the_sandbox_and_continue_as_recorded(episode: Any) -> None:
     branches = {
         restore: fork_many(
@@ -88,6 +90,7 @@ def test_branches_restore_the_sandbox_and_continue_as_recorded(episode: Any) -> 
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.parametrize("restore", ["auto", pytest.param("env_snapshot", marks=pytest.mark.slow)])
 def test_wrappers_are_restored_with_their_sandbox(episode: Any, restore: Any) -> None:
     make = lambda: gym.wrappers.TimeLimit(Outside(), 30)  # noqa: E731

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from counter_runs import interface, of_run
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -113,6 +114,7 @@ def test_replays_are_counted_with_their_grades(corpus: trajrec.Corpus) -> None:
     assert "verified replay, or labels of steps" not in claims["trace"].missing
 
 
+@third_slow("attribution")
 def test_the_card_of_the_shop_can_be_written(corpus: trajrec.Corpus, tmp_path: Path) -> None:
     comparison = corpus.compare(a=of_run("base"), b=of_run("prompt"))
     release = corpus.card(tmp_path / "out", comparisons=[comparison])

@@ -140,7 +140,7 @@ def test_another_body_is_sent_if_asked_for(name: str) -> None:
             assert attempt.headers["content-length"] == str(len(attempt.body))
 
 
-@pytest.mark.parametrize("name", spread("agents", list(AGENTS), drawn=5))
+@pytest.mark.parametrize("name", spread("agents", list(AGENTS), drawn=3))
 @pytest.mark.filterwarnings("default")
 def test_an_episode_holds_and_repeats_every_attempt(name: str, tmp_path: Path) -> None:
     agent = AGENTS[name]

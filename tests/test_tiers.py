@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from deep_parts import PARTS, list_by_part
-from tiers import SEED, Share, deep, examples, half_deep, mostly_deep, seed_of, shares, spread
+from tiers import SEED, Share, deep, examples, mostly_deep, seed_of, shares, spread, third_slow
 
 TESTS = Path(__file__).parent
 
@@ -58,7 +58,7 @@ def test_an_unknown_part_is_refused() -> None:
     with pytest.raises(ValueError, match=r"part must be one of log, .*, got 'lgo'"):
         mostly_deep("lgo", drawn=1)
     with pytest.raises(ValueError, match=r"part must be one of log, .*, got 'lgo'"):
-        half_deep("lgo")
+        third_slow("lgo")
 
 
 def test_examples_are_those_of_the_seed() -> None:
@@ -131,8 +131,8 @@ def test_slow_cases_of_one_test_are_drawn() -> None:
 
 
 @pytest.mark.slow
-def test_each_test_that_is_half_deep_has_its_coin() -> None:
-    # The whole file is slow, and those tests of it that take seconds are half deep.
+def test_each_test_that_is_third_slow_has_its_draw() -> None:
+    # The whole file is slow, and those tests of it that take seconds are drawn.
     tests = ("an_episode_becomes_a_test", "an_agent_that_fails_at_a_miss_is_ended_at_once")
     slow = collected("-m", "slow", "tests/test_capture_command.py")
     deep_tests = collected("-m", "deep(part='agents')", "tests/test_capture_command.py")
@@ -141,9 +141,9 @@ def test_each_test_that_is_half_deep_has_its_coin() -> None:
         whole = {line for line in deep_tests if test in line}
         assert whole
         assert {line for line in slow if test in line} <= whole
-    half = {line for line in deep_tests if line not in slow}
-    assert half
-    assert set(deep_tests) - half
+    not_drawn = {line for line in deep_tests if line not in slow}
+    assert not_drawn
+    assert set(deep_tests) - not_drawn
     # None is left to the unmarked tier.
     assert not set(collected("tests/test_capture_command.py", "tests/test_batch.py")) & set(
         deep_tests

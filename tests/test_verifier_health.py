@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
+from tiers import third_slow
 
 import trajrec
 from trajrec.analysis.card import About, make_card
@@ -91,6 +92,7 @@ def numbers_of_card(corpus: trajrec.Corpus) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_no_rate_counts_a_probe(tmp_path: Path) -> None:
     record_runs(tmp_path)
     with trajrec.open(tmp_path) as corpus:

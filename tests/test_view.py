@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from starlette.testclient import TestClient
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.agents import outcomes
@@ -376,7 +376,7 @@ def test_a_filter_in_the_address_cannot_break_the_page(client: TestClient) -> No
 
 
 @pytest.mark.slow
-@half_deep("pages")
+@third_slow("pages")
 def test_no_damage_of_a_log_breaks_a_page(tmp_path: Path) -> None:
     record_shop(tmp_path / "whole")
     trajrec.close_logs()

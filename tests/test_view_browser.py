@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from chromium import Chromium, Page, find_chromium, served
 from test_view import HOSTILE, record_hostile, record_shop
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.view.report import make_report
@@ -336,7 +336,7 @@ def record_long_names(runs: Path) -> None:
             ep.stop(word)
 
 
-@half_deep("pages")
+@third_slow("pages")
 def test_no_long_name_makes_a_page_wider_than_a_phone(chromium: Chromium, tmp_path: Path) -> None:
     record_long_names(tmp_path)
     trajrec.close_logs()

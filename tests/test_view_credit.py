@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 from test_view import HOSTILE, ROOT, assert_harmless, signed_in
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus import bounded_queries
@@ -242,6 +243,7 @@ def test_a_report_has_the_charts_of_credit(corpus: trajrec.Corpus) -> None:
 
 
 @pytest.mark.slow
+@third_slow("pages")
 def test_no_page_needs_a_process_for_its_queries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, corpus: trajrec.Corpus
 ) -> None:

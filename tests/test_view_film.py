@@ -17,6 +17,7 @@ import pytest
 from chromium import find_chromium, opened
 from starlette.testclient import TestClient
 from test_view import assert_harmless, signed_in
+from tiers import third_slow
 
 import trajrec
 from trajrec.view.film import Film, film_chunk, film_of, picture_of, png, small
@@ -185,6 +186,7 @@ def test_a_report_holds_a_strip_of_pictures(corpus: trajrec.Corpus) -> None:
 
 
 @pytest.mark.slow
+@third_slow("pages")
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_a_browser_plays_the_film_step_by_step(corpus: trajrec.Corpus) -> None:
     episode = pixels_of(corpus)
@@ -213,6 +215,7 @@ def test_a_browser_plays_the_film_step_by_step(corpus: trajrec.Corpus) -> None:
 
 
 @pytest.mark.slow
+@third_slow("pages")
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_the_film_plays_on_beyond_the_listed_steps(
     corpus: trajrec.Corpus, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -13,7 +13,7 @@ import pytest
 from chromium import find_chromium, opened
 from starlette.testclient import TestClient
 from test_view import HOSTILE, assert_harmless, signed_in
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.corpus import Corpus
@@ -158,7 +158,7 @@ def test_a_live_address_with_no_number_is_refused(corpus: trajrec.Corpus) -> Non
 
 
 @pytest.mark.slow
-@half_deep("pages")
+@third_slow("pages")
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 def test_a_browser_sees_steps_while_they_are_recorded(corpus: trajrec.Corpus) -> None:
     # `trajrec view` refuses a folder without logs.

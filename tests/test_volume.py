@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import Scripted, run
-from tiers import half_deep
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -153,7 +153,7 @@ def test_limit_met_by_the_flusher_is_told_by_the_next_flush(tmp_path: Path, on_f
 
 
 @pytest.mark.slow
-@half_deep("index")
+@third_slow("index")
 def test_sql_knows_the_logs_that_are_left(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs", keep_last=4)
     query = "SELECT episode_id, seed, n_steps, ending, total_reward FROM episodes ORDER BY seed"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 
 pytest.importorskip("httpx", reason="httpx is not installed")
 
@@ -716,7 +716,7 @@ def test_bank_is_won_by_the_right_choice_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_calls_that_no_model_decided_are_controlled(tmp_path: Path) -> None:
     episode, options = summed(tmp_path, (1, 2, 3, 4))
 
@@ -730,7 +730,7 @@ def test_calls_that_no_model_decided_are_controlled(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 @pytest.mark.filterwarnings("default")
 def test_state_of_an_mcp_server_is_put_back(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from model_server import ModelServer, Turn
 from test_whatif_command import only_id, trajrec_command
-from tiers import half_deep
+from tiers import third_slow
 from whatif_agents import RIGHT, TOOLS, WRONG, Script
 
 import trajrec
@@ -234,7 +234,7 @@ sys.exit(not has_won)
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 @pytest.mark.parametrize("way", ["plain", "hooked"])
 def test_program_that_captures_itself_is_run_from_the_step_on(
     server: ModelServer, tmp_path: Path, way: str
@@ -261,7 +261,7 @@ def test_program_that_captures_itself_is_run_from_the_step_on(
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_command_whose_model_does_not_answer_is_no_loss(tmp_path: Path) -> None:
     def plan(request: dict[str, Any], number: int) -> Turn:
         return Turn(status=404) if request["model"] == "large" else script(request, number)
@@ -280,7 +280,7 @@ def test_command_whose_model_does_not_answer_is_no_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_program_that_was_killed_has_controls_and_no_verdict(
     server: ModelServer, tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from model_server import ModelServer
-from tiers import half_deep
+from tiers import third_slow
 from whatif_agents import RIGHT, Script, Support, record_failure
 
 import trajrec
@@ -67,7 +67,7 @@ def program(tmp_path: Path, url: str) -> list[Any]:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_python_program_is_run_from_the_step_on(tmp_path: Path) -> None:
     with ModelServer(Script()) as server:
         command = program(tmp_path, server.url)
@@ -108,7 +108,7 @@ def test_a_program_without_an_episode_asks_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_wrong_use_and_refusals_have_their_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,7 +188,7 @@ def refunded(folder):
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_node_program_is_run_from_its_beginning_and_live_from_the_step(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
@@ -227,7 +227,7 @@ def test_node_program_is_run_from_its_beginning_and_live_from_the_step(tmp_path:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 def test_runs_at_the_same_time_give_the_same_result(tmp_path: Path) -> None:
     with ModelServer(Script()) as server:
         command = program(tmp_path, server.url)
@@ -349,7 +349,7 @@ def test_run_whose_time_is_over_is_counted_without_verdict(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
 def test_interrupt_keeps_the_runs_and_kills_those_that_go_on(tmp_path: Path) -> None:
     path = tmp_path / "agent.py"

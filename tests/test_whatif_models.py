@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiers import half_deep
+from tiers import third_slow
 from whatif_agents import only_episode
 
 import trajrec
@@ -111,7 +111,7 @@ def is_large(said: list[str]) -> bool:
 
 
 @pytest.mark.slow
-@half_deep("whatif")
+@third_slow("whatif")
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(
     ("client", "model", "named"),

@@ -3,7 +3,7 @@
 Unmarked tests take two minutes and run the fixed shares: the same cases each time, so that a failure is due to a change.
 Tests marked `slow` run in `.ci/run` and hold the drawn shares: other cases each time, from a seed that is printed.
 Of a test marked `mostly_slow(n)` only n cases are unmarked; of its slow cases, `mostly_deep` leaves only some that are drawn.
-Of the tests marked `half_deep`, which take seconds each, half are slow in a session: each has its own coin.
+Of the tests marked `third_slow`, which take seconds each, a third are slow in a session: each has its own draw.
 Tests marked `deep` run in `.ci/deep PART` and hold the whole suites.
 """
 
@@ -54,21 +54,21 @@ def mostly_deep(part: str, *, drawn: int) -> pytest.MarkDecorator:
     return pytest.mark.mostly_deep(part, drawn)
 
 
-def half_deep(part: str) -> pytest.MarkDecorator:
-    """Make a slow test deep; in half of the sessions it stays slow as well.
+def third_slow(part: str) -> pytest.MarkDecorator:
+    """Make a slow test deep; in a third of the sessions it stays slow as well.
 
     Args:
         part: The part of the deep tier.
     """
     if part not in PARTS:
         raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
-    return pytest.mark.half_deep(part)
+    return pytest.mark.third_slow(part)
 
 
 def comes_up(item: pytest.Item) -> bool:
-    """Return whether a slow case marked `half_deep` is slow in this session."""
+    """Return whether a slow case marked `third_slow` is slow in this session."""
     # By its name: the tests that run beside it do not matter.
-    return random.Random(seed_of(item.nodeid.rpartition("/")[2])).random() < 0.5
+    return random.Random(seed_of(item.nodeid.rpartition("/")[2])).random() < 1 / 3
 
 
 def drawn_cases(name: str, items: Sequence[pytest.Item]) -> list[pytest.Item]:
