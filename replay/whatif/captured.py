@@ -155,7 +155,7 @@ def _commands(episode: Episode) -> list[Attempt]:
 
 
 def require_captured(episode: Episode, plan: Plan, watch: Value, *, runs_tools: bool) -> None:
-    """Refuse an experiment whose tools nobody has allowed, or whose state is not given.
+    """Refuse an experiment whose tools nobody has allowed, or whose state or verifier is missing.
 
     Raises:
         ReplayError: It is refused; the message says how to go on.
@@ -173,6 +173,14 @@ def require_captured(episode: Episode, plan: Plan, watch: Value, *, runs_tools: 
         raise ReplayError(
             "the command was recorded with --watch: give the same paths, which are put into their "
             "state at its beginning, and back at the end",
+            episode_id=episode.id,
+        )
+    deciding = [check.check_id for check in episode.checks if check.is_primary]
+    if deciding and not plan.success:
+        # The exit status, which would decide otherwise, is another test than that of the recording.
+        raise ReplayError(
+            f"the check {deciding[0]} decided the recording, and a log names no code to run: give it "
+            "by --success module:function",
             episode_id=episode.id,
         )
     tools = {attempt.tool for attempt in episode.transcript.attempts} - {COMMAND_TOOL}

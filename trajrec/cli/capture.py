@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_command
 from trajrec.cli.command_servers import wrapped_command
+from trajrec.cli.load import load_function
 from trajrec.cli.output import say
 from trajrec.cli.recorded_command import told_command
 from trajrec.cli.watched_paths import watched_of
@@ -43,6 +44,15 @@ def add_parser(commands: Commands) -> None:
         metavar="PATH",
         help="record the state of a folder or SQLite database before and after; implies "
         "--one-episode; repeatable",
+    )
+    parser.add_argument(
+        "--verifier",
+        action="append",
+        default=[],
+        metavar="MODULE:FUNCTION",
+        help="a function of the watched path, or without --watch of the exit status, that judges "
+        "the command when it has ended; implies --one-episode; repeatable, the first one decides "
+        "the outcome",
     )
     parser.add_argument(
         "--metadata",
@@ -111,13 +121,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.command:
         raise ValueError("give the command after --: trajrec capture runs -- node my_agent.js")
     routes = make_routes(os.environ, bases_of(arguments))
-    is_one_episode = arguments.one_episode or arguments.mcp or bool(arguments.watch)
+    verifiers = [load_function(name, "--verifier") for name in arguments.verifier]
+    is_one_episode = arguments.one_episode or bool(
+        arguments.mcp or arguments.watch or arguments.verifier
+    )
     options = episode_options(arguments)
     if arguments.mcp:
         from trajrec.proxies.mcp_messages import find_tool_error
 
         options["is_error"] = find_tool_error
-    with CommandRecording(arguments.dir, options, is_one_episode=is_one_episode) as recording:
+    with CommandRecording(
+        arguments.dir, options, is_one_episode=is_one_episode, verifiers=verifiers
+    ) as recording:
         server = ProxyServer(routes, recording.begin, mcp=recording.mcp)
         environment = command_environment(os.environ, server.address, routes, mode="record")
         with wrapped_command(arguments, environment, server, has_servers=arguments.mcp) as words:
@@ -126,6 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
             status = recording.run(told_command(arguments.command), command.run)
             server.close()
         recording.end(status)
+    _say_verdicts(arguments.dir, recording)
     _say_result(arguments.dir, recording, server)
     return status
 
@@ -194,6 +210,18 @@ def _say_result(folder: Path, recording: CommandRecording, server: ProxyServer) 
         f"({counted(recording.n_attempts, 'HTTP request')}) recorded; "
         f"list them: trajrec ls {folder}"
     )
+
+
+def _say_verdicts(folder: Path, recording: CommandRecording) -> None:
+    """Say what each verifier found."""
+    for name, verdict in recording.verdicts.items():
+        if verdict.passed is not None:
+            found = "success" if verdict.passed else "failure"
+        elif verdict.score is not None:
+            found = f"score {verdict.score:g}"
+        else:
+            found = f"no verdict; why: trajrec show {folder} {recording.first_id[:8]}"
+        say(f"trajrec: {name}: {found}")
 
 
 def _say_mcp(recording: CommandRecording) -> None:

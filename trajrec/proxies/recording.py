@@ -10,9 +10,11 @@ from typing import Self
 
 from trajrec.agents.episode import AgentEpisode
 from trajrec.agents.routing import Router
+from trajrec.protocols import Verdict, Verifier
 from trajrec.proxies.mcp_sessions import McpRecording
 from trajrec.recording.event_log import close_logs
 from trajrec.types import Value
+from trajrec.verifiers import identify
 from trajrec.wire.exchange import Exchange, HttpRequest, is_model_call, plain_url
 
 COMMAND_TOOL = "trajrec capture"
@@ -29,6 +31,9 @@ class CommandRecording:
         folder: The corpus.
         options: The options of the episodes; see `trajrec.episode`.
         is_one_episode: Whether all calls belong to one episode, which begins before the command.
+        verifiers: They judge that episode when the command has ended: they are called with the
+            watched state as `options` has it, or without one with the exit status. The first one
+            decides the outcome.
 
     Attributes:
         mcp: Records the command's MCP servers, if all calls belong to one episode; else None.
@@ -37,13 +42,22 @@ class CommandRecording:
         first_other: The first of these, without its query.
         n_faults: The requests to models that were not recorded.
         first_fault: The first reason for which a request was not recorded; "" if there was none.
+        verdicts: Id of a verifier -> its verdict, which is empty if it raised.
     """
 
-    def __init__(self, folder: Path, options: Mapping[str, Value], *, is_one_episode: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        options: Mapping[str, Value],
+        *,
+        is_one_episode: bool,
+        verifiers: Sequence[Verifier] = (),
+    ) -> None:
         self._folder = folder
         self._options = dict(options)
         self._is_one_episode = is_one_episode
         self._is_watching = is_one_episode and "watch" in options
+        self._verifiers = verifiers
         self._episodes: list[AgentEpisode] = []
         self._router = Router()
         self._lock = threading.Lock()
@@ -53,6 +67,7 @@ class CommandRecording:
         self.first_other = ""
         self.n_faults = 0
         self.first_fault = ""
+        self.verdicts: dict[str, Verdict] = {}
 
     def __enter__(self) -> Self:
         if self._is_one_episode:
@@ -77,7 +92,7 @@ class CommandRecording:
         return int(self._episodes[0].execute(COMMAND_TOOL, asked, run=run))
 
     def end(self, status: int) -> None:
-        """End the episodes.
+        """Judge the one episode of the command, and end the episodes.
 
         Args:
             status: The command's exit status.
@@ -85,8 +100,12 @@ class CommandRecording:
         if self.mcp is not None:
             self.mcp.close_all()
         if self._is_one_episode:
-            self._episodes[0].stop(f"{STATUS_REASON}{status}")
-            self._episodes[0].__exit__(None, None, None)
+            episode = self._episodes[0]
+            judged = self._options["watch"] if self._is_watching else status
+            for verifier in self._verifiers:
+                self.verdicts[identify(verifier).id] = episode.check(verifier, judged)
+            episode.stop(f"{STATUS_REASON}{status}")
+            episode.__exit__(None, None, None)
         else:
             self._router.stop()
         close_logs()
@@ -95,6 +114,11 @@ class CommandRecording:
         self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
     ) -> None:
         close_logs()
+
+    @property
+    def first_id(self) -> str:
+        """Id of the first episode."""
+        return self._episodes[0].id
 
     @property
     def n_episodes(self) -> int:
