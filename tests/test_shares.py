@@ -77,6 +77,15 @@ def test_quantile_of_students_t_holds_between_whole_numbers(
     assert t_quantile(confidence, df) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-150, 1e-90, 1.0, 1e90, 1e150])
+def test_interval_of_welch_scales_with_its_values(scale: float) -> None:
+    a = np.array([1.0, 2.0, 4.0])
+    b = np.array([0.0, 0.5])
+    whole = welch(a, b)
+    scaled = welch(a * scale, b * scale)
+    assert scaled[:3] == pytest.approx([end * scale for end in whole[:3]], rel=1e-9, abs=0.0)
+
+
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_welch_of_two_lone_arms_covers_at_few_values(n: int) -> None:
     rng = np.random.default_rng(7)

@@ -281,9 +281,9 @@ def welch(
     total = error_a + error_b
     if total == 0.0:
         return without_interval(difference)
-    df_a = len(a) - 1 + weight_a
-    df_b = len(b) - 1 + weight_b
-    df = total**2 / (error_a * error_a / df_a + error_b * error_b / df_b)
+    # By shares of the whole: the square of an error may be too small or too large for a float.
+    share = error_a / total
+    df = 1 / (share**2 / (len(a) - 1 + weight_a) + (1 - share) ** 2 / (len(b) - 1 + weight_b))
     half = t_quantile(confidence, df) * math.sqrt(total)
     return Interval(difference, difference - half, difference + half, "welch")
 
