@@ -304,6 +304,69 @@ def test_closed_database_is_recorded_as_a_failure_of_the_state(
         ]
 
 
+def test_a_database_that_cannot_be_read_stays_unknown(connect: Callable[..., Any]) -> None:
+    connection = connect(":memory:", isolation_level=None)
+    connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, a TEXT)")
+    connection.execute("INSERT INTO t VALUES (1, 'x')")
+    database = Database(connection)
+    database.begin()
+    # No UTF-8, which no text of Python is.
+    connection.execute("UPDATE t SET a = CAST(x'ff' AS TEXT)")
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError):
+            database.update()
+        with pytest.raises(sqlite3.OperationalError):
+            database.begin()
+    connection.execute("UPDATE t SET a = 'y'")
+    assert changes(database) == [("/t/1/a", "x", "y")]
+
+
+class ClosedFolder(Folder):
+    """A folder that cannot be read while it is closed."""
+
+    is_closed = False
+
+    def _read(self) -> Any:
+        if self.is_closed:
+            raise PermissionError("closed")
+        return super()._read()
+
+
+def test_a_folder_that_cannot_be_read_stays_unknown(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("x")
+    os.utime(file, ns=(0, 0))
+    folder = ClosedFolder(tmp_path)
+    folder.begin()
+    file.write_text("yy")
+    os.utime(file, ns=(0, 0))
+    folder.is_closed = True
+    for _ in range(2):
+        with pytest.raises(PermissionError):
+            folder.update()
+        with pytest.raises(PermissionError):
+            folder.begin()
+    folder.is_closed = False
+    assert changes(folder) == [("/a.txt/text", "x", "yy")]
+
+
+def test_changes_of_an_unknown_state_blame_no_later_call(tmp_path: Path) -> None:
+    office = Office(seed=0)
+    with trajrec.episode(tmp_path, world=office) as ep:
+        before = ep.state_digest
+        ep.call("execute", sql="UPDATE expenses SET thing = CAST(x'ff' AS TEXT) WHERE id = 1")
+        ep.call("list_files")
+        assert ep.state_digest is None
+        # Behind the recorder's back.
+        office.database.execute("UPDATE expenses SET thing = 'tea' WHERE id = 1")
+        ep.call("list_files")
+        assert ep.state_digest not in (None, before)
+    with trajrec.open(tmp_path) as corpus:
+        found = corpus.sql("SELECT step, message FROM failures ORDER BY step").fetchall()
+    assert [step for step, _ in found] == [0, 1]
+    assert all(message.startswith("Could not decode to UTF-8") for _, message in found)
+
+
 # Objects
 
 

@@ -250,10 +250,9 @@ class StateRecorder:
         """
         # Mostly empty: only large parts are not compared at once.
         calls = self._calls_assuming(part)
-        suspects = list(calls)
-        if caller is not None:
-            suspects.append(caller)
-        if not is_read or self.running.is_writing:
+        suspects = list(calls) if caller is None else [*calls, caller]
+        # What changed while the part could not be read may be the work of an earlier call.
+        if not is_read or self.running.is_writing or not self.digests.get(part.name):
             suspects = []
         message = f"{CHANGED}: {_one_of(suspects)}, {OR_PROGRAM}" if calls else CHANGED
         if self._has_changed(part, position, suspects=suspects, note=message if suspects else ""):

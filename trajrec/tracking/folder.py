@@ -70,9 +70,11 @@ class Folder:
         # Files by path, so that one whose status is the same is not read again.
         self._files: dict[str, ReadFile] = {}
         self._tree = Tree(self._read)
-        # What was there at the last look, and whether a file must be read again in any case.
+        # What was there at the last look, whether a file must be read again in any case, and whether
+        # all was read: a read that raises is made again.
         self._listing: dict[str, Status] = {}
         self._is_racy = True
+        self._is_read = False
         self._digest = ""
         self._is_ignored = functools.lru_cache(maxsize=1 << 16)(self._matches_ignored)
 
@@ -85,16 +87,20 @@ class Folder:
         """Return the tree of files, and its digest."""
         # The listing first: a change while the files are read shows in the next one.
         self._listing = self._list()
+        self._is_read = False
         value, self._digest = self._tree.begin()
+        self._is_read = True
         return value, self._digest
 
     def update(self) -> tuple[list[Change], str]:
         """Return the changes since the last call, and the digest of the tree."""
         listing = self._list()
-        if listing == self._listing and not self._is_racy:
+        if listing == self._listing and self._is_read and not self._is_racy:
             return [], self._digest
         self._listing = listing
+        self._is_read = False
         changes, self._digest = self._tree.update()
+        self._is_read = True
         return changes, self._digest
 
     def restore(self, value: Entry) -> None:

@@ -62,6 +62,8 @@ class Database:
         # Whether a transaction of the connection was open at the last look.
         self._is_open = False
         self._digest = ""
+        # Whether the rows of that version were read: a read that raises is made again.
+        self._is_read = False
         self._has_warned = False
 
     def _connect(self, path: Path) -> sqlite3.Connection:
@@ -76,7 +78,9 @@ class Database:
         # The version first: a change during the read then counts as new in the next `update`.
         self._version = self._read_version()
         self._is_open = self._connection.in_transaction
+        self._is_read = False
         value, self._digest = self._tree.begin()
+        self._is_read = True
         return value, self._digest
 
     def update(self) -> tuple[list[Change], str]:
@@ -86,10 +90,13 @@ class Database:
         self._is_open = self._connection.in_transaction
         # Nothing counts a rollback, as of a savepoint: what an open transaction has changed may be
         # gone with the same counts.
-        if version == self._version and not (was_open or self._is_open):
+        is_same = version == self._version and not (was_open or self._is_open)
+        if is_same and self._is_read:
             return [], self._digest
         self._version = version
+        self._is_read = False
         changes, self._digest = self._tree.update()
+        self._is_read = True
         if not changes:
             self._warn_of_attached()
         return changes, self._digest
