@@ -56,8 +56,11 @@ class GymWorld:
         """Take a step.
 
         Raises:
-            ValueError: The episode is over, or the action is not in the action space.
+            ValueError: The tool does not exist, the episode is over, or the action is not in the
+                action space.
         """
+        if name != "act":
+            raise ValueError(f"no tool {name!r}; there is act")
         if self._is_over:
             raise ValueError("the episode is over: reset the world before the next action")
         action = _to_action(self.env.action_space, arguments["action"])

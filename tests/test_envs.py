@@ -111,6 +111,14 @@ def test_an_environment_as_a_world_replays_exactly(tmp_path: Path) -> None:
     assert trajrec.replay.replay_episode(episode, world=slippery, explain=False).grade == "diverged"
 
 
+def test_an_environment_as_a_world_has_one_tool() -> None:
+    world = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
+    world.reset(seed=0)
+    with pytest.raises(ValueError, match="no tool 'jump'; there is act"):
+        world.call("jump", {"action": 2})
+    assert world.call("act", {"action": 2})["observation"] == 1
+
+
 def make_office() -> Any:
     return ToolTextEnv(Office(), lambda world: world.task_solved())
 
