@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -78,8 +78,8 @@ class FolderWorld:
         except ValueError as exc:
             raise self.Refusal(f"{name}: {exc}") from None
 
-    def _lay_out(self, files: Mapping[str, str]) -> None:
-        """Replace the folder by one with these files.
+    def _lay_out(self, files: Mapping[str, str | bytes], folders: Sequence[str] = ()) -> None:
+        """Replace the folder by one with these files and empty folders.
 
         Raises:
             ValueError: The folder holds files of somebody else.
@@ -91,8 +91,18 @@ class FolderWorld:
         self._is_laid_out = True
         shutil.rmtree(self.path, ignore_errors=True)
         self.path.mkdir(parents=True)
+        for path in folders:
+            self._inside(path).mkdir(parents=True)
         for path, text in files.items():
-            self._write_file(path, text)
+            self._write_bytes(path, text if isinstance(text, bytes) else text.encode())
+
+    def _empty_folders(self) -> list[str]:
+        """Return the folders without anything in them: no file can be written in their place."""
+        return [
+            path.relative_to(self.path).as_posix()
+            for path in sorted(self.path.rglob("*"))
+            if path.is_dir() and not path.is_symlink() and not any(path.iterdir())
+        ]
 
     def _list_files(self) -> list[str]:
         return [
@@ -108,10 +118,13 @@ class FolderWorld:
     def _write_file(self, path: str, text: str) -> str:
         # First: a text that cannot be written changes nothing.
         data = text.encode()
+        self._write_bytes(path, data)
+        return f"wrote {len(text)} characters"
+
+    def _write_bytes(self, path: str, data: bytes) -> None:
         file = self._inside(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-        return f"wrote {len(text)} characters"
 
     def _delete_file(self, path: str) -> str:
         self._existing(path).unlink()

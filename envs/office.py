@@ -134,10 +134,13 @@ class Office(FolderWorld):
         return (state["files"], state["expenses"]) == (expected["files"], expected["expenses"])
 
     def get_state(self) -> OfficeState:
-        """Return the task, the files and the expenses."""
+        """Return the task, the files, the empty folders and the expenses."""
         files = {path: self._read_file(path) for path in self._list_files()}
         expenses = self.rows("SELECT * FROM expenses ORDER BY id")
-        return {"task": self._task, "files": files, "expenses": expenses}
+        state: OfficeState = {"task": self._task, "files": files, "expenses": expenses}
+        if folders := self._empty_folders():
+            state["folders"] = folders
+        return state
 
     def set_state(self, state: OfficeState) -> None:
         """Restore a state that `get_state` returned.
@@ -146,7 +149,7 @@ class Office(FolderWorld):
         seed.
         """
         self._task = state["task"]
-        self._lay_out(state["files"])
+        self._lay_out(state["files"], state.get("folders", ()))
         self._lay_out_expenses(state["expenses"])
 
     def rows(self, sql: str) -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias, TypedDict
+from typing import NamedTuple, NotRequired, TypeAlias, TypedDict
 
 from trajrec.envs.folder import Call
 from trajrec.types import Value
@@ -21,11 +21,13 @@ class OfficeState(TypedDict):
     Attributes:
         task: Index of the task in `TASKS`.
         files: Path of each file -> its text.
+        folders: Paths of the empty folders; left out if there are none, as in older recordings.
         expenses: The rows of the table, by id.
     """
 
     task: int
     files: dict[str, str]
+    folders: NotRequired[list[str]]
     expenses: list[Row]
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from trajrec.envs.folder import DELETE_FILE, LIST_FILES, READ_FILE, WRITE_FILE, Call, FolderWorld
 from trajrec.envs.workspace_tasks import TASKS
@@ -47,10 +47,17 @@ class WorkspaceError(Exception):
 
 
 class WorkspaceState(TypedDict):
-    """The whole state of a workspace: the index of its task, and the text of each file by path."""
+    """The whole state of a workspace.
+
+    Attributes:
+        task: Index of the task in `TASKS`.
+        files: Path of each file -> its text, or its bytes if they are no UTF-8.
+        folders: Paths of the empty folders; left out if there are none, as in older recordings.
+    """
 
     task: int
-    files: dict[str, str]
+    files: dict[str, str | bytes]
+    folders: NotRequired[list[str]]
 
 
 class SuiteResult(TypedDict):
@@ -136,14 +143,17 @@ class Workspace(FolderWorld):
         return bool(grade(self).passed)
 
     def get_state(self) -> WorkspaceState:
-        """Return the task and the files."""
-        files = {path: self._read_file(path) for path in self._list_files()}
-        return {"task": self._task, "files": files}
+        """Return the task, the files and the empty folders."""
+        files = {path: _text_of(self._existing(path)) for path in self._list_files()}
+        state: WorkspaceState = {"task": self._task, "files": files}
+        if folders := self._empty_folders():
+            state["folders"] = folders
+        return state
 
     def set_state(self, state: WorkspaceState) -> None:
         """Restore a state that `get_state` returned."""
         self._task = state["task"]
-        self._lay_out(state["files"])
+        self._lay_out(state["files"], state.get("folders", ()))
 
     def _search(self, text: str) -> list[str]:
         return [
@@ -163,6 +173,15 @@ class Workspace(FolderWorld):
 
     def _run_tests(self) -> SuiteResult:
         return run_tests(self.path)
+
+
+def _text_of(file: Path) -> str | bytes:
+    """Return a file's text; its bytes if they are no text, as a program may write them."""
+    data = file.read_bytes()
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data
 
 
 def run_tests(folder: Path, pattern: str = "test_*.py") -> SuiteResult:

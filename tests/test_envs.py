@@ -183,6 +183,32 @@ def test_a_restored_folder_has_the_same_line_ends() -> None:
     assert other.call("read_file", {"path": "dos.txt"}) == "a\r\nb"
 
 
+@pytest.mark.parametrize("make", [Office, Workspace])
+def test_a_restored_folder_has_the_same_empty_folders(make: Any) -> None:
+    world = make(seed=0)
+    world.reset()
+    before = world.get_state()
+    world.call("write_file", {"path": "a/b/c", "text": ""})
+    world.call("delete_file", {"path": "a/b/c"})
+    other = make(seed=1)
+    other.set_state(world.get_state())
+    assert other.get_state() == world.get_state() != before
+    with pytest.raises(world.Refusal):
+        other.call("write_file", {"path": "a/b", "text": ""})
+    # States of older recordings have no folders.
+    world.set_state(before)
+    assert world.get_state() == before
+
+
+def test_a_workspace_restores_files_that_are_no_text() -> None:
+    world = Workspace(seed=0)
+    world.reset()
+    (world.path / "made.bin").write_bytes(b"\xff")
+    other = Workspace(seed=1)
+    other.set_state(world.get_state())
+    assert (other.path / "made.bin").read_bytes() == b"\xff"
+
+
 @pytest.mark.parametrize(
     "sql", ["UPDATE\nexpenses SET paid = 1", "DELETE FROM expenses RETURNING id"]
 )
