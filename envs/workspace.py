@@ -231,9 +231,13 @@ def grade(world: Workspace) -> Verdict:
     task = TASKS[world._task]
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder) / "project"
-        shutil.copytree(world.path, project)
+        # An agent's program may leave links that lead nowhere.
+        shutil.copytree(world.path, project, ignore_dangling_symlinks=True)
         module = f"test_{task.name}.py"
-        (project / module).write_text(task.tests)
+        if (project / module).is_dir():
+            # The agent deleted the tests, and made a folder of that name.
+            shutil.rmtree(project / module)
+        (project / module).write_text(task.tests, "utf-8")
         # This module alone: an agent may have added tests of its own.
         result = run_tests(project, module)
     # A module that ends the process with status 0 runs no test, so the output must count them.

@@ -209,6 +209,19 @@ def test_a_workspace_restores_files_that_are_no_text() -> None:
     assert (other.path / "made.bin").read_bytes() == b"\xff"
 
 
+@pytest.mark.parametrize("is_mended", [True, False])
+def test_no_folder_or_link_keeps_a_workspace_from_its_verdict(is_mended: bool) -> None:
+    world = Workspace()
+    world.reset(options={"task": 0})
+    if is_mended:
+        for name, arguments in world.ground_truth_calls():
+            world.call(name, arguments)
+    world.call("delete_file", {"path": "test_median.py"})
+    world.call("write_file", {"path": "test_median.py/x.py", "text": ""})
+    (world.path / "link").symlink_to("nowhere")
+    assert world.task_solved() is is_mended
+
+
 @pytest.mark.parametrize(
     "sql", ["UPDATE\nexpenses SET paid = 1", "DELETE FROM expenses RETURNING id"]
 )
