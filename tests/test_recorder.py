@@ -265,6 +265,44 @@ def test_wrong_arguments_are_named_in_the_error(tmp_path: Path) -> None:
         trajrec.record(5, tmp_path)  # type: ignore[arg-type]
 
 
+class Older:
+    """Has the methods of an environment, and is no `gymnasium.Env`."""
+
+    def reset(self) -> Any: ...
+
+    def step(self, action: Any) -> Any: ...
+
+
+class OfGym(Older):
+    __module__ = "gym.envs"
+
+
+class OfDeepMind(Older):
+    def action_spec(self) -> Any: ...
+
+    def observation_spec(self) -> Any: ...
+
+
+@pytest.mark.parametrize(
+    ("env", "remedy"),
+    [
+        ("CartPole-v1", r"got str: make the environment first, gym\.make\('CartPole-v1'\)"),
+        (Older, r"got the class Older: make an object of it, Older\(\.\.\.\)"),
+        (Older(), r"got Older: derive its class from gymnasium\.Env; reset returns \(observation,"),
+        (
+            OfGym(),
+            r"got OfGym: it is of the package gym, .* shimmy, GymV21CompatibilityV0\(env=env",
+        ),
+        (OfDeepMind(), r"got OfDeepMind: wrap it by the package shimmy, DmControlCompatibilityV0"),
+    ],
+)
+def test_other_kinds_of_environments_are_refused_with_a_remedy(
+    env: Any, remedy: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TypeError, match=rf"env must be a gymnasium\.Env, {remedy}"):
+        trajrec.record(env, tmp_path)
+
+
 def test_option_group_lists_every_keyword_of_the_recorder() -> None:
     parameters = inspect.signature(trajrec.Recorder).parameters.values()
     keywords = {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}

@@ -16,6 +16,16 @@ _TORCHRL_ENV = (
     "GymWrapper(trajrec.record(gym.make(id), folder))"
 )
 
+_GYM_ENV = (
+    "it is of the package gym, which came before Gymnasium; wrap it by the package shimmy, "
+    "GymV21CompatibilityV0(env=env), or GymV26CompatibilityV0(env=env) if its step returns five values"
+)
+_DM_ENV = "wrap it by the package shimmy, DmControlCompatibilityV0(env)"
+_LIKE_ENV = (
+    "derive its class from gymnasium.Env; reset returns (observation, info), and step "
+    "(observation, reward, terminated, truncated, info)"
+)
+
 
 def check_recordable(env: Value) -> None:
     """Check that each reset and each step of an environment reach a wrapper around it.
@@ -26,7 +36,8 @@ def check_recordable(env: Value) -> None:
     if not isinstance(env, gymnasium.Env):
         remedy = _remedy(env)
         ending = f": {remedy}" if remedy else ""
-        raise TypeError(f"env must be a gymnasium.Env, got {type(env).__name__}{ending}")
+        given = f"the class {env.__name__}" if isinstance(env, type) else type(env).__name__
+        raise TypeError(f"env must be a gymnasium.Env, got {given}{ending}")
     inner = env
     while isinstance(inner, gymnasium.Wrapper):
         if isinstance(inner, Autoreset):
@@ -38,10 +49,18 @@ def check_recordable(env: Value) -> None:
 
 
 def _remedy(env: Value) -> str:
-    """Return how a trainer's own kind of environment is recorded, "" for other objects."""
+    """Return how another kind of environment is recorded, "" for other objects."""
+    if isinstance(env, str):
+        return f"make the environment first, gym.make({env!r})"
+    if isinstance(env, type):
+        return f"make an object of it, {env.__name__}(...)"
     # By their methods: their packages need not be installed.
     if hasattr(env, "step_wait") and hasattr(env, "env_method"):
         return _SB3_VECTOR
     if hasattr(env, "rollout") and hasattr(env, "batch_size"):
         return _TORCHRL_ENV
-    return ""
+    if any(cls.__module__.partition(".")[0] == "gym" for cls in type(env).__mro__):
+        return _GYM_ENV
+    if hasattr(env, "action_spec") and hasattr(env, "observation_spec"):
+        return _DM_ENV
+    return _LIKE_ENV if hasattr(env, "reset") and hasattr(env, "step") else ""
