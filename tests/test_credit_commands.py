@@ -157,6 +157,91 @@ def test_bad_luck_is_not_blamed_on_the_action(tmp_path: Path) -> None:
     assert "The outcome of the action lost it, not the action" in str(point)
 
 
+class Gate(gym.Env[Any, Any]):
+    """Three steps, of which the second decides: it keeps a chance of one in six.
+
+    The chance lies in the action, or with `by_luck` in the environment.
+    """
+
+    observation_space = gym.spaces.Discrete(4)
+    action_space = gym.spaces.Discrete(6)
+
+    def __init__(self, by_luck: bool) -> None:
+        self.by_luck = by_luck
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.n_steps = 0
+        self.is_lost = False
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        key = self.np_random.integers(6) if self.by_luck else action
+        if self.n_steps == 1 and key != 0:
+            self.is_lost = True
+        self.n_steps += 1
+        is_over = self.n_steps == 3
+        return self.n_steps, float(is_over and not self.is_lost), is_over, False, {}
+
+
+def lost_at_gate(folder: Path, by_luck: bool) -> Episode:
+    env = trajrec.record(Gate(by_luck), folder)
+    env.reset(seed=1)
+    for _ in range(3):
+        env.step(3)
+    env.close()
+    (episode,) = trajrec.open(folder).episodes("total_reward = 0")
+    return episode
+
+
+@pytest.mark.parametrize("by_luck", [False, True])
+def test_one_step_can_lose_a_small_chance(tmp_path: Path, by_luck: bool) -> None:
+    episode = lost_at_gate(tmp_path, by_luck)
+    point = credit.point_of_no_return(
+        episode, "random", env=lambda: Gate(by_luck), n_rollouts=200, folder=None
+    )
+    assert point.step == 2
+    assert point.before.ci_low < 0.2
+    reason = "The outcome of the action lost it" if by_luck else "The action lost it"
+    assert reason in str(point)
+
+
+def test_few_rollouts_do_not_say_that_no_step_lost_it(tmp_path: Path) -> None:
+    episode = lost_at_gate(tmp_path, by_luck=False)
+    point = credit.point_of_no_return(
+        episode, "random", env=lambda: Gate(False), n_rollouts=16, folder=None
+    )
+    assert "The rollouts do not tell whether that step lost it" in str(point)
+
+
+def test_a_chance_lost_little_by_little_blames_no_step(tmp_path: Path) -> None:
+    class Wear(gym.Env[Any, Any]):
+        """Six steps; each action 1 takes a sixth of the chance at the end."""
+
+        observation_space = gym.spaces.Discrete(1)
+        action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.actions: list[int] = []
+            return 0, {}
+
+        def step(self, action: Any) -> Any:
+            self.actions.append(int(action))
+            is_over = len(self.actions) == 6
+            is_won = is_over and self.np_random.random() < 1 - sum(self.actions) / 6
+            return 0, float(is_won), is_over, False, {}
+
+    env = trajrec.record(Wear(), tmp_path)
+    env.reset(seed=1)
+    for _ in range(6):
+        env.step(1)
+    env.close()
+    episode = next(trajrec.open(tmp_path).episodes())
+    point = credit.point_of_no_return(episode, "random", env=Wear, n_rollouts=64, folder=None)
+    assert "It was lost little by little: no single step lost it" in str(point)
+
+
 @pytest.mark.slow
 def test_success_must_be_given_if_rewards_do_not_tell_it(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]

@@ -21,7 +21,7 @@ from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.types import Action, Value
 
 # If the policy surely succeeds with this probability before the step, one step lost the episode.
-# Below, time or many steps did.
+# Below, the intervals must tell whether one did.
 ABRUPT = 0.2
 
 
@@ -68,13 +68,29 @@ class PointOfNoReturn:
         return f" {n_unknown} rollouts have no result and may have succeeded."
 
     def _reason(self) -> str:
-        """Return what lost the episode: the action, its outcome, or neither alone."""
-        if self.before.ci_low < ABRUPT or self.kept is None:
+        """Return what lost the episode: the action, its outcome, many steps, or that none is sure."""
+        if self.before.ci_low < ABRUPT and self.before.ci_high < self.start.ci_low:
             return "It was lost little by little: no single step lost it."
+        if self.kept is None:
+            return "It is unknown whether the action lost it: the log has no action of that step."
         rate = f"with that action the policy succeeds {_times(self.kept)} in other scenarios"
-        if self.kept.value > self.before.value / 2:
+        is_harmless = self.kept.value > self.before.value / 2
+        if not self._is_sure(self.kept, is_harmless=is_harmless):
+            return (
+                f"The rollouts do not tell whether that step lost it: {rate}; more rollouts may "
+                "(n_rollouts=, -n)."
+            )
+        if is_harmless:
             return f"The outcome of the action lost it, not the action: {rate}."
         return f"The action lost it: {rate}."
+
+    def _is_sure(self, kept: Estimate, *, is_harmless: bool) -> bool:
+        """Return whether the intervals show a loss at this step, and by what."""
+        if self.before.ci_low >= ABRUPT:
+            return True
+        if is_harmless:
+            return min(self.before.ci_low, kept.ci_low) > self.after.ci_high
+        return self.before.ci_low > max(self.after.ci_high, kept.ci_high)
 
 
 def point_of_no_return(
