@@ -15,6 +15,7 @@ from test_view import TOKEN, assert_harmless, stranger
 
 import trajrec
 from trajrec.replay import fork
+from trajrec.view.evidence import read_evidence
 from trajrec.view.fork_tree import MAX_AT_STEP, Branch, Bundle, read_fork_tree
 
 N_MANY = MAX_AT_STEP + 1
@@ -115,3 +116,30 @@ def test_a_fork_without_its_parent_says_so(corpus: trajrec.Corpus, tmp_path: Pat
         page = client(alone).get(f"/e/{episode_id[:12]}/forks")
         assert page.headers["location"] == f"/e/{episode_id}/forks"
         assert "is not in the corpus" in client(alone).get(f"/e/{episode_id}/forks").text
+
+
+@pytest.mark.slow
+def test_a_fork_behind_the_last_step_leads_to_it(tmp_path: Path) -> None:
+    with trajrec.record(gym.make("CartPole-v1"), tmp_path) as env:
+        env.reset(seed=3)
+        for action in (0, 1):
+            env.step(action)
+    with trajrec.open(tmp_path) as opened:
+        (root,) = opened.episodes()
+        branch_off(root, 2, tmp_path, 1)
+        browser = client(opened)
+        answer = browser.get(f"/e/{root.id}/2")
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/e/{root.id}/1")
+        assert browser.get(f"/e/{root.id}/3").status_code == 404
+        page = browser.get(f"/e/{root.id}").text
+    assert 'aria-label="forks at 1 steps"' in page
+
+
+@pytest.mark.slow
+def test_the_lane_has_all_steps_with_forks(
+    corpus: trajrec.Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trajrec.view.evidence.MAX_FORKS", 2)
+    evidence = read_evidence(corpus, root_of(corpus))
+    assert len(evidence.forks) == 2
+    assert evidence.fork_steps == [0, 1, 2]

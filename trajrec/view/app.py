@@ -219,6 +219,9 @@ class _Pages:
         step = request.path_params["step"]
         if view.id != request.path_params["id"]:
             return RedirectResponse(f"/e/{quote(view.id)}/{step}", status_code=303)
+        if step == view.episode.end_step and step in view.evidence.fork_steps and view.steps:
+            # A fork that begins behind the last step, in the state after it.
+            return RedirectResponse(f"/e/{quote(view.id)}/{view.steps[-1]}", status_code=303)
         with self._served.lock:
             self._require(view, step)
             return self._page(view, step, request)

@@ -305,8 +305,10 @@ class EpisodeView:
         return list(dict.fromkeys(item.step for item in certain))
 
     def _fork_lane(self) -> Lane:
-        steps = self.evidence.fork_steps
-        summary = f"forks at {len(set(steps))} steps"
+        # A fork may begin behind the last step.
+        last = self.episode.end_step - 1
+        steps = {min(step, last) for step in self.evidence.fork_steps}
+        summary = f"forks at {len(steps)} steps"
         return evidence_lane("forks", {"forks": steps}, self.episode, summary, {})
 
     @cached_property

@@ -116,6 +116,7 @@ class Evidence:
     Attributes:
         forks: Forks that belong to no experiment, the first of them.
         n_forks: All of these.
+        fork_steps: The steps at which all forks and experiments begin.
         later_checks: Verdicts that were given after the episode.
         credit: The latest estimates of its steps.
         interface_id: The digest of the interface that it ran under; None if none was recorded.
@@ -125,15 +126,10 @@ class Evidence:
     later_checks: Sequence[CheckView] = ()
     forks: Sequence[ForkView] = ()
     n_forks: int = 0
+    fork_steps: Sequence[int] = ()
     experiments: Sequence[ExperimentView] = ()
     credit: Sequence[Estimate] = ()
     interface_id: str | None = None
-
-    @property
-    def fork_steps(self) -> list[int]:
-        """The steps at which the listed forks and the experiments begin."""
-        steps = [fork.step for fork in self.forks]
-        return steps + [experiment.at for experiment in self.experiments]
 
 
 def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
@@ -157,6 +153,7 @@ def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
         later_checks=[_check(row) for row in checks],
         forks=forks[:MAX_FORKS],
         n_forks=len(forks),
+        fork_steps=sorted({*(fork.step for fork in forks), *(at for at, _ in changes.values())}),
         experiments=[_experiment(name, arms, *changes[name]) for name, arms in experiments.items()],
         credit=read_latest_credit(corpus, episode_id),
         interface_id=next((row[0] for row in interfaces), None),
