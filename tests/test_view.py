@@ -603,3 +603,44 @@ def test_an_end_of_billions_of_steps_fills_no_memory(
     steps = agent_steps(episode)
     assert [len(step.attempts) for step in steps[:2]] == [1, 0]
     assert len(steps) == 100_000
+
+
+class ClosedWorld:
+    """A world that cannot be reset."""
+
+    def reset(self, **_: Any) -> Any:
+        raise RuntimeError("the world is <closed>")
+
+    def tools(self) -> tuple[()]:
+        return ()
+
+    def call(self, name: str, arguments: Any, /) -> Any:
+        raise AssertionError
+
+
+class ClosedEnv(gym.Env[Any, Any]):
+    """An environment that cannot be reset."""
+
+    observation_space = action_space = gym.spaces.Discrete(2)
+
+    def reset(self, **_: Any) -> Any:
+        raise RuntimeError("the world is <closed>")
+
+
+@pytest.mark.parametrize("is_agent", [True, False])
+def test_a_failed_reset_is_shown_without_any_step(tmp_path: Path, is_agent: bool) -> None:
+    with contextlib.suppress(RuntimeError):
+        if is_agent:
+            with trajrec.episode(tmp_path, world=ClosedWorld()):
+                pass
+        else:
+            with trajrec.record(ClosedEnv(), tmp_path, factory=ClosedEnv) as env:
+                env.reset()
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        browser = signed_in(opened)
+        page = browser.get(f"/e/{id_of(opened, 'true')}").text
+    assert "reset, fault of env" in page
+    assert "RuntimeError: the world is &lt;closed&gt;" in page
+    assert "No step is recorded" in page
+    assert "/-1" not in page

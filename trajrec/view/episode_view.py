@@ -23,11 +23,13 @@ from trajrec.view.lanes import agent_lanes, environment_lanes, evidence_lane, fa
 from trajrec.view.live import growth_of, recording_of
 from trajrec.view.panes import (
     CheckView,
+    FailureView,
     LastChanges,
     Pane,
     agent_pane,
     check_view,
     environment_pane,
+    failure_view,
     state_text,
 )
 from trajrec.view.rows import (
@@ -92,7 +94,8 @@ class EpisodeView:
 
     @cached_property
     def _items(self) -> list[AgentStep]:
-        return agent_steps(self.episode)
+        # A failure of the reset is no step: see `other_failures`.
+        return [item for item in agent_steps(self.episode) if item.step >= 0]
 
     @cached_property
     def _item_of_step(self) -> dict[int, AgentStep]:
@@ -155,6 +158,12 @@ class EpisodeView:
         steps = {f.step for f in self.episode.failures if f.phase == "step"}
         lost = {step for a, b in self.episode.missing_steps for step in range(a, b)}
         return sorted(steps | lost)
+
+    @cached_property
+    def other_failures(self) -> list[FailureView]:
+        """The failures that stand at none of its steps, e.g. of the reset."""
+        steps = self._item_of_step if self.is_agent else self.steps
+        return [failure_view(item) for item in self.episode.failures if item.step not in steps]
 
     @property
     def diverged_at(self) -> int | None:

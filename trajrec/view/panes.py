@@ -179,7 +179,7 @@ def agent_pane(
             _attempt(attempt, overcome.get(attempt.key), argument_changes.get(attempt.key, []))
             for attempt in item.attempts
         ],
-        failures=[_failure(failure) for failure in item.failures],
+        failures=list(map(failure_view, item.failures)),
         checks=_checks(episode, item.step),
         changes=changes[:MAX_CHANGES],
         n_changes=len(changes),
@@ -189,7 +189,7 @@ def agent_pane(
 
 def environment_pane(episode: Episode, step: int) -> Pane:
     """Return a step of an environment."""
-    failures = [_failure(failure) for failure in episode.failures if failure.step == step]
+    failures = [failure_view(failure) for failure in episode.failures if failure.step == step]
     checks = _checks(episode, step)
     try:
         found = episode.step_at(step)
@@ -359,7 +359,8 @@ def _state_change(
     )
 
 
-def _failure(failure: Failure) -> FailureView:
+def failure_view(failure: Failure) -> FailureView:
+    """Return an exception for the page."""
     kind = f"{failure.error_type}: " if failure.error_type else ""
     return FailureView(
         title=f"{failure.phase}, fault of {failure.origin}",
