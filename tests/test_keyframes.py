@@ -17,7 +17,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 from tiers import Share, spread, suite
 
 import trajrec
-from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.keyframes import EARLY_STEPS, Keyframes
 from trajrec.errors import SnapshotError
 from trajrec.recording.keyframe_schedule import KEYFRAME_STEPS
 from trajrec.replay import fork, replay_episode
@@ -86,8 +86,8 @@ def test_late_step_is_reached_from_a_keyframe(tmp_path: Path, env_id: str) -> No
     step = steps[1] + 1000
     env = make(env_id)
     with fork(episode, at=step, env=env) as world:
-        # From the keyframe to the step, a control of 200 steps, and to the step again.
-        assert env.metadata["n_steps"] == 1000 + 200 + 1000
+        # The early steps, from the keyframe to the step, a control of 200 steps, and again.
+        assert env.metadata["n_steps"] == 2 * (EARLY_STEPS + 1000) + 200
         for action in episode.actions[step : step + 500]:
             world.step(action)
         child_id = world.episode_id
@@ -292,6 +292,22 @@ class InClass(Late):
         return self.total
 
 
+class EarlyInClass(Late):
+    """Changes a variable of its class once, early in the episode."""
+
+    level = 0
+
+    def begin(self) -> None:
+        type(self).level = 0
+        self.n = 0
+
+    def count(self) -> int:
+        self.n += 1
+        if self.n == 100:
+            type(self).level = 7
+        return self.level
+
+
 class InClosure(Late):
     def begin(self) -> None:
         n = 0
@@ -337,8 +353,8 @@ class InCanvas(CartPoleEnv):
         return self.state, float(self.clock * self.window[0] if action else 0), False, False, {}
 
 
-@pytest.mark.mostly_slow(2)
-@pytest.mark.parametrize("cls", [InClass, InClosure, InRandom, InPartial, InCanvas])
+@pytest.mark.mostly_slow(3)
+@pytest.mark.parametrize("cls", [InClass, EarlyInClass, InClosure, InRandom, InPartial, InCanvas])
 def test_a_late_fork_has_state_outside_of_attributes(tmp_path: Path, cls: Any) -> None:
     with trajrec.record(cls(), tmp_path, factory=cls) as env:
         env.reset(seed=1)

@@ -9,10 +9,11 @@ from typing import Any
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between, preceding_episodes, rewards_between
 from trajrec.envstate.generators import restore_generator
-from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.keyframes import EARLY_STEPS, Keyframes
 from trajrec.envstate.outer_state import OuterState
 from trajrec.envstate.reseeding import reseed
 from trajrec.errors import DivergenceError, ReplayError, SnapshotError
+from trajrec.log.schema import Keyframe
 from trajrec.replay.execute.handle import EnvHandle
 from trajrec.replay.execute.secrets import redacted_error
 from trajrec.replay.execute.trust import check_options
@@ -155,8 +156,8 @@ def reach_step(
     """Reset an environment as recorded, bring it to a step, and verify that it is there.
 
     The last keyframe before the step is restored if there is one, it leads to the recorded state,
-    and the steps from there change no variable that it does not have. Otherwise all recorded
-    actions before the step are applied.
+    and neither the episode's first steps nor those from there change a variable that it does not
+    have. Otherwise all recorded actions before the step are applied.
 
     Args:
         episode: The episode.
@@ -174,41 +175,87 @@ def reach_step(
     """
     check_step(episode, step)
     check_reset(episode)
-    keyframes = [keyframe for keyframe in episode.keyframes if keyframe.step < step]
     obs, info = handle.env.reset(**prepare_reset(episode, handle))
+    first = episode.first_step
+    keyframes = [keyframe for keyframe in episode.keyframes if first < keyframe.step < step]
     if keyframes:
         keyframe = max(keyframes, key=lambda keyframe: keyframe.step)
         outer = OuterState.of_env(handle.env)
-        with contextlib.suppress(DivergenceError, SnapshotError, LookupError, ValueError):
-            Keyframes(handle.env).put(keyframe.data)
-            obs, info = apply_steps(
-                episode,
-                handle,
-                obs,
-                info,
-                first=keyframe.step,
-                last=step,
-                compare_rewards=compare_rewards,
-            )
-            verify_step(episode, handle, step, obs)
-            # Earlier versions took keyframes also if steps change variables that they do not have.
-            if not outer.changed(OuterState.of_env(handle.env)):
-                return obs, info
-        # The keyframe does not lead to the recorded state in this process: take all steps.
-        obs, info = handle.env.reset(**prepare_reset(episode, handle))
-    if episode.fork is not None:
+        obs = enter_fork(episode, handle, obs)
+        # A keyframe has no variables outside, and its recorder did not look at them before.
+        early = min(first + EARLY_STEPS, keyframe.step)
+        obs, info = apply_steps(
+            episode,
+            handle,
+            obs,
+            info,
+            first=first,
+            last=early,
+            compare_rewards=compare_rewards,
+        )
+        if outer.changed(OuterState.of_env(handle.env)):
+            first = early
+        elif late := _from_keyframe(
+            episode, handle, keyframe, outer, step, compare_rewards=compare_rewards
+        ):
+            return late
+        else:
+            # It does not lead to the recorded state in this process: take all steps.
+            obs, info = handle.env.reset(**prepare_reset(episode, handle))
+    if first == episode.first_step:
         obs = enter_fork(episode, handle, obs)
     obs, info = apply_steps(
         episode,
         handle,
         obs,
         info,
-        first=episode.first_step,
+        first=first,
         last=step,
         compare_rewards=compare_rewards,
     )
     verify_step(episode, handle, step, obs)
     return obs, info
+
+
+def _from_keyframe(
+    episode: Episode,
+    handle: EnvHandle,
+    keyframe: Keyframe,
+    outer: OuterState,
+    step: int,
+    *,
+    compare_rewards: bool,
+) -> tuple[Observation, Info] | None:
+    """Bring an environment to a step from a keyframe; None if it does not lead there.
+
+    Args:
+        episode: The episode.
+        handle: The environment.
+        keyframe: The keyframe, which is before the step.
+        outer: The variables outside of the environment before the episode's steps.
+        step: The step.
+        compare_rewards: Whether each reward on the way must be the recorded one.
+
+    Returns:
+        The last observation and info before the step.
+    """
+    with contextlib.suppress(DivergenceError, SnapshotError, LookupError, ValueError):
+        Keyframes(handle.env).put(keyframe.data)
+        # Nothing is known of them but by the steps after the keyframe.
+        obs, info = apply_steps(
+            episode,
+            handle,
+            None,
+            {},
+            first=keyframe.step,
+            last=step,
+            compare_rewards=compare_rewards,
+        )
+        verify_step(episode, handle, step, obs)
+        # Earlier versions took keyframes also if steps change variables that they do not have.
+        if not outer.changed(OuterState.of_env(handle.env)):
+            return obs, info
+    return None
 
 
 def verify_continuation(

@@ -29,6 +29,12 @@ from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
 from trajrec.values.plain import PLAIN_TYPES, is_immutable
 
+EARLY_STEPS = 1024
+"""The steps of an episode after which a recorder looks first at the variables outside of the
+environment, which no keyframe has. To look reads the `__dict__` of each layer, and Python 3.11 and
+3.12 read their attributes more slowly ever after (1 µs a step of CartPole); most episodes end before.
+Whoever uses a keyframe takes these steps again, and looks at the variables himself."""
+
 _KEY_TYPES = frozenset((str, int, bool))
 
 _ACTION_PACKAGES = frozenset(("ale_py", "minigrid"))

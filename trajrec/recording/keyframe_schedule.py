@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from trajrec.envstate.keyframes import Keyframes
+from trajrec.envstate.keyframes import EARLY_STEPS, Keyframes
 from trajrec.envstate.outer_state import OuterState
 from trajrec.types import AnyEnv
 
 KEYFRAME_STEPS = 8192
 """The least number of steps between keyframes; shorter episodes have none. Without a keyframe,
 8,192 steps are re-executed in 0.05 s (CartPole) to 2 s (Humanoid)."""
-
-EARLY_STEPS = 1024
-"""The steps of an episode after which the variables outside are looked at first. To look reads the
-`__dict__` of each layer, and Python 3.11 and 3.12 read their attributes more slowly ever after (1 µs
-a step of CartPole). Most episodes end before."""
 
 NEVER = 1 << 62
 """A step that no episode reaches."""
@@ -23,9 +18,8 @@ class KeyframeSchedule:
     """Takes keyframes of one environment, if it holds only plain data.
 
     No keyframe has the variables of modules, classes and closures. If steps change one, a keyframe
-    would lead to a state that never was, so none is taken any more. A variable that changes in the
-    first `EARLY_STEPS` steps alone is not seen: neither here nor by a fork, which looks at the steps
-    behind the keyframe.
+    would lead to a state that never was, so none is taken any more. The first `EARLY_STEPS` steps are
+    left to whoever uses a keyframe.
 
     Args:
         env: The environment, with its wrappers.
