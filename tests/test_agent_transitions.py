@@ -187,6 +187,49 @@ def test_a_player_that_leaves_has_its_own_end(tmp_path: Path) -> None:
     assert b.reward.tolist() == [1, 2, 3, 4]
 
 
+class Idle(Leaving):
+    """Two players that need not act in each step; "a" dies in the third."""
+
+    def step(self, actions: dict[str, int]) -> Any:
+        seen, rewards, terminations, truncations, infos = super().step(actions)
+        if self.k < 3:
+            terminations["a"] = False
+            self.agents = ["a", "b"]
+        return seen, rewards, terminations, truncations, infos
+
+
+def test_a_player_that_does_not_act_still_earns_and_dies(tmp_path: Path) -> None:
+    env = trajrec.record(Idle(), tmp_path)
+    env.reset(seed=0)
+    for actions in ({"a": 1}, {"b": 0}, {"b": 1}, {}):
+        env.step(actions)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        a, b = corpus.agent_transitions()
+    assert episode.rewards_by_agent == {"a": 6.0, "b": 10.0}
+    assert (a.step.tolist(), a.reward.tolist(), a.terminated.tolist()) == ([0], [6.0], [True])
+    assert a.next_obs.tolist() == [[3, 0]]
+    # What "b" earned before its first decision belongs to none.
+    assert (b.step.tolist(), b.reward.tolist()) == ([1, 2], [2.0, 7.0])
+    assert (b.obs.tolist(), b.next_obs.tolist()) == ([[1, 1], [2, 1]], [[2, 1], [4, 1]])
+    assert b.terminated.tolist() == [False, True]
+    assert (a.n_dropped, b.n_dropped) == (0, 0)
+
+
+def test_nothing_is_earned_over_a_step_that_raised(tmp_path: Path) -> None:
+    env = trajrec.record(Leaving(raises_at=1), tmp_path)
+    env.reset(seed=0)
+    env.step({"a": 1, "b": 2})
+    with pytest.raises(RuntimeError):
+        env.step({})
+    env.step({})
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        _, b = corpus.agent_transitions()
+    assert (b.step.tolist(), b.reward.tolist()) == ([0], [1.0])
+
+
 def test_a_step_that_raised_ends_no_transition(tmp_path: Path) -> None:
     env = trajrec.record(Leaving(raises_at=1), tmp_path)
     env.reset(seed=0)

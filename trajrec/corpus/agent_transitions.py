@@ -69,6 +69,8 @@ class _Player:
         self.rows: list[_Row] = []
         self.open: _Decision | None = None
         self.n_dropped = 0
+        # Whether the last transition goes on until the player acts again.
+        self.is_waiting = False
 
     def decide(self, decision: _Decision) -> None:
         """Note a decision, which is open until the next observation."""
@@ -79,6 +81,7 @@ class _Player:
         """Give up a decision of which no next observation will come."""
         self.n_dropped += self.open is not None
         self.open = None
+        self.is_waiting = False
 
     def close(self, *, reward: Value, next_obs: Value, terminated: Value, truncated: Value) -> None:
         """End the open decision, if there is one."""
@@ -86,14 +89,35 @@ class _Player:
             row = _Row(self.open, reward, next_obs, bool(terminated), bool(truncated))
             self.rows.append(row)
             self.open = None
+            self.is_waiting = not (row.terminated or row.truncated)
+
+    def wait(self, step: Step, agent: Value) -> None:
+        """Extend the last transition by a step in which the player did not act."""
+        if not self.is_waiting:
+            return
+        row = self.rows[-1]
+        reward = row.reward
+        if agent in step.reward:
+            later = step.reward[agent]
+            # An unknown part makes the sum unknown.
+            reward = None if reward is None or later is None else reward + later
+        row = row._replace(
+            reward=reward,
+            next_obs=step.observation.get(agent, row.next_obs),
+            terminated=bool(step.info["terminations"].get(agent, False)),
+            truncated=bool(step.info["truncations"].get(agent, False)),
+        )
+        self.rows[-1] = row
+        self.is_waiting = not (row.terminated or row.truncated)
 
 
 def agent_transitions(episode: Episode) -> list[AgentTransitions]:
     """Return the transitions of each player of an episode.
 
-    In a parallel environment all players decide in each step. In one of the kind AEC a player's
-    transition goes from one of its turns to its next, as `last()` shows both: the reward is the sum
-    since its decision.
+    In a parallel environment a player decides in each step for which it has an action; a step
+    without one extends its transition before. In one of the kind AEC a player's transition goes
+    from one of its turns to its next, as `last()` shows both: the reward is the sum since its
+    decision.
 
     Raises:
         CorpusError: The episode is of no PettingZoo environment.
@@ -143,6 +167,9 @@ def _decide_joint(players: dict[Value, _Player], before: Value, step: Step) -> N
         player = players.setdefault(agent, _Player())
         if agent in before:
             player.decide(_Decision(step.step, before[agent], action))
+        else:
+            # Nothing says what this decision was made on, and earlier ones end before it.
+            player.drop()
 
 
 def _end_joint(players: dict[Value, _Player], step: Step) -> None:
@@ -156,6 +183,9 @@ def _end_joint(players: dict[Value, _Player], step: Step) -> None:
                 terminated=step.info["terminations"].get(agent, False),
                 truncated=step.info["truncations"].get(agent, False),
             )
+    for agent, player in players.items():
+        if agent not in step.action:
+            player.wait(step, agent)
 
 
 def _decide_turn(players: dict[Value, _Player], before: Value, step: Step) -> None:
