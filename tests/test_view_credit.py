@@ -220,6 +220,21 @@ def test_the_corpus_counts_the_steps_with_credit(browser: TestClient) -> None:
     assert f'<a href="/e/{EPISODE}/credit">3 steps</a>' in browser.get("/").text
 
 
+def test_a_decisive_step_is_not_called_the_largest(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "sample_trajectories" / "won-shop.trj", tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        ((episode_id,),) = corpus.sql("SELECT episode_id FROM episodes LIMIT 1").fetchall()
+        gains = (estimate(1, "advantage", 0.2, 0.1, 0.3), estimate(2, "advantage", 0.5, 0.4, 0.6))
+        append(tmp_path, "all steps", *gains, episode_id=episode_id)
+        # The earliest step with at least a third of the largest effect.
+        found = estimate(1, "decisive", 0.2, 0.1, 0.3)
+        append(tmp_path, "the search", found, episode_id=episode_id)
+        trajrec.close_logs()
+        page = signed_in(corpus).get(f"/e/{episode_id}").text
+    assert "step 1 decided it: +0.200 [+0.100, +0.300]" in page
+    assert "earned most" not in page
+
+
 def test_hostile_runs_are_shown_as_text(tmp_path: Path) -> None:
     shutil.copy(ROOT / "sample_trajectories" / "won-shop.trj", tmp_path)
     with trajrec.open(tmp_path) as corpus:

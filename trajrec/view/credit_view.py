@@ -230,7 +230,12 @@ def decision_words(estimates: Sequence[Estimate]) -> str:
     rows = judgements(estimates)
     if not rows:
         return "values alone"
-    named = [f"step {item.step} {_verb(item)} most: {item.text}" for item in extremes(rows)]
+    # `decisive_step` names the earliest large effect, which need not be the largest.
+    is_search = rows[0].estimator == "decisive"
+    named = [
+        f"step {item.step} {'decided it' if is_search else f'{_verb(item)} most'}: {item.text}"
+        for item in extremes(rows)
+    ]
     return "; ".join(named) or "undecided"
 
 
