@@ -157,6 +157,25 @@ def test_changed_version_is_named_as_the_cause(tmp_path: Path) -> None:
     assert f"version drift: changed since: numpy {then} -> 99.0" in report.divergence.cause
 
 
+@pytest.mark.parametrize("has_new_version", [False, True])
+def test_float_drift_needs_something_that_drifted(tmp_path: Path, has_new_version: bool) -> None:
+    class Nudged(broken.Sound):
+        def step(self, action: Any) -> Any:
+            observation, reward, *others = super().step(action)
+            return observation, reward * (1 + 1e-12), *others
+
+    (episode, *_) = record(tmp_path, "Sound").episodes()
+    installed = dict(episode.header.runtime["packages"])
+    if has_new_version:
+        installed["numpy"] = "99.0"
+    with mock.patch.object(provenance, "_packages", return_value=installed):
+        report = replay_episode(episode, env=Nudged)
+    cause = report.divergence.cause
+    assert cause.startswith("float drift") == has_new_version
+    assert ("its code or data changed" in cause) == (not has_new_version)
+    assert "the values agree to rounding" in cause
+
+
 @pytest.mark.slow
 def test_sound_environment_replays_exactly(tmp_path: Path) -> None:
     env = trajrec.record(broken.Sound(), tmp_path)

@@ -250,24 +250,27 @@ def _cause_by_change(episode: Episode, divergence: Divergence) -> str:
         if name in live_packages and live_packages[name] != version
     ]
     listed = ", ".join(changes)
-    if _is_float_drift(divergence):
-        return "float drift: the values agree to rounding" + (
-            f"; changed since: {listed}" if changes else ""
-        )
+    agree = "the values agree to rounding"
+    is_close = _is_close(divergence)
+    if changes and is_close:
+        return f"float drift: {agree}; changed since: {listed}"
     if changes:
         return f"version drift: changed since: {listed}"
     if divergence.step < 0:
-        return (
+        reason = (
             "the environment's reset is not the recorded one: its code or data changed, or it has "
             "a generator that trajrec cannot see"
         )
-    return (
-        "the environment repeats itself, on the recorded versions, and is not the recorded one: "
-        "its code or data changed, or the program set its state between two steps"
-    )
+    else:
+        reason = (
+            "the environment repeats itself, on the recorded versions, and is not the recorded "
+            "one: its code or data changed, or the program set its state between two steps"
+        )
+    # Without another version or CPU, rounding explains nothing.
+    return f"{reason}; {agree}" if is_close else reason
 
 
-def _is_float_drift(divergence: Divergence) -> bool:
+def _is_close(divergence: Divergence) -> bool:
     if divergence.ulps is None:
         return False
     expected = float(divergence.expected)
