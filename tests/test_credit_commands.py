@@ -419,6 +419,15 @@ def test_an_episode_alone_in_its_group_is_noted(
     assert "1 episode: alone in its group, so that it is compared" in capsys.readouterr().err
 
 
+def test_episodes_without_a_return_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewards = {"a": 1.0, "b": 2.0}
+    record(Scripted(lambda k: (np.zeros(2), rewards, k == 2, False, {})), tmp_path, 2)
+    assert main(["credit", str(tmp_path), "--group", "grpo"]) == 0
+    assert "2 episodes left out: their return is unknown" in capsys.readouterr().err
+
+
 def test_unknown_starts_are_not_taken_for_the_same(tmp_path: Path) -> None:
     record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
     with trajrec.open(tmp_path) as corpus:

@@ -21,6 +21,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import reads_folder, require_selection
 from trajrec.cli.load import load_acting, load_env, load_object
 from trajrec.cli.output import Progress, print_json, print_table, say
+from trajrec.conditions import bracketed
 from trajrec.types import Action, Value
 from trajrec.values.shown import counted
 
@@ -187,7 +188,19 @@ def _run_groups(corpus: Corpus, arguments: argparse.Namespace) -> ExitStatus:
     notes = Counter(note for table in tables for note in table.notes)
     for note, n in notes.items():
         say(f"{counted(n, 'episode')}: {note}")
+    _say_without_return(corpus, where)
     return ExitStatus.OK
+
+
+def _say_without_return(corpus: Corpus, where: str) -> None:
+    """Say how many episodes are in no group because their return is unknown."""
+    query = f"SELECT count(*) FROM episodes WHERE {bracketed(where)} AND total_reward IS NULL"
+    ((n,),) = corpus.sql(query, sandbox=True).fetchall()
+    if n:
+        say(
+            f"{counted(n, 'episode')} left out: their return is unknown, or each of several "
+            "agents has its own; `trajrec export DIR grpo --measure outcome` compares outcomes"
+        )
 
 
 def _furthest(rows: list[GroupRow], limit: int) -> list[GroupRow]:
