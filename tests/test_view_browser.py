@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from chromium import Chromium, Page, find_chromium, served
-from test_view import HOSTILE, record_hostile, record_shop
+from test_view import HOSTILE, panes_of, record_hostile, record_shop
 from tiers import third_slow
 
 import trajrec
@@ -295,6 +295,22 @@ def test_a_report_opens_from_a_file_without_network(
         assert page.errors == []
         assert page.evaluate(CHECKS) == []
         assert all(url.startswith(("file:", "data:,")) for url in page.requests)
+    page.close()
+
+
+def test_a_step_that_a_report_leaves_out_is_named(
+    chromium: Chromium, folder: Path, tmp_path: Path
+) -> None:
+    with trajrec.open(folder) as corpus:
+        text = make_report(corpus, "ef6ec1b93854f230", max_bytes=2_000)
+    (tmp_path / "report.html").write_text(text, "utf-8")
+    step = next(step for step in range(47) if str(step) not in panes_of(text))
+    page = chromium.new_page()
+    page.goto((tmp_path / "report.html").as_uri())
+    page.evaluate(f"document.getElementById('s{step}').click()")
+    page.wait_until(f"document.querySelector('#pane h2').textContent === 'Step {step}'")
+    assert "This step is left out" in page.evaluate("document.querySelector('#pane').textContent")
+    assert page.errors == []
     page.close()
 
 

@@ -93,7 +93,7 @@ function openEpisode(data, steps) {
   }
 
   async function text(step) {
-    if (isReport) return (await unpacked)[step];
+    if (isReport) return (await unpacked)[step] ?? leftOut(step);
     const key = `${step} ${hasState}`;
     if (!kept.has(key)) {
       const answer = await fetch(`/e/${data.id}/${step}/pane${hasState ? "?tab=state" : ""}`);
@@ -268,6 +268,11 @@ function openEpisode(data, steps) {
   }
   const asked = isReport ? fromAddress() : undefined;
   if (asked !== undefined && asked !== current) go(asked, { isBack: true });
+}
+
+// A report of a limited size has not all steps.
+function leftOut(step) {
+  return `<h2>Step ${step}</h2><p class="note">This step is left out, for the size of the file: \`trajrec view\` shows it.</p>`;
 }
 
 // The text before the button, or the page's address.
