@@ -6,12 +6,13 @@ import contextlib
 import math
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
 from starlette.testclient import TestClient
-from test_view import HOSTILE, ROOT, TOKEN, assert_harmless, record_hostile, stranger
+from test_view import HOSTILE, ROOT, TOKEN, assert_harmless, record_hostile, signed_in, stranger
 
 import trajrec
 from trajrec.replay import first_difference
@@ -236,3 +237,18 @@ def test_turns_that_one_log_does_not_have_are_no_difference(tmp_path: Any) -> No
     assert view.n_differing == 0
     assert "B has no model call in its log, so no turn of the model is compared" in view.remark
     assert kinds(view)[-1][0] == "a"
+
+
+def test_steps_that_are_the_same_are_counted_alone(tmp_path: Path) -> None:
+    with trajrec.record(gym.make("CartPole-v1"), tmp_path) as env:
+        env.reset(seed=0)
+        for action in (0, 1, 0, 1):
+            env.step(action)
+    with trajrec.open(tmp_path) as corpus:
+        (root,) = corpus.episodes()
+        for _ in range(2):
+            with trajrec.replay.fork(root, at=2, folder=tmp_path, control=False) as env:
+                env.step(0)
+        first, second = (episode.id for episode in corpus.episodes(kind="fork"))
+        page = signed_in(corpus).get(f"/diff/{first}/{second}").text
+    assert "All 1 steps are the same" in page

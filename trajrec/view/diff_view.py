@@ -71,7 +71,9 @@ class DiffView:
         first: The first step that differs, maybe `RESET`; None if none does.
         paths: Class of the style sheet -> path: the steps on one axis.
         width: Steps of that axis.
-        n_shared: Steps that both have.
+        n_shared: Steps that both have, the reset included.
+        n_same: Steps that are the same, the reset not included.
+        n_left: Steps that are not compared.
         remark: What is not compared, in words; "" if all is.
     """
 
@@ -83,6 +85,8 @@ class DiffView:
     paths: Mapping[str, str]
     width: int
     n_shared: int
+    n_same: int
+    n_left: int
     remark: str
 
 
@@ -112,6 +116,7 @@ def compare_views(a: EpisodeView, b: EpisodeView) -> DiffView:
     kinds = {part.first: part.kind for part in parts}
     width = max(numbers, default=0) + 1
     differing = [step for step, kind in kinds.items() if kind == "differs"]
+    n_left = _n_left(a, b, len(steps_a.keys() | steps_b.keys()), numbers)
     return DiffView(
         a=a,
         b=b,
@@ -125,7 +130,9 @@ def compare_views(a: EpisodeView, b: EpisodeView) -> DiffView:
         },
         width=width,
         n_shared=len(steps_a.keys() & steps_b.keys()),
-        remark=_remark(a, b, _n_left(a, b, len(steps_a.keys() | steps_b.keys()), numbers)),
+        n_same=sum(kind == "same" and step != RESET for step, kind in kinds.items()),
+        n_left=n_left,
+        remark=_remark(a, b, n_left),
     )
 
 
