@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from trajrec.types import Value
 from trajrec.view.commands import episode_commands, step_commands
 from trajrec.view.credit_view import MEANINGS
@@ -22,6 +24,8 @@ def page_values(
         folder: The folder of logs, as commands name it.
     """
     rows = [] if step is None else view.rows(step)
+    start = bisect_left(view.steps, rows[0].step) if rows else 0
+    end = start + len(rows)
     return {
         "view": view,
         "step": step,
@@ -32,8 +36,9 @@ def page_values(
             for at in ([] if links.is_report else view.strip)
         ],
         "commands": episode_commands(folder, view.id, is_agent=view.is_agent),
-        "before": rows[0].step - 1 if rows and rows[0].step > view.steps[0] else None,
-        "after": rows[-1].step + 1 if rows and rows[-1].step < view.steps[-1] else None,
+        # Of a forged or damaged log, the numbers of the steps may have gaps.
+        "before": view.steps[start - 1] if start else None,
+        "after": view.steps[end] if rows and end < len(view.steps) else None,
     }
 
 
