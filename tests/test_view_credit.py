@@ -22,7 +22,7 @@ from trajrec.corpus.index import live
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.store import append_run
 from trajrec.replay.credit.results.table import CreditTable
-from trajrec.view import credit_chart
+from trajrec.view import credit_chart, credit_view
 from trajrec.view.credit_view import CreditView, read_credit
 from trajrec.view.episode_view import EpisodeView
 from trajrec.view.evidence import read_evidence
@@ -288,3 +288,19 @@ def test_no_page_needs_a_process_for_its_queries(
                     waiting += map(html.unescape, sorted(new))
     assert {"/", "/failures", "/interfaces", "/e=", "/e=/credit"} <= set(n_of_kind)
     assert not unbounded
+
+
+def test_estimates_that_are_not_read_are_not_called_unknown(
+    corpus: trajrec.Corpus, browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_ESTIMATES", "_LATEST"):
+        limit = f"LIMIT {credit_view.MAX_ESTIMATES}"
+        monkeypatch.setattr(credit_view, name, getattr(credit_view, name).replace(limit, "LIMIT 1"))
+    monkeypatch.setattr("trajrec.view.evidence.MAX_ESTIMATES", 1)
+    view = credit_of(corpus, "clear")
+    assert (view.n_estimates, view.n_read) == (4, 1)
+    assert view.unknown.startswith("0, 4 to ")
+    page = browser.get(f"/e/{EPISODE}/credit?run=clear").text
+    assert "This run has 4 estimates: only those of its first steps, 1 in all, were read." in page
+    page = browser.get(f"/e/{EPISODE}/3").text
+    assert "unknown, the estimates of the first steps alone were read" in page

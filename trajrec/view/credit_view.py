@@ -66,6 +66,8 @@ _ESTIMATES = f"""{_COLUMNS} FROM credit WHERE episode_id = ? AND run_id = ?
 ORDER BY step, estimator, estimand LIMIT {MAX_ESTIMATES}
 """
 
+_TOLD = "SELECT step, count(*) FROM credit WHERE episode_id = ? AND run_id = ? GROUP BY 1"
+
 _LATEST = f"""{_COLUMNS} FROM latest_credit WHERE episode_id = ?
 ORDER BY step, estimator, estimand, policy_id, noise LIMIT {MAX_ESTIMATES}
 """
@@ -105,6 +107,7 @@ class CreditView:
         charts: A chart for each of its estimators.
         rows: Its estimates in the order that the address asks for.
         n_estimates: All its estimates, of which `rows` has the first.
+        n_read: Those that were read; all else that the page says is about them.
         decision: Which step decided the outcome by this run, in words.
         decided: The step; None if it is undecided, or was not asked.
         unknown: The steps without any estimate of this run, in words; "" if there are none.
@@ -117,6 +120,7 @@ class CreditView:
     charts: Sequence[Chart] = ()
     rows: Sequence[Estimate] = ()
     n_estimates: int = 0
+    n_read: int = 0
     sort: str = "step"
     decision: str = ""
     decided: int | None = None
@@ -163,17 +167,18 @@ def read_credit(
     ((n_rollouts, env_steps),) = corpus.sql(_COSTS, params=params).fetchall()
     sort = sort if sort in SORTS else "step"
     decision, decided = decide(estimates)
-    told = {item.step for item in estimates}
+    n_of_step = dict(corpus.sql(_TOLD, params=params).fetchall())
     return CreditView(
         runs=runs,
         run=run,
         charts=_charts(estimates, steps),
         rows=_sorted(estimates, sort)[:MAX_ROWS],
-        n_estimates=len(estimates),
+        n_estimates=sum(n_of_step.values()),
+        n_read=len(estimates),
         sort=sort,
         decision=decision,
         decided=decided,
-        unknown=in_ranges([step for step in steps if step not in told]),
+        unknown=in_ranges([step for step in steps if step not in n_of_step]),
         n_rollouts=n_rollouts,
         env_steps=env_steps,
     )

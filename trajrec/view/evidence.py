@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from trajrec.corpus.corpus import Corpus
 from trajrec.types import Value
 from trajrec.view.credit_chart import Estimate
-from trajrec.view.credit_view import read_latest_credit
+from trajrec.view.credit_view import MAX_ESTIMATES, read_latest_credit
 from trajrec.view.panes import CheckView
 from trajrec.view.text import Difference, cell, difference
 
@@ -130,6 +130,11 @@ class Evidence:
     experiments: Sequence[ExperimentView] = ()
     credit: Sequence[Estimate] = ()
     interface_id: str | None = None
+
+    @property
+    def is_credit_cut(self) -> bool:
+        """Whether there may be more estimates than were read: those of later steps."""
+        return len(self.credit) >= MAX_ESTIMATES
 
 
 def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
