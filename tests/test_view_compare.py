@@ -14,7 +14,7 @@ from test_view import HOSTILE, assert_harmless, signed_in
 
 import trajrec
 from trajrec.corpus.sandbox import Sandbox
-from trajrec.view import served_corpus
+from trajrec.view import compare_view, served_corpus
 from trajrec.view.compare_view import read_comparison
 
 RUNS = {"it's base": "A", "prompt": "B", HOSTILE[:60]: "B"}
@@ -167,3 +167,25 @@ def test_an_unknown_part_says_that_nobody_recorded_it(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as opened:
         page = signed_in(opened).get("/compare", params={"a": of_run("a"), "b": of_run("b")}).text
     assert "nobody recorded it" in page
+
+
+def test_a_proposed_run_selects_the_episodes_that_it_counts(tmp_path: Path) -> None:
+    given = interface(scaffold={"prompt": "A"})
+    for metadata in ({}, {}, {"run": "named"}):
+        with trajrec.episode(tmp_path, interface=given, metadata=metadata):
+            pass
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        runs = read_comparison(opened, a="", b="", check="").runs
+        for run in runs:
+            assert len(list(opened.episodes(run.condition))) == run.n
+    assert [run.n for run in runs] == [1, 2]
+
+
+def test_runs_that_are_not_listed_are_counted(
+    browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "more runs are not listed" not in browser.get("/compare").text
+    shorter = compare_view._RUNS.replace(f"LIMIT {compare_view.MAX_RUNS}", "LIMIT 2")
+    monkeypatch.setattr(compare_view, "_RUNS", shorter)
+    assert "1 more runs are not listed" in browser.get("/compare").text

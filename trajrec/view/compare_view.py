@@ -14,6 +14,8 @@ from trajrec.analysis.interface_difference import Factor
 from trajrec.corpus.corpus import Corpus
 from trajrec.errors import QueryError
 from trajrec.task_options import IS_OF_AGENT
+from trajrec.types import Value
+from trajrec.view.corpus_query import quoted
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -29,11 +31,14 @@ MAX_CONDITION = 2_000
 
 # Runs by their name in the metadata, and by interface where nothing has a name.
 _RUNS = f"""
-SELECT run, interface_id, n, n_won, n_judged FROM (
-    SELECT metadata->>'$.run' AS run,
-        CASE WHEN metadata->>'$.run' IS NULL THEN interface_id END AS interface_id,
-        count(*) AS n, count(*) FILTER (outcome = 'success') AS n_won, count(outcome) AS n_judged
-    FROM episodes WHERE {IS_OF_AGENT} GROUP BY 1, 2
+SELECT run, interface_id, n, n_won, n_judged, n_runs FROM (
+    SELECT *, count(coalesce(run, interface_id)) OVER () AS n_runs FROM (
+        SELECT metadata->>'$.run' AS run,
+            CASE WHEN metadata->>'$.run' IS NULL THEN interface_id END AS interface_id,
+            count(*) AS n, count(*) FILTER (outcome = 'success') AS n_won,
+            count(outcome) AS n_judged
+        FROM episodes WHERE {IS_OF_AGENT} GROUP BY 1, 2
+    )
 ) WHERE (run IS NOT NULL AND length(run) <= 100) OR interface_id IS NOT NULL
 ORDER BY run NULLS LAST, interface_id LIMIT {MAX_RUNS}
 """
@@ -120,6 +125,8 @@ class CompareView:
         meaning: The meaning of its claim.
         plot: The mean, then the tasks.
         limit: The greatest distance from 0 that the plot shows.
+        runs: The runs that it proposes, the first of them.
+        n_runs: All runs that have a name or an interface.
     """
 
     a: str
@@ -131,6 +138,7 @@ class CompareView:
     plot: Sequence[PlotRow]
     limit: float
     runs: Sequence[RunChoice]
+    n_runs: int
 
     @property
     def n_hidden(self) -> int:
@@ -170,6 +178,7 @@ def read_comparison(corpus: Corpus, *, a: str, b: str, check: str) -> CompareVie
             error = str(exc)
     tasks = () if comparison is None else shown_tasks(comparison.tasks, MAX_TASKS)
     limit = 1.0 if comparison is None else comparison.plot_limit(tasks)
+    runs = corpus.sql(_RUNS).fetchall()
     return CompareView(
         a=a[:MAX_CONDITION],
         b=b[:MAX_CONDITION],
@@ -179,7 +188,8 @@ def read_comparison(corpus: Corpus, *, a: str, b: str, check: str) -> CompareVie
         meaning="" if comparison is None else _CLAIMS[comparison.claim],
         plot=[] if comparison is None else _plot(comparison, limit),
         limit=limit,
-        runs=_runs(corpus, a[:MAX_CONDITION], b[:MAX_CONDITION], check[:MAX_CONDITION]),
+        runs=_choices(runs, a[:MAX_CONDITION], b[:MAX_CONDITION], check[:MAX_CONDITION]),
+        n_runs=runs[0][5] if runs else 0,
     )
 
 
@@ -217,16 +227,18 @@ def _picture(estimate: Estimate, limit: float) -> Markup:
     return Markup(estimate.picture(limit))
 
 
-def _runs(corpus: Corpus, a: str, b: str, check: str) -> list[RunChoice]:
+def _choices(runs: Sequence[Sequence[Value]], a: str, b: str, check: str) -> list[RunChoice]:
     choices = []
-    for run, interface_id, n, n_won, n_judged in corpus.sql(_RUNS).fetchall():
-        column, value = (
-            ("metadata->>'$.run'", run) if run is not None else ("interface_id", interface_id)
-        )
-        condition = f"{column} = '{value.replace(chr(39), chr(39) * 2)}'"
+    for run, interface_id, n, n_won, n_judged, _ in runs:
+        name = "metadata->>'$.run'"
+        if run is not None:
+            condition = f"{name} = {quoted(run)}"
+        else:
+            # The episodes that are counted: not those of a named run under the same interface.
+            condition = f"interface_id = {quoted(interface_id)} AND {name} IS NULL"
         choices.append(
             RunChoice(
-                name=value if run is not None else f"interface {value}",
+                name=run if run is not None else f"interface {interface_id}",
                 condition=condition,
                 n=n,
                 n_won=n_won,
