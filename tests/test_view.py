@@ -644,3 +644,15 @@ def test_a_failed_reset_is_shown_without_any_step(tmp_path: Path, is_agent: bool
     assert "RuntimeError: the world is &lt;closed&gt;" in page
     assert "No step is recorded" in page
     assert "/-1" not in page
+
+
+def test_new_messages_that_are_not_shown_are_counted(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        messages = [{"role": "user", "content": f"line {k}"} for k in range(50)]
+        ep.model(lambda **_: "done", messages=messages, stop="x" * 200)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        page = signed_in(opened).get(f"/e/{id_of(opened, 'true')}").text
+    assert "new since the last turn (50)" in page
+    assert "10 more messages are not shown" in page
+    assert f"{'x' * 118}…" in page

@@ -17,7 +17,7 @@ from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change, diff
 from trajrec.values.json import describe_path, to_json_value, to_pointer
 from trajrec.view.rows import AgentStep, attempt_status
-from trajrec.view.text import Shown, json_text, shown, shown_text
+from trajrec.view.text import Shown, cell, json_text, shown, shown_text
 
 LastChanges: TypeAlias = dict[tuple[str, str], list[tuple[int, int]]]
 """Part and path of each place of the state -> number and step of each of its changes."""
@@ -44,6 +44,8 @@ class TurnView:
 
     Attributes:
         facts: Facts by name, such as the tokens.
+        messages: New messages, the first of them.
+        n_new: All new messages.
         answer: The text of the answer, None if there is none.
         asked: The name and arguments of each tool call that the answer asks for.
         error: The error; "" if there was none.
@@ -53,6 +55,7 @@ class TurnView:
     outcome: str
     facts: JsonObject
     messages: Sequence[MessageView]
+    n_new: int
     n_messages: int
     answer: Shown | None
     asked: Sequence[tuple[str, Shown]]
@@ -267,6 +270,7 @@ def _turn(episode: Episode, call: ModelCall) -> TurnView:
             MessageView(role=message.role, tool=message.tool, text=shown_text(message.text))
             for message in new[:MAX_MESSAGES]
         ],
+        n_new=len(new),
         n_messages=len(content.messages),
         answer=text,
         asked=[(tool.name or "(no name)", shown(tool.arguments)) for tool in asked],
@@ -283,7 +287,7 @@ def _turn_facts(call: ModelCall) -> JsonObject:
         facts["finish"] = answer.finish_reason
     for name, value in call.request.items():
         if name not in ("model", "messages", "input", "contents", "tools", "system", "args"):
-            facts[name] = json_text(value)[:120]
+            facts[name] = cell(json_text(value), 120)
     return {name: value for name, value in facts.items() if value is not None}
 
 
