@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from imported import imported, one, write_json, write_lines
 
+import trajrec
 from trajrec.corpus.call_contents import usage_of
+from trajrec.exchange.exporting import export_atif, export_otlp
+from trajrec.exchange.importing import import_trajectories
 from trajrec.wire.contents import Usage
 
 COUNTS = "input_tokens, output_tokens, cached_tokens, cache_write_tokens, reasoning_tokens"
@@ -136,3 +139,32 @@ def test_swe_agents_own_submission_is_no_claim(tmp_path: Path, status: str, clai
     path.write_text(json.dumps(run))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT claimed_done FROM episodes") is claims
+
+
+def test_tokens_and_price_of_inspect_reach_every_reader(tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": "Done."}
+    usage = {
+        "input_tokens": 3,
+        "output_tokens": 20,
+        "total_tokens": 123,
+        "input_tokens_cache_read": 100,
+        "total_cost": 0.25,
+    }
+    output = {"model": "m", "choices": [{"message": message}], "usage": usage}
+    event = {"event": "model", "model": "m", "input": [], "output": output}
+    sample = {"id": "a", "epoch": 1, "input": "Go.", "messages": [], "events": [event]}
+    log = {"version": 2, "status": "success", "eval": {"task": "t"}, "samples": [sample]}
+    expected = (103, 20, 100, None, None)
+    atif = tmp_path / "a.jsonl"
+    traces = tmp_path / "t.jsonl"
+    with imported(write_json(tmp_path / "log.json", log), tmp_path / "out") as corpus:
+        assert one(corpus, f"SELECT {COUNTS}, cost FROM model_calls") == (*expected, 0.25)
+        export_atif(corpus, atif)
+        export_otlp(corpus, traces)
+    steps = json.loads(atif.read_text())["steps"]
+    assert [step["metrics"] for step in steps if "metrics" in step] == [
+        {"prompt_tokens": 103, "completion_tokens": 20, "cached_tokens": 100, "cost_usd": 0.25}
+    ]
+    import_trajectories(traces, tmp_path / "back").raise_if_failed()
+    with trajrec.open(tmp_path / "back") as corpus:
+        assert one(corpus, f"SELECT {COUNTS} FROM model_calls") == expected

@@ -15,6 +15,7 @@ from trajrec.corpus.model_calls import ModelCall
 from trajrec.types import JsonObject, Value
 from trajrec.values.codec import Opaque, Plain
 from trajrec.values.json import key_text, to_json_value
+from trajrec.values.real_numbers import real_number
 from trajrec.wire.contents import AnswerContent, Message, OfferedTool, Usage
 from trajrec.wire.dialects.anthropic import anthropic_usage
 from trajrec.wire.dialects.chat import chat_usage
@@ -184,6 +185,17 @@ def usage_of(value: Value) -> Usage:
     return responses_usage(usage)
 
 
+def cost_of(value: Value) -> float | None:
+    """Return the price that the usage of an answer states; Inspect names it `total_cost`.
+
+    >>> cost_of({"input_tokens": 3, "total_cost": 0.25})
+    0.25
+    """
+    usage = as_dict(value.fields if isinstance(value, Plain) else value)
+    cost = first_of(usage, "cost", "total_cost")
+    return real_number(cost) if type(cost) in (int, float) else None
+
+
 def _inspect_usage(usage: JsonObject) -> Usage:
     """Return the tokens of Inspect, which holds those of each provider in the provider's way.
 
@@ -236,6 +248,9 @@ def _recorded_answer(call: ModelCall) -> AnswerContent:
         message = dialect_named(_dialect_of_message(value)).message({"role": "assistant", **value})
         has_text = bool(message.text) or "content" in value
         content = content._replace(text=message.text if has_text else None, calls=message.calls)
+    if content.usage == Usage():
+        # Another API's form, whose counts have the names of a third one: Inspect's, for instance.
+        content = content._replace(usage=usage_of(value.get("usage")))
     return content
 
 

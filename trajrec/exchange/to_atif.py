@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from trajrec.corpus.call_contents import content_of, plain
+from trajrec.corpus.call_contents import content_of, cost_of, plain
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.exchange.account import Account
@@ -258,7 +258,7 @@ def _metrics(call: ModelCall, left: JsonObject, ours: JsonObject) -> JsonObject:
         "prompt_tokens": usage.get("prompt_tokens", counted and counted.input),
         "completion_tokens": usage.get("completion_tokens", counted and counted.output),
         "cached_tokens": details.get("cached_tokens", counted and counted.cached),
-        "cost_usd": usage.get("cost"),
+        "cost_usd": usage.get("cost", cost_of(usage)),
     }
     metrics = {name: value for name, value in values.items() if value is not None}
     restore(metrics, left, _METRICS, ours)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.attempts import milliseconds_between
-from trajrec.corpus.call_contents import system_of, usage_of
+from trajrec.corpus.call_contents import cost_of, system_of, usage_of
 from trajrec.corpus.index.cells import to_timestamp
 from trajrec.corpus.index.rows import EpisodeRow, FailureRow, ModelCallRow
 from trajrec.corpus.transcript import ModelCall, Transcript
 from trajrec.types import Value
 from trajrec.values.codec import Plain
 from trajrec.values.json import stored_to_json, to_json
-from trajrec.values.real_numbers import real_number
 from trajrec.wire.contents import Usage
 
 
@@ -91,7 +90,7 @@ def _told(call: ModelCall) -> _Told:
             finish_reason=content.finish_reason,
             is_complete=content.is_complete,
             usage=content.usage,
-            cost=_cost(_get(_get(content.value, "usage"), "cost")),
+            cost=cost_of(_get(content.value, "usage")),
         )
     answer = _answer(call)
     usage = _usage(call)
@@ -104,7 +103,7 @@ def _told(call: ModelCall) -> _Told:
         finish_reason=_text(_get(first, "finish_reason") or _get(answer, "stop_reason")),
         is_complete=None,
         usage=usage_of(usage),
-        cost=_cost(_get(usage, "cost")),
+        cost=cost_of(usage),
     )
 
 
@@ -180,10 +179,6 @@ def _usage(call: ModelCall) -> Value:
     return next(
         (usage for piece in reversed(pieces) if (usage := _get(piece, "usage")) is not None), None
     )
-
-
-def _cost(value: Value) -> float | None:
-    return real_number(value) if type(value) in (int, float) else None
 
 
 def _answer(call: ModelCall) -> Value:
