@@ -35,6 +35,16 @@ HEADER = "header.json"
 JOURNAL = "_journal/start.json"
 SAMPLES = "samples/"
 
+# Limits of a sample in the configuration of a run, which are its budget.
+_LIMITS = (
+    "message_limit",
+    "token_limit",
+    "turn_limit",
+    "time_limit",
+    "working_limit",
+    "cost_limit",
+)
+
 # Members that are computed from the samples.
 _DERIVED = ("summaries.json", "reductions.json", "_journal/")
 
@@ -116,9 +126,17 @@ class _Conditions:
             "base": {name: spec[name] for name in names if spec.get(name) is not None},
             "scaffold": {"plan": log.get("plan"), "packages": spec.get("packages")},
         }
+        config = spec.get("config")
+        if type(config) is dict:
+            # A log of a version without one of the limits had no such limit.
+            limits = {name: config[name] for name in _LIMITS if config.get(name) is not None}
+            self.interface["budget"] = limits
+            protocol = {name: value for name, value in config.items() if name not in _LIMITS}
+            self.interface["eval_protocol"] = protocol
+        elif config is not None:
+            self.interface["eval_protocol"] = config
         for field, name in (
             ("sampling", "model_generate_config"),
-            ("eval_protocol", "config"),
             ("verifier", "scorers"),
             ("env", "dataset"),
         ):
