@@ -336,3 +336,121 @@ def test_secrets_beside_a_change_or_in_an_error_type_are_redacted(tmp_path: Path
     path = write_json(tmp_path / "log.json", log(sample(model_event("a"), store, failed)))
     import_trajectories(path, tmp_path / "out", redact=True).raise_if_failed()
     assert key not in texts_of_logs(tmp_path / "out")[0]
+
+
+def judge(text: str, **fields: Any) -> dict[str, Any]:
+    return model_event(text, model="judge", **fields)
+
+
+SPANS_OF_SCORERS = [
+    {"event": "span_begin", "id": "s1", "span_id": "s1", "type": "solvers"},
+    model_event("It is 4.", span="s1"),
+    {"event": "span_begin", "id": "s2", "span_id": "s2", "type": "scorers"},
+    {"event": "span_begin", "id": "s3", "span_id": "s3", "parent_id": "s2", "type": "scorer"},
+    judge("GRADE: C", span="s3"),
+    tool_event("c1", "bash", span_id="s3"),
+    judge("GRADE: I", span="s3"),
+    {"event": "span_end", "id": "s3", "span_id": "s3"},
+]
+
+STEPS_OF_SCORERS = [
+    {"event": "step", "action": "begin", "type": "solver", "name": "generate"},
+    model_event("It is 4."),
+    {"event": "step", "action": "end", "type": "solver", "name": "generate"},
+    {"event": "step", "action": "begin", "type": "scorer", "name": "model_graded_fact"},
+    judge("GRADE: C"),
+    tool_event("c1", "bash"),
+    judge("GRADE: I"),
+    {"event": "step", "action": "end", "type": "scorer", "name": "model_graded_fact"},
+]
+
+
+@pytest.mark.parametrize("events", [SPANS_OF_SCORERS, STEPS_OF_SCORERS])
+def test_calls_of_a_judge_are_none_of_the_agent(
+    tmp_path: Path, events: list[dict[str, Any]]
+) -> None:
+    path = write_json(tmp_path / "log.json", log(sample(*events)))
+    with imported(path, tmp_path / "out") as corpus:
+        main = one(corpus, "SELECT episode_id FROM episodes")
+        assert one(corpus, "SELECT n_steps FROM episodes") == 1
+        nested = "SELECT caller_id, caller_step, n_steps FROM all_episodes WHERE kind = 'nested'"
+        assert one(corpus, nested) == (main, 0, 2)
+        models = corpus.sql("SELECT answer->>'$.choices[0].message.content', kind FROM model_calls")
+        assert dict(models.fetchall()) == {
+            "It is 4.": "rollout",
+            "GRADE: C": "nested",
+            "GRADE: I": "nested",
+        }
+        assert one(corpus, "SELECT kind FROM attempts") == "nested"
+        (talk,) = corpus.messages()
+        assert [message["content"] for message in talk.messages] == ["It is 4."]
+
+
+def test_ids_of_messages_make_no_other_goal(tmp_path: Path) -> None:
+    goals = []
+    for name in ("x", "y"):
+        said = {"id": name, "role": "user", "content": [{"type": "text", "text": "Which?"}]}
+        path = write_json(tmp_path / f"{name}.json", log(sample(model_event("a"), input=[said])))
+        with imported(path, tmp_path / f"out-{name}") as corpus:
+            goals.append(one(corpus, "SELECT goal_digest FROM episodes"))
+            assert not lost_leaves(json.loads(path.read_text()), tmp_path / f"out-{name}")
+    assert goals[0] == goals[1]
+
+
+def test_a_model_call_that_failed_has_said_nothing(tmp_path: Path) -> None:
+    failed = model_event("", error="ConnectionError('down')")
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), failed)))
+    with imported(path, tmp_path / "out") as corpus:
+        calls = corpus.sql("SELECT outcome, answer IS NULL FROM model_calls ORDER BY number")
+        assert calls.fetchall() == [("ok", False), ("error", True)]
+        assert column(corpus, "SELECT text FROM messages WHERE origin = 'answer'") == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ("ConnectionError('upstream down')", "infra"),
+        ("APITimeoutError('Request timed out.')", "infra"),
+        ('APIStatusError("Error code: 529 - overloaded")', "infra"),
+        ("BadRequestError('Error code: 400 - the prompt is too long')", None),
+        ("KeyError('x')", None),
+    ],
+)
+def test_an_error_of_a_service_is_the_fault_of_infra(
+    tmp_path: Path, message: str, fault: str | None
+) -> None:
+    error = {"message": message, "traceback": "..."}
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), error=error)))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT ending, fault FROM episodes") == ("error", fault)
+        assert one(corpus, "SELECT origin FROM failures") == (fault or "scaffold")
+
+
+def test_a_result_that_a_provider_got_otherwise_is_said_once(tmp_path: Path) -> None:
+    call = {"id": "c1", "function": "photo", "arguments": {}}
+    image = {"type": "image", "image": "data:image/png;base64,AAAA"}
+    told = {"role": "tool", "tool_call_id": "c1", "id": "r1", "content": "Image below."}
+    shown = {"role": "user", "id": "r2", "content": [image]}
+    result = {"role": "tool", "tool_call_id": "c1", "id": "r3", "content": [image]}
+    events = [
+        model_event("a", calls=[call]),
+        tool_event("c1", "photo", result=[image]),
+        model_event("b", input=[told, shown]),
+    ]
+    whole = sample(*events, messages=[result])
+    path = write_json(tmp_path / "log.json", log(whole))
+    with imported(path, tmp_path / "out") as corpus:
+        roles = column(corpus, "SELECT role FROM messages ORDER BY number")
+        assert roles == ["assistant", "tool", "user", "assistant"]
+        assert not lost_leaves(whole, tmp_path / "out")
+
+
+def test_limits_of_a_log_are_its_budget(tmp_path: Path) -> None:
+    config = {"epochs": 2, "message_limit": 14, "token_limit": None, "fail_on_error": True}
+    evaluated = {**log()["eval"], "config": config}
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a")), eval=evaluated))
+    with imported(path, tmp_path / "out") as corpus:
+        fields = "interface->'budget', interface->'eval_protocol'"
+        budget, protocol = one(corpus, f"SELECT {fields} FROM episodes")
+    assert json.loads(budget) == {"message_limit": 14}
+    assert json.loads(protocol) == {"epochs": 2, "fail_on_error": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import msgspec
 
@@ -23,6 +24,9 @@ class SampleMessages:
     Args:
         sample: The sample.
         place: Its place, for errors.
+
+    Attributes:
+        rewritten: Results as the last state has them, of which a request had another form.
     """
 
     def __init__(self, sample: JsonObject, place: Place) -> None:
@@ -40,6 +44,7 @@ class SampleMessages:
         self._said: list[Value] = []
         self._referred: set[str] = set()
         self._pooled_refs: set[int] = set()
+        self.rewritten: list[JsonObject] = []
 
     def resolved(self, value: Value) -> Value:
         """Return a value with the texts that its attachments stand for."""
@@ -123,13 +128,28 @@ class SampleMessages:
     def unsaid(self, values: list[JsonObject]) -> list[JsonObject]:
         """Return the messages that no request or answer has, in the form of chats.
 
+        For a provider that takes no images in results, Inspect rewrites these results in requests.
+
         Raises:
             ImportFileError: One is no message.
         """
         if not values:
             return []
         said = set(map(key_of, self._said))
-        return [message for message in map(self.message, values) if key_of(message) not in said]
+        answered = set(map(_answered_call, self._said)) - {None}
+        messages = list(map(self.message, values))
+        times = Counter(map(_answered_call, messages))
+        unsaid = []
+        for message in messages:
+            if key_of(message) in said:
+                continue
+            call_id = _answered_call(message)
+            # An id that several results have does not tell which of them was rewritten.
+            if call_id in answered and times[call_id] == 1:
+                self.rewritten.append(message)
+            else:
+                unsaid.append(message)
+        return unsaid
 
     def message(self, value: Value) -> JsonObject:
         """Return a message in the form of chats; fields of Inspect's own stay.
@@ -155,6 +175,13 @@ def key_of(message: Value) -> bytes | str:
         return _sorted(message)
     except (UnicodeEncodeError, OverflowError):
         return json.dumps(message, sort_keys=True)
+
+
+def _answered_call(message: Value) -> str | None:
+    """Return the id of the call that a result answers; None if it is no result."""
+    fields = texts_by_key(message)
+    call_id = fields.get("tool_call_id")
+    return call_id if fields.get("role") == "tool" and type(call_id) is str else None
 
 
 def _call(value: Value) -> Value:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from typing import Literal
 
 from trajrec.exchange.account import Account
 from trajrec.exchange.inspect_conversation import read_conversation, set_result
+from trajrec.exchange.inspect_endings import add_ending
 from trajrec.exchange.inspect_messages import SampleMessages, odd_stores
 from trajrec.exchange.inspect_scores import verdicts_of
 from trajrec.exchange.reading import Place, dicts_of, parse_arguments, texts_by_key
@@ -15,7 +14,6 @@ from trajrec.exchange.records import (
     Call,
     Change,
     Effect,
-    Fault,
     ImportedEpisode,
     Message,
     Note,
@@ -73,13 +71,9 @@ TOOL = frozenset(
         "agent_span_id",
     )
 )
-ERROR = frozenset(("message", "traceback"))
 EVENT = frozenset(("event",))
 CHANGES = frozenset(("event", "changes"))
 SANDBOX = frozenset(("event", "timestamp", "action"))
-
-# The `repr` of an exception: the text of others may have a bracket anywhere.
-_ERROR_CLASS = re.compile(r"([^\W\d][\w.]{0,78})\(")
 
 
 def read_sample(
@@ -89,9 +83,12 @@ def read_sample(
     rest = account.take(sample, "sample", SAMPLE) or {}
     rest |= odd_stores(sample)
     messages = SampleMessages(sample, place)
+    goal, ids = _goal_and_ids(messages.resolved(sample.get("input")))
+    if ids:
+        rest["ids of the input"] = ids
     episode = ImportedEpisode(
         position=position,
-        goal=messages.resolved(sample.get("input")),
+        goal=goal,
         start_ns=account.time(sample.get("started_at")),
         end_ns=account.time(sample.get("completed_at")),
         reported={"model_usage": sample["model_usage"]} if sample.get("model_usage") else None,
@@ -108,11 +105,21 @@ def read_sample(
         if output is not None:
             rest["output"] = messages.resolved(output)
     episode.items += verdicts_of(sample, events, place, account, reader.is_own)
-    _add_ending(sample, place, account, episode)
+    add_ending(sample, place, account, episode)
     rest |= messages.unreferred()
+    if messages.rewritten:
+        rest["rewritten messages"] = messages.rewritten
     episode.extra = rest or None
     yield episode
     yield from reader.nested
+
+
+def _goal_and_ids(value: Value) -> tuple[Value, list[Value]]:
+    """Return an input without the ids of its messages, and the ids: each run draws new ones."""
+    if type(value) is not list or not all(type(message) is dict for message in value):
+        return value, []
+    ids = [message["id"] for message in value if message.get("id") is not None]
+    return [{name: message[name] for name in message if name != "id"} for message in value], ids
 
 
 def _events_of(sample: JsonObject, place: Place) -> list[JsonObject]:
@@ -139,6 +146,10 @@ class _EventReader:
         self._episode = episode
         self._spans: dict[str, str | None] = {}
         self._agents: dict[str, ImportedEpisode] = {}
+        # The spans of scorers; in older logs, the step of the scorer that runs now.
+        self._scorers: set[str] = set()
+        self._scoring = ""
+        self._n_scorings = 0
         self._waiting: dict[str, list[Value]] = {}
         self._steps: dict[str, int] = {}
         self._last_output: Value = None
@@ -150,12 +161,15 @@ class _EventReader:
             if event.get("event") == "span_begin" and type(event.get("id")) is str:
                 parent = event.get("parent_id")
                 self._spans[event["id"]] = parent if type(parent) is str else None
+                if event.get("type") == "scorer":
+                    self._scorers.add(event["id"])
         # The span of an agent that is called as a tool; its events come behind the call's.
         for event in events:
             span = event.get("agent_span_id")
             if event.get("event") == "tool" and type(span) is str:
                 self._begin_nested(span)
         for event in events:
+            self._follow_steps(event)
             self._add(event, self._owner(event))
         for owner in (self._episode, *self.nested):
             self._flush_notes(owner)
@@ -174,23 +188,42 @@ class _EventReader:
         return self._owner(event) is self._episode
 
     def _owner(self, event: JsonObject) -> ImportedEpisode:
-        """Return the episode of an event: that of the innermost agent whose span it is in."""
-        if not self._agents:
-            return self._episode
+        """Return the episode of an event: that of the innermost agent whose span it is in.
+
+        The calls of a scorer, such as those of a judge, are of an episode of their own: the agent
+        has neither made nor seen them.
+        """
+        is_call = event.get("event") in ("model", "tool")
         span = event.get("span_id")
         seen = set()
         while type(span) is str and span not in seen:
             if span in self._agents:
                 return self._agents[span]
+            if is_call and span in self._scorers:
+                return self._begin_scorer(span)
             seen.add(span)
             span = self._spans.get(span)
+        if is_call and self._scoring:
+            return self._agents.get(self._scoring) or self._begin_scorer(self._scoring)
         return self._episode
+
+    def _begin_scorer(self, span: str) -> ImportedEpisode:
+        nested = self._begin_nested(span)
+        nested.caller_step = self._steps.get(self._episode.position, -1)
+        return nested
+
+    def _follow_steps(self, event: JsonObject) -> None:
+        """Follow the steps of an older log, which has no spans."""
+        if event.get("event") == "step" and event.get("type") == "scorer":
+            self._n_scorings += 1
+            is_begin = event.get("action") == "begin"
+            self._scoring = f"of scorer {self._n_scorings}" if is_begin else ""
 
     def _add(self, event: JsonObject, owner: ImportedEpisode) -> None:
         kind = event.get("event")
         if kind == "model":
             self._flush_notes(owner)
-            owner.items.append(self._turn(event))
+            owner.items.append(self._turn(event, owner))
             self._steps[owner.position] = self._steps.get(owner.position, -1) + 1
         elif kind == "tool":
             self._add_call(event, owner)
@@ -210,13 +243,14 @@ class _EventReader:
         if waiting:
             owner.items.append(Note(values={"events": waiting}))
 
-    def _turn(self, event: JsonObject) -> Turn:
+    def _turn(self, event: JsonObject, owner: ImportedEpisode) -> Turn:
         place = self._place
         messages = self._messages
         rest = self._account.take(event, "event model", MODEL)
         request = messages.request(event)
         output = place.optional(dict, event.get("output"), "output", {})
-        self._last_output = output
+        if owner is self._episode:
+            self._last_output = output
         answer = {**output, "choices": self._choices(output)} if output else None
         config = texts_by_key(event.get("config"))
         if type(event.get("config")) not in (dict, type(None)):
@@ -227,7 +261,10 @@ class _EventReader:
                 parameters[name] = event[name]
         error = event.get("error")
         is_open = _is_pending(event, output.get("choices"))
-        if is_open and output:
+        if error is not None and answer is not None and not _says_anything(answer["choices"]):
+            # Inspect writes an empty message in place of no answer.
+            answer = None
+        if (is_open or answer is None) and output:
             rest = {**(rest or {}), "output": output}
         return Turn(
             message=None,
@@ -311,43 +348,13 @@ class _EventReader:
             self._episode.items.append(Note(values=values))
 
 
+def _says_anything(choices: list[Value]) -> bool:
+    """Return whether a message of an answer has a content or a call."""
+    said = (texts_by_key(texts_by_key(choice).get("message")) for choice in choices)
+    return any(message.get("content") or message.get("tool_calls") for message in said)
+
+
 def _is_pending(event: JsonObject, result: Value) -> bool:
     """Return whether an event has not ended; one that has a result or an error has."""
     ended = (event.get("completed"), event.get("error"), result or None)
     return event.get("pending") is True and ended == (None, None, None)
-
-
-def _add_ending(
-    sample: JsonObject, place: Place, account: Account, episode: ImportedEpisode
-) -> None:
-    """Add how a sample ended: by a limit, by an error, or by itself."""
-    phase: Literal["loop"] = "loop"
-    for record in dicts_of(place, sample.get("error_retries"), "error_retries"):
-        rest = account.take(record, "error retry", ERROR) or {}
-        episode.items.append(_fault(record, place, extra={**rest, "is_retried": True}))
-    error = place.optional(dict, sample.get("error"), "error", {})
-    if error:
-        rest = account.take(error, "error", ERROR) or {}
-        fault = _fault(error, place, extra=rest or None)
-        fault.phase = phase
-        episode.items.append(fault)
-        episode.ending = "error"
-    if sample.get("limit") is not None:
-        limit = place.expect(dict, sample["limit"], "limit")
-        account.keep("limit", len(limit))
-        episode.ending = "error" if error else "truncated"
-        episode.stop_reason = f"limit: {limit.get('type')}"
-        episode.items.append(Note(values={"limit": limit}))
-    elif not error and (sample.get("completed_at") is not None or sample.get("scores")):
-        episode.ending = "terminated"
-
-
-def _fault(record: JsonObject, place: Place, extra: JsonObject | None) -> Fault:
-    message = place.optional(str, record.get("message"), "error.message", "")
-    error_class = _ERROR_CLASS.match(message)
-    return Fault(
-        error_type="" if error_class is None else error_class[1],
-        message=message,
-        traceback=place.optional(str, record.get("traceback"), "error.traceback", ""),
-        extra=extra,
-    )

@@ -7,8 +7,8 @@ from typing import Literal
 
 Fault = Literal["", "infra", "env"]
 
-# Statuses of HTTP that say nothing about the request: time-outs, too many requests, server errors.
-_INFRA_STATUSES = (408, 425, 429, *range(500, 600))
+INFRA_STATUSES = (408, 425, 429, *range(500, 600))
+"""Statuses of HTTP that say nothing about the request: time-outs, too many requests, server errors."""
 
 
 def fault_of(exc: BaseException, *, is_of_env: bool) -> Fault:
@@ -31,7 +31,7 @@ def is_infra(exc: BaseException) -> bool:
     if isinstance(exc, (ConnectionError, TimeoutError)):
         return True
     status = getattr(exc, "status_code", None)
-    return isinstance(status, int) and status in _INFRA_STATUSES
+    return isinstance(status, int) and status in INFRA_STATUSES
 
 
 def causes_of(exc: BaseException | None) -> Iterator[BaseException]:
