@@ -48,6 +48,20 @@ class TimeZone(broken.Sound):
         return float(len(os.environ.get("TZ", "")))
 
 
+class KeepsPlace(broken.Sound):
+    """Begins where the last episode ended, which is always the same place after the first one."""
+
+    place = 0
+
+    def reset(self, **options: Any) -> Any:
+        obs, info = super().reset(**options)
+        return obs, {**info, "place": self.place}
+
+    def step(self, action: Any) -> Any:
+        self.place = 3
+        return super().step(action)
+
+
 class Jitter(broken.Sound):
     """Threads race for who is first, at every step."""
 
@@ -106,6 +120,14 @@ def test_each_fault_is_named_with_its_cause(factory: Any, cause: str) -> None:
     assert any(part in str(finding) for finding in report.findings for part in cause.split("|")), (
         report.findings
     )
+
+
+def test_carried_state_is_no_other_cause() -> None:
+    report = check_determinism(KeepsPlace, n_steps=20)
+    assert report.grade == "none"
+    probes = {finding.probe for finding in report.findings}
+    assert "the same object again" in probes
+    assert not probes & {"other global generators", "another time"}
 
 
 @pytest.mark.slow
