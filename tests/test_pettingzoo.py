@@ -752,6 +752,27 @@ def test_wrappers_with_arguments_are_made_again(tmp_path: Path) -> None:
     assert replay_episode(episode).grade == "exact"
 
 
+def test_players_are_recorded_once_into_a_corpus(tmp_path: Path) -> None:
+    inner = trajrec.record(Walk(), tmp_path)
+    for env in (inner, Kept(inner), parallel_to_aec(inner)):
+        with pytest.raises(ValueError, match=r"already recorded into .* would count twice"):
+            trajrec.record(env, tmp_path)
+    inner.close()
+    assert len(list(tmp_path.glob("*.trj"))) == 1
+
+
+def test_a_recorder_inside_is_no_part_of_the_environment(tmp_path: Path) -> None:
+    env = trajrec.record(trajrec.record(Walk(), tmp_path / "inner"), tmp_path / "outer")
+    env.reset(seed=1)
+    while env.agents:
+        env.step(dict.fromkeys(env.agents, 1))
+    env.close()
+    with trajrec.open(tmp_path / "outer") as corpus:
+        (episode,) = corpus.episodes()
+        assert episode.header.env.wrappers == []
+        assert replay_episode(episode, allow=("test_pettingzoo",)).grade == "exact"
+
+
 def test_log_cannot_choose_the_code_that_runs(tmp_path: Path) -> None:
     record = recorded(Walk(), tmp_path, 8)[0].header.env
     with pytest.raises(EnvRefusedError, match=f"unless you allow it: pass --allow {__name__}"):

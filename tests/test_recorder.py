@@ -246,6 +246,18 @@ def test_an_environment_is_recorded_once_into_a_corpus(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.trj"))) == n_logs
 
 
+def test_an_environment_recorded_into_two_corpora_is_made_again(tmp_path: Path) -> None:
+    inner = trajrec.record(gym.make("CartPole-v1"), tmp_path / "inner")
+    env = trajrec.record(gym.wrappers.FlattenObservation(inner), tmp_path / "outer")
+    run(env)
+    env.close()
+    (episode,) = trajrec.open(tmp_path / "outer").episodes()
+    assert [name for name, _ in episode.header.env.wrappers] == [
+        "gymnasium.wrappers.transform_observation.FlattenObservation"
+    ]
+    assert replay_episode(episode).grade == "exact"
+
+
 def test_unclosed_recorder_warns_and_its_steps_are_readable(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
     run(env)

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
 
-import gymnasium
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
-from trajrec.envstate.pettingzoo import api_of, as_gymnasium
+from trajrec.envstate.pettingzoo import api_of, as_gymnasium, layers
 from trajrec.protocols import MultiAgentEnv
+from trajrec.recording.env_record import recorder_of
 from trajrec.recording.options import RecordOptions
 from trajrec.recording.recordable import check_recordable
 from trajrec.recording.recorder import Recorder
@@ -134,14 +134,13 @@ def _check_unrecorded(env: AnyEnv, folder: str | Path) -> None:
     Raises:
         ValueError: A recorder inside of it records into that folder.
     """
-    inner: Any = env
-    while isinstance(inner, gymnasium.Wrapper):
-        if isinstance(inner, Recorder) and inner.path.parent.resolve() == Path(folder).resolve():
+    for layer in layers(env):
+        recorder = recorder_of(layer)
+        if recorder is not None and recorder.path.parent.resolve() == Path(folder).resolve():
             raise ValueError(
                 f"env is already recorded into {folder}, and each of its episodes would count twice; "
                 "record it once, or into another folder"
             )
-        inner = inner.env
 
 
 def _record_vector(
