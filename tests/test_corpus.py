@@ -21,6 +21,8 @@ from conftest import Scripted, record, run
 from tiers import Share, suite, third_slow
 
 import trajrec
+import trajrec.envs
+from trajrec.cli.main import main
 from trajrec.corpus.index.file import INDEX_NAME, update_index
 from trajrec.corpus.index.tables import TABLES
 from trajrec.errors import CorpusError, QueryError
@@ -69,6 +71,33 @@ def test_tables_hold_episodes_steps_and_digests(tmp_path: Path) -> None:
         ).fetchall()
         assert episode.state_digests is not None
         assert digests == [(check, None) for check in episode.state_digests[1:].tolist()]
+
+
+def test_options_of_a_reset_are_in_sql_python_and_show(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    for options in ({"low": -0.01, "high": 0.02}, None):
+        env.reset(seed=1, options=options)
+        env.step(0)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql("SELECT options->'$.high', options FROM episodes ORDER BY number")
+        assert rows.fetchall() == [("0.02", '{"low":-0.01,"high":0.02}'), (None, None)]
+        first, second = corpus.episodes(order_by="number")
+        assert first.reset_options == {"low": -0.01, "high": 0.02}
+        assert second.reset_options is None
+        assert main(["show", str(tmp_path), first.id]) == 0
+    assert 'options           {"low":-0.01,"high":0.02}' in capsys.readouterr().out
+
+
+def test_options_of_a_worlds_reset_are_in_sql(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, world=trajrec.envs.Shop(seed=7), options={"task": 0}):
+        pass
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT options FROM episodes").fetchall() == [('{"task":0}',)]
+        assert next(corpus.episodes()).reset_options == {"task": 0}
 
 
 def test_state_changes_hold_the_changes_of_each_step(tmp_path: Path) -> None:

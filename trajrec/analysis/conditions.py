@@ -29,6 +29,7 @@ FIXED_COLUMNS = frozenset(
         "started_at",
         "seed",
         "seed_origin",
+        "options",
         "parent_id",
         "fork_step",
         "caller_id",

@@ -30,6 +30,10 @@ class StepArrays:
     end: EpisodeEnd | None
     agent_events: list[AgentEvent]
 
+    def value(self, data: bytes | None) -> Value:
+        """Return an encoded value of the episode's records."""
+        raise NotImplementedError
+
     @property
     def observations(self) -> Value:
         """Observations: first the reset's, then one for each step."""
@@ -68,6 +72,11 @@ class StepArrays:
         It shares the memory of `observations`.
         """
         return _without_first(self.observations) if self.rows.has_reset else self.observations
+
+    @property
+    def reset_options(self) -> Value:
+        """Options of the reset; None if it had none."""
+        return None if self.start is None else self.value(self.start.options_data)
 
     @property
     def reset_info(self) -> Info:

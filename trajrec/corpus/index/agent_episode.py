@@ -154,6 +154,8 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         row.started_at = to_timestamp(start.time_ns)
         row.seed = start.seed
         row.seed_origin = start.seed_origin
+        if start.options_data is not None:
+            row.options = stored_to_json(transcript.value(start.options_data))
         row.source = json_or_null(episode.source)
     if end is not None:
         row.ending = episode.ending

@@ -158,6 +158,10 @@ class LogRows:
         row.started_at = to_timestamp(event.time_ns)
         row.seed = event.seed
         row.seed_origin = event.seed_origin
+        try:
+            row.options = stored_json(event.options_data)
+        except MALFORMED as exc:
+            self._note(chunk, event.episode, f"a value is malformed: {exc}")
         facts = facts_of(event.extra_data)
         row.source = json_or_null(source_of(event.extra_data))
         row.extra = json_or_null(extra_of(facts))

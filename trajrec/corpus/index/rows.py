@@ -56,6 +56,7 @@ class EpisodeRow(Row, kw_only=True):
     ended_at: Time | None = None
     seed: int | None = None
     seed_origin: str | None = None
+    options: str | None = None
     parent_id: str | None = None
     fork_step: int | None = None
     caller_id: str | None = None

@@ -112,6 +112,7 @@ ALL_EPISODES = Table(
             "VARCHAR",
             "caller, recorder, or none (the generator's state is in the log)",
         ),
+        ("options", "JSON", "options of the reset; NULL if it had none"),
         ("parent_id", "VARCHAR", "episode that it was forked from; NULL if it is no fork"),
         ("fork_step", "BIGINT", "step at which it was forked"),
         ("caller_id", "VARCHAR", "episode inside which it was begun; NULL if there was none"),
@@ -172,7 +173,8 @@ STEPS = Table(
         (
             "extra",
             "JSON",
-            "values beside the step: named values, events of an imported record; NULL if none",
+            "values beside an agent's step: named values, events of an imported record; NULL if none,"
+            " and for environments, whose named values are columns of corpus.to_arrow",
         ),
     ),
 )
