@@ -26,7 +26,9 @@ from trajrec.agents import outcomes
 from trajrec.cli.main import main
 from trajrec.corpus.recheck import recheck
 from trajrec.log.schema import EpisodeEnd
+from trajrec.recording import episode_writer
 from trajrec.view.app import make_app
+from trajrec.view.lanes import evidence_lane
 from trajrec.view.report import make_report
 from trajrec.view.rows import agent_steps, environment_rows
 from trajrec.view.served_corpus import ServedCorpus
@@ -603,6 +605,36 @@ def test_an_end_of_billions_of_steps_fills_no_memory(
     steps = agent_steps(episode)
     assert [len(step.attempts) for step in steps[:2]] == [1, 0]
     assert len(steps) == 100_000
+
+
+def test_billions_of_lost_steps_fill_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_steps = 2**31 - 1
+
+    def wrong_end(**fields: Any) -> EpisodeEnd:
+        return EpisodeEnd(**{**fields, "n_steps": n_steps})
+
+    monkeypatch.setattr(episode_writer, "EpisodeEnd", wrong_end)
+    with trajrec.record(gym.make("FrozenLake-v1"), tmp_path) as env:
+        env.reset(seed=0)
+        env.step(0)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        (episode,) = opened.episodes()
+        browser = signed_in(opened)
+        page = browser.get(f"/e/{episode.id}").text
+        assert f"failed steps</span> {n_steps - 1}</span>" in page
+        assert f"1 steps, 0 of them raised, {n_steps - 1} lost" in page
+        assert len(page) < 10**6
+        assert browser.get(f"/e/{episode.id}/{n_steps - 1}").status_code == 200
+        assert browser.get(f"/e/{episode.id}/credit").status_code == 200
+        assert browser.get(f"/diff/{episode.id}/{episode.id}").status_code == 200
+        steps = range(n_steps)
+        lane = evidence_lane("replay", {"same": steps}, episode, "", {})
+    assert lane.paths["same"] == marks([0], 1).replace("h1", f"h{n_steps}").replace(
+        "h-1", f"h-{n_steps}"
+    )
 
 
 class ClosedWorld:

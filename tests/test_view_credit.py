@@ -304,3 +304,10 @@ def test_estimates_that_are_not_read_are_not_called_unknown(
     assert "This run has 4 estimates: only those of its first steps, 1 in all, were read." in page
     page = browser.get(f"/e/{EPISODE}/3").text
     assert "unknown, the estimates of the first steps alone were read" in page
+
+
+def test_steps_without_an_estimate_are_told_in_ranges(corpus: trajrec.Corpus) -> None:
+    view = read_credit(corpus, EPISODE, [0, 1, 3, 4, 7], run_id="clear", sort="")
+    assert view.unknown == "0, 4, 7"
+    view = read_credit(corpus, EPISODE, range(2**31), run_id="clear", sort="")
+    assert view.unknown == f"0, 4 to {2**31 - 1}"

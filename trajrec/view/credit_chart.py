@@ -123,7 +123,7 @@ def draw_chart(name: str, estimates: Sequence[Estimate], *, first: int, width: i
             pieces.setdefault(_status(item), []).append(_bar(item.value, left, low, high))
             pieces.setdefault("whisker", []).append(_whisker(item, left, low, high))
     told = {item.step - first for item in estimates if item.value is not None}
-    unknown = [place for place in range(width) if place not in told]
+    asked = range(width) if width <= MAX_QUESTIONS else ()
     return Chart(
         name=name,
         summary=_summary(name, estimates),
@@ -132,9 +132,7 @@ def draw_chart(name: str, estimates: Sequence[Estimate], *, first: int, width: i
         low=low,
         high=high,
         paths={kind: "".join(parts) for kind, parts in pieces.items()},
-        unknown=[f"{100 * (place + 0.5) / width:.2f}" for place in unknown]
-        if width <= MAX_QUESTIONS
-        else [],
+        unknown=[f"{100 * (place + 0.5) / width:.2f}" for place in asked if place not in told],
         n_more=len(estimates) - len(drawn),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.gaps import find_gaps
 from trajrec.types import Value
 from trajrec.view.credit_chart import LEVELS, Chart, Estimate, draw_chart
 from trajrec.view.text import cell
@@ -159,7 +160,7 @@ def read_credit(
     found = corpus.sql(_RUNS, params=[episode_id]).fetchall()
     runs = [_run(row, episode_id, estimators[row[0]]) for row in found]
     if not runs:
-        return CreditView(runs=[], run=None, unknown=in_ranges(steps))
+        return CreditView(runs=[], run=None)
     comparing = [item for item in runs if set(_JUDGES) & set(item.estimators)]
     run = next((item for item in runs if item.id == run_id), [*comparing, *runs][0])
     params = [episode_id, run.id]
@@ -178,7 +179,7 @@ def read_credit(
         sort=sort,
         decision=decision,
         decided=decided,
-        unknown=in_ranges([step for step in steps if step not in n_of_step]),
+        unknown=_untold(steps, n_of_step),
         n_rollouts=n_rollouts,
         env_steps=env_steps,
     )
@@ -255,21 +256,26 @@ def _others(n: int) -> str:
     return f"The interval excludes 0 at {steps} too."
 
 
-def in_ranges(steps: Iterable[int], most: int = 20) -> str:
-    """Return numbers in ascending order as ranges, of which the first are written out.
+def _untold(steps: Sequence[int], told: Iterable[int]) -> str:
+    """Return the steps without an estimate in words."""
+    if not steps:
+        return ""
+    known = [(step, step + 1) for step in told]
+    if not isinstance(steps, range):
+        # The steps of an agent may have gaps, which are no steps.
+        known += find_gaps(((step, step + 1) for step in steps), steps[0], None)
+    return in_words(find_gaps(known, steps[0], steps[-1] + 1))
 
-    >>> in_ranges([0, 2, 3, 4, 9])
+
+def in_words(ranges: Sequence[tuple[int, int]], most: int = 20) -> str:
+    """Return half-open ranges of steps in words; of many, the first are written out.
+
+    >>> in_words([(0, 1), (2, 5), (9, 10)])
     '0, 2 to 4, 9'
     """
-    ranges: list[tuple[int, int]] = []
-    for step in steps:
-        if ranges and ranges[-1][1] == step - 1:
-            ranges[-1] = (ranges[-1][0], step)
-        else:
-            ranges.append((step, step))
-    texts = [str(a) if a == b else f"{a} to {b}" for a, b in ranges[:most]]
+    texts = [str(a) if a == b - 1 else f"{a} to {b - 1}" for a, b in ranges[:most]]
     if len(ranges) > most:
-        n_more = sum(b - a + 1 for a, b in ranges[most:])
+        n_more = sum(b - a for a, b in ranges[most:])
         texts.append(f"and {n_more:,} more")
     return ", ".join(texts)
 

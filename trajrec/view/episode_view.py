@@ -37,6 +37,7 @@ from trajrec.view.rows import (
     StepRow,
     agent_row,
     agent_steps,
+    environment_failures,
     environment_rows,
     overcome_words,
     raw_step,
@@ -152,12 +153,10 @@ class EpisodeView:
 
     @cached_property
     def failed_steps(self) -> list[int]:
-        """The steps that failed, those overcome later included, ascending."""
+        """The steps that failed, those overcome later included; of very many lost ones, the first."""
         if self.is_agent:
             return failed_steps(self._agent_rows)
-        steps = {f.step for f in self.episode.failures if f.phase == "step"}
-        lost = {step for a, b in self.episode.missing_steps for step in range(a, b)}
-        return sorted(steps | lost)
+        return environment_failures(self.episode)[0]
 
     @cached_property
     def other_failures(self) -> list[FailureView]:
@@ -352,7 +351,9 @@ class EpisodeView:
             "stop reason": None if end is None else end.stop_reason,
             "agent says done": None if end is None else _yes_or_no(end.claimed_done),
             "seed": None if start is None else start.seed,
-            "failed steps": len(self.failed_steps),
+            "failed steps": (
+                len(self.failed_steps) if self.is_agent else environment_failures(episode)[1]
+            ),
             "fault": episode.fault,
             "calls may be missing": ", ".join(unseen_of(end.extra_data) if end else []),
         }

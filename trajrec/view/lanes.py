@@ -14,7 +14,7 @@ from trajrec.types import Value
 from trajrec.values.diff import MISSING
 from trajrec.values.json import to_pointer
 from trajrec.view.rows import AgentStep, StepRow, attempt_status, model_status
-from trajrec.view.svg import Lane, bars, marks, step_line
+from trajrec.view.svg import Lane, bars, marks, one_of_each, step_line
 
 N_PLACES = 6
 """Places of the state that the timeline shows: those that change most."""
@@ -59,16 +59,17 @@ def environment_lanes(episode: Episode) -> list[Lane]:
     first = episode.first_step
     width = _width(episode)
     raised = [failure.step - first for failure in episode.failures if failure.phase == "step"]
-    lost = [step - first for a, b in episode.missing_steps for step in range(a, b)]
+    gaps = [(a - first, b - first) for a, b in episode.missing_steps]
+    n_lost = sum(stop - start for start, stop in gaps)
     numbers = [step - first for step in episode.step_numbers.tolist()]
     steps = Lane(
         label="steps",
-        summary=f"{len(numbers)} steps, {len(raised)} of them raised, {len(lost)} lost",
+        summary=f"{len(numbers)} steps, {len(raised)} of them raised, {n_lost} lost",
         width=width,
         paths={
             "ok": marks(numbers, width),
             "failed": marks(raised, width),
-            "lost": marks(lost, width),
+            "lost": marks((step for gap in gaps for step in one_of_each(*gap, width)), width),
         },
         meanings={"ok": "ok", "failed": "raised an exception", "lost": "lost from the log"},
     )
@@ -85,9 +86,10 @@ def evidence_lane(
     """Return a lane of marks, such as forks or the verdict of a replay, by class."""
     first = episode.first_step
     width = _width(episode)
-    paths = {
-        name: marks((step - first for step in steps), width) for name, steps in positions.items()
-    }
+    paths = {}
+    for name, steps in positions.items():
+        drawn = one_of_each(steps.start, steps.stop, width) if isinstance(steps, range) else steps
+        paths[name] = marks((step - first for step in drawn), width)
     return Lane(label=label, summary=summary, width=width, paths=paths, meanings=meanings)
 
 

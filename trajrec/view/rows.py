@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -263,6 +264,17 @@ def environment_rows(episode: Episode, first: int, last: int) -> list[StepRow]:
         else:
             rows.append(StepRow(step=step, name="(lost)", status="failed", words="lost"))
     return rows
+
+
+def environment_failures(episode: Episode) -> tuple[list[int], int]:
+    """Return the steps of an environment that raised or were lost, and how many these are.
+
+    Of lost steps, which a forged end may make billions, the first 100,000 are returned.
+    """
+    raised = {failure.step for failure in episode.failures if failure.phase == "step"}
+    lost = itertools.chain.from_iterable(range(a, b) for a, b in episode.missing_steps)
+    steps = sorted({*raised, *itertools.islice(lost, MAX_EMPTY_STEPS)})
+    return steps, len(raised) + sum(b - a for a, b in episode.missing_steps)
 
 
 def _reward_text(reward: Value) -> str:

@@ -76,6 +76,17 @@ def marks(positions: Iterable[int], width: int, *, top: float = 0.0) -> str:
     return "".join(pieces)
 
 
+def one_of_each(first: int, stop: int, width: int) -> Iterable[int]:
+    """Return one step for each position that the steps from one to another cover.
+
+    A forged log may have lost billions of steps, so not each of them is looked at.
+
+    >>> list(one_of_each(3, 3_000, 100_000))
+    [3, 103, ..., 2903, 2999]
+    """
+    return itertools.chain(range(first, stop, bin_size(width)), range(max(first, stop - 1), stop))
+
+
 def bars(heights: Mapping[int, float], width: int) -> str:
     """Return a path of bars from the bottom, the highest as high as the lane.
 
