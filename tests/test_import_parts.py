@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from imported import DATA, check_account, column, needs_data, one, write_json, w
 
 import trajrec
 from trajrec.cli import main as cli
-from trajrec.errors import ImportFileError
+from trajrec.errors import ImportFileError, MissingPackageError
 from trajrec.exchange.account import MAX_NAMED
 from trajrec.exchange.import_reports import FileReport
 from trajrec.exchange.importing import import_trajectories
@@ -276,3 +278,18 @@ def test_a_broken_file_beside_a_trajectory_costs_itself_alone(name: str, tmp_pat
         write_json(folder / "result.json", {"trial_name": "t"})
     file = import_whole(folder, tmp_path / "out")
     assert any(name in reason for reason in file.account.dropped)
+
+
+@needs_data
+def test_a_missing_package_stops_no_import_of_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(DATA / "minari" / "cartpole", tmp_path / "in" / "a")
+    write_json(tmp_path / "in" / "b" / "t.json", {"messages": TALK})
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    report = import_trajectories(tmp_path / "in", tmp_path / "out")
+    assert len(report.episodes) == 1
+    (failed,) = report.of_status("failed")
+    assert failed.reason == "this needs h5py, which is not installed: pip install 'trajrec[minari]'"
+    with pytest.raises(MissingPackageError):
+        import_trajectories(failed.path, tmp_path / "out")

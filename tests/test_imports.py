@@ -100,7 +100,10 @@ def test_a_file_with_other_contents_keeps_the_earlier_import(tmp_path: Path) -> 
     path = write_lines(tmp_path / "t.jsonl", [trajectory(1)])
     import_trajectories(path, tmp_path / "out")
     write_lines(path, [trajectory(3)])
-    import_trajectories(path, tmp_path / "out")
+    report = import_trajectories(path, tmp_path / "out")
+    assert report.files[0].account.notes == [
+        "the file has changed since an earlier import, whose episodes stay and are counted too"
+    ]
     with trajrec.open(tmp_path / "out") as corpus:
         assert column(corpus, "SELECT n_steps FROM episodes ORDER BY 1") == [1, 3]
 

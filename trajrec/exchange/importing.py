@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from trajrec.errors import EncodeError, ImportFileError
+from trajrec.errors import EncodeError, ImportFileError, MissingPackageError
 from trajrec.exchange import minari
 from trajrec.exchange.account import MISFITS, Account, why_not_stored
 from trajrec.exchange.candidates import (
@@ -41,6 +41,8 @@ _JSON_SUFFIXES = (".json", ".jsonl", ".traj")
 
 # Reasons in the error for a file of which nothing is left.
 _SHOWN_REASONS = 3
+
+_CHANGED = "the file has changed since an earlier import, whose episodes stay and are counted too"
 
 _REMOVED = (
     "was imported before, and `trajrec rm` has removed all of its episodes: import it into another "
@@ -80,6 +82,8 @@ def import_trajectories(
     Raises:
         ImportFileError: `path` is a file that is damaged or of no known format, or does not exist.
         LogWriteError: The corpus cannot be written.
+        MissingPackageError: `path` is read by a package that is not installed. In a folder of
+            several files this is a result.
         ValueError: `format` is none of the formats.
 
     >>> report = trajrec.import_trajectories("trials/", "runs/")            # doctest: +SKIP
@@ -105,7 +109,12 @@ def import_trajectories(
     for candidate, matched in _candidates(path, root, chosen, set()):
         if matched is not None:
             candidate.refusal = _why_not_read(candidate, matched, path, root)
-        file = _import_file(candidate, matched, output, known, redact)
+        try:
+            file = _import_file(candidate, matched, output, known, redact)
+        except MissingPackageError as exc:
+            if candidate.path == path:
+                raise
+            file = FileReport(path=candidate.path, status="failed", reason=str(exc))
         result.files.append(file)
         if report is not None:
             report(file)
@@ -212,6 +221,8 @@ def _import_file(
         redactor = as_redactor(is_redacted) if is_redacted is not False else None
         if earlier:
             file.account.note("the file has grown: its earlier import is replaced")
+        elif known.has_other_contents(candidate, matched.name):
+            file.account.note(_CHANGED)
         n_notes = len(file.account.notes)
         with collector_off():
             path = output / f"{log_id}{SUFFIX}"

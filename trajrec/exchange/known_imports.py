@@ -93,6 +93,10 @@ class KnownImports:
             if earlier.sha256 != sha256 and has_grown(candidate, earlier.files)
         ]
 
+    def has_other_contents(self, candidate: Candidate, format_name: str) -> bool:
+        """Return whether the file at this path was imported, whatever it held."""
+        return (str(candidate.path.resolve()), format_name) in self._by_path
+
     def remove(self, imports: list[KnownImport]) -> None:
         """Delete the logs of imports that a later one replaces: it has all that they have."""
         for known in imports:
