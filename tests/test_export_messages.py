@@ -87,12 +87,41 @@ def test_advantages_stand_beside_messages_and_results(tmp_path: Path, capsys: An
         assert len(row["advantages"]) == 2
         assert row["tools"][0]["function"]["name"] == "look"
     assert rows[0]["advantages"][1] > 0 > rows[1]["advantages"][1]
+    assert [row["reward"] for row in rows] == [None, None]
     query = (
         f"SELECT prompt[1].role, completions[1][2].content, tools FROM '{tmp_path}/rows.parquet'"
     )
     for role, content, tools in duckdb.sql(query).fetchall():
         assert (role, content) == ("user", '{"lamps": 4}')
         assert json.loads(tools) == rows[0]["tools"]
+
+
+def test_exports_tell_of_images_and_of_groups_of_several_models(
+    tmp_path: Path, capsys: Any
+) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "x"}}
+    prompt = {"role": "user", "content": [{"type": "text", "text": "How many?"}, picture]}
+    for model in ("small", "large"):
+        with trajrec.episode(
+            tmp_path / "runs",
+            task="t",
+            watch={"answer": [model]},
+            checks=[is_right],
+            interface=trajrec.interface(base={"model": model}),
+        ) as ep:
+            ep.model(partial(answer_with, reply(model)), model=model, messages=[prompt])
+            ep.stop("done")
+    trajrec.close_logs()
+    words = ["export", str(tmp_path / "runs")]
+    file = tmp_path / "talks.jsonl"
+    assert main([*words, "messages", "-o", str(file)]) == 0
+    assert "2 conversations have messages with images" in capsys.readouterr().err
+    assert json.loads(file.read_text().splitlines()[0])["total_reward"] is None
+    words += ["grpo", "-o", str(tmp_path / "rows.jsonl"), "--messages", "--measure", "outcome"]
+    assert main(words) == 0
+    said = capsys.readouterr().err
+    assert "2 episodes have messages with images, files or reasoning, which are left out" in said
+    assert "1 group holds episodes of several base models" in said
 
 
 def test_a_last_call_has_the_result_of_its_own_step(tmp_path: Path) -> None:

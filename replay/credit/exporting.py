@@ -171,6 +171,11 @@ def export(
                 n_rows, n_longest = _write_lines(map(_storable, rows), lines)
                 columns = _columns(kind, messages=messages)
                 _write_parquet(lines, columns, finished, n_longest=n_longest)
+        if isinstance(form, MessageForm) and form.n_with_omitted:
+            note(
+                f"{form.n_with_omitted} episodes have messages with images, files or reasoning, "
+                "which are left out"
+            )
         if not n_rows:
             raise CorpusError(f"{corpus.path}: no rows: {'; '.join(remarks) or _NEEDS[kind]}")
     return n_rows

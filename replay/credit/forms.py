@@ -98,6 +98,12 @@ class MessageForm:
 
     def __init__(self) -> None:
         self._decisions = _LastOnes(decisions)
+        self._with_omitted: set[str] = set()
+
+    @property
+    def n_with_omitted(self) -> int:
+        """The number of episodes with rows whose messages had parts that are left out."""
+        return len(self._with_omitted)
 
     def takes(self, episode: Episode) -> bool:
         return episode.is_agent_episode and bool(self._decisions(episode))
@@ -131,6 +137,8 @@ class MessageForm:
         return [{"role": "assistant", "content": "", "tool_calls": rows}]
 
     def extra(self, episode: Episode) -> Mapping[str, Value]:
+        if any(decision.has_omitted for decision in self._decisions(episode).values()):
+            self._with_omitted.add(episode.id)
         decision = self._decision(episode, None)
         return {"tools": [] if decision is None else decision.tools}
 

@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from trajrec.conditions import bracketed
-from trajrec.replay.credit.estimators.groups import GroupOptions, Method, group_advantages
+from trajrec.replay.credit.estimators.groups import (
+    GroupOptions,
+    Method,
+    count_mixed_groups,
+    group_advantages,
+)
 from trajrec.replay.credit.forms import Form
 from trajrec.replay.credit.labelled_runs import is_asked, latest_runs, shares_after_steps
 from trajrec.replay.credit.same_context import has_same_context, says_the_same
@@ -76,7 +81,7 @@ class StepAdvantages(TypedDict):
         prompt: The goal, or the first observation.
         completions: Each step.
         advantages: The advantage of each step.
-        reward: The episode's return; NaN if it is unknown.
+        reward: The episode's return; NaN if it is unknown, or if the episode is an agent's.
         episode_id: The episode.
         method: The method of `group_advantages`.
     """
@@ -294,6 +299,13 @@ def step_advantages(
                 f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing "
                 "to compare them with"
             )
+        n_mixed = count_mixed_groups(corpus, where, **options)
+        if n_mixed:
+            verb = "group holds" if n_mixed == 1 else "groups hold"
+            remark(
+                f"{n_mixed} {verb} episodes of several base models: an advantage compares one "
+                "policy with another then; select one by where (--where), or group by= more columns"
+            )
     whole = WholeEpisodes(form)
     for episode in corpus.episodes(where):
         if episode.id in tables and whole.take(episode):
@@ -306,7 +318,7 @@ def step_advantages(
                 "completions": form.completions(episode, [row.step for row in tables[episode.id]]),
                 "advantages": advantages,
                 # JSON has neither NaN nor infinities: the file has null in their place.
-                "reward": episode.total_reward,
+                "reward": math.nan if episode.is_agent_episode else episode.total_reward,
                 "episode_id": episode.id,
                 "method": method,
                 **form.extra(episode),  # type: ignore[typeddict-item]

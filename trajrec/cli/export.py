@@ -158,7 +158,7 @@ def _write(arguments: argparse.Namespace, corpus: Corpus, remarks: list[str]) ->
         where = arguments.where
         overwrite = arguments.overwrite
         if arguments.kind == "messages":
-            return export_messages(corpus, output, where, overwrite=overwrite)
+            return export_messages(corpus, output, where, overwrite=overwrite, tell=remarks.append)
         return export_transitions(corpus, output, where, overwrite=overwrite, tell=remarks.append)
     from trajrec.replay.credit import export
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -46,7 +47,8 @@ class Conversation(msgspec.Struct, kw_only=True):
             "messages" of an imported record; "tool calls", if no model call was recorded, of which
             each decision is a message.
         outcome: "success" or "failure" by the primary check; None if it gave no verdict.
-        total_reward: The sum of the rewards of the episode; NaN if they are no numbers.
+        total_reward: The sum of the rewards of the episode; NaN if it has none, as those of agents,
+            or if they are no numbers.
         checks: The checks of the episode, each with "check_id", "verdict" and "score".
     """
 
@@ -87,12 +89,15 @@ class Decision(NamedTuple):
         answer: Its message.
         results: The results of the calls in it.
         tools: The tools on offer.
+        has_omitted: Whether a message before, the answer or a result had images, files or reasoning
+            too, which are left out.
     """
 
     before: list[JsonObject]
     answer: JsonObject
     results: list[JsonObject]
     tools: list[JsonObject]
+    has_omitted: bool = False
 
 
 def decisions(episode: Episode) -> dict[int, Decision]:
@@ -113,13 +118,19 @@ def decisions(episode: Episode) -> dict[int, Decision]:
     for number, (call, talk) in enumerate(answered):
         *before, answer = talk.messages
         results: list[JsonObject] = []
+        has_omitted = bool(talk.omitted)
         if number + 1 < len(answered):
             _, later = answered[number + 1]
             if _continues(later.keys, talk):
                 # Without its own answer: a request may end with the results.
-                results = _results(later.messages[len(talk.messages) : -1])
+                first = len(talk.messages)
+                results = _results(later.messages[first:-1])
+                places = range(first, first + len(results))
+                has_omitted = has_omitted or not set(places).isdisjoint(later.omitted)
         results = results or _results_by_id(by_step.get(call.start.step, ()), answer)
-        found[call.start.step] = Decision(before, answer, results, talk.tools)
+        found[call.start.step] = Decision(
+            before, answer, results, talk.tools, has_omitted=has_omitted
+        )
     return found
 
 
@@ -210,7 +221,7 @@ def conversations(episode: Episode) -> Iterator[Conversation]:
             tools=talk.tools,
             source=source,
             outcome=episode.outcome,
-            total_reward=episode.total_reward,
+            total_reward=math.nan if episode.is_agent_episode else episode.total_reward,
             checks=[_check(check) for check in episode.checks],
         )
 

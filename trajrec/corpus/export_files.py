@@ -96,7 +96,12 @@ def export_transitions(
 
 
 def export_messages(
-    corpus: Corpus, file: str | Path, where: str = "true", *, overwrite: bool = False
+    corpus: Corpus,
+    file: str | Path,
+    where: str = "true",
+    *,
+    overwrite: bool = False,
+    tell: Callable[[str], None] | None = None,
 ) -> int:
     """Write the conversations of agents as JSON lines, each as `Conversation.as_dict` has it.
 
@@ -107,6 +112,7 @@ def export_messages(
         file: The file; ends in .jsonl. It appears when it is whole.
         where: A SQL condition on the columns of `all_episodes`.
         overwrite: Whether any file is replaced, and not only what the same call wrote.
+        tell: Is called with a sentence about messages of which parts are left out.
 
     Returns:
         The number of conversations.
@@ -121,6 +127,7 @@ def export_messages(
     digest = hashlib.blake2b(digest_size=16)
     episodes: set[str] = set()
     n_rows = 0
+    n_with_omitted = 0
     command = {"kind": "messages", "where": where}
     with (
         exporting(corpus.path, path, command, overwrite=overwrite) as temporary,
@@ -132,9 +139,15 @@ def export_messages(
             digest.update(line.encode())
             episodes.add(talk.episode_id)
             n_rows += 1
+            n_with_omitted += bool(talk.omitted)
         if not n_rows:
             raise CorpusError(
                 f"{corpus.path}: no conversation of an agent is selected by {where!r}"
             )
+    if tell is not None and n_with_omitted:
+        tell(
+            f"{n_with_omitted} conversations have messages with images, files or reasoning, which "
+            "are left out: `omitted` has the numbers of these messages"
+        )
     write_lineage(lineage_beside(path), lineage(where, digest.hexdigest(), len(episodes)))
     return n_rows

@@ -151,6 +151,15 @@ ORDER BY v.log, v.number, v.step
 """
 
 
+_MIXED = """
+SELECT count(*) FROM (
+  SELECT 1 FROM episodes
+  WHERE ending NOT IN ('running', 'interrupted') AND {measure} IS NOT NULL AND {where} AND {of_agent}
+  GROUP BY md5(CAST(row({by}) AS VARCHAR)) HAVING count(DISTINCT CAST(interface->'base' AS VARCHAR)) > 1
+)
+"""
+
+
 class StepRow(NamedTuple):
     """A row of a query's result.
 
@@ -235,6 +244,18 @@ def group_advantages(
         )
         for episode_id, estimates in rows.items()
     ]
+
+
+def count_mixed_groups(corpus: Corpus, where: str, **options: Unpack[GroupOptions]) -> int:
+    """Return the number of groups whose episodes ran with several base models."""
+    query = _MIXED.format(
+        by=options.get("by", _SAME_START),
+        measure=MEASURES[options.get("measure", "return")],
+        where=bracketed(where),
+        of_agent=IS_OF_AGENT,
+    )
+    ((n_groups,),) = corpus.sql(query, sandbox=True).fetchall()
+    return int(n_groups)
 
 
 def _visits(where: str, options: GroupOptions) -> str:
