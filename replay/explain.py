@@ -78,8 +78,8 @@ class Explainer:
                 if self._is_of_predecessors(episode):
                     return _with_note(
                         after_others,
-                        f"only after the {episode.number} episodes before it: it carries state "
-                        "over between episodes",
+                        f"only after the {counted(episode.number, 'episode')} before it: it "
+                        "carries state over between episodes",
                     )
                 is_unsteady = True
             elif self._differs_by_predecessors(episode, report, after_others):

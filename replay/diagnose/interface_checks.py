@@ -115,7 +115,8 @@ class InterfaceChecker:
             if not space.contains(part):
                 self._add(
                     "observation",
-                    f"the observation must be in {space}, got {short(part)}: "
+                    f"the observation must be in {short(space)}, got {short(part)}"
+                    f"{_why_outside(space, part)}: "
                     "correct the space, or the values or dtype of the observation",
                 )
         # The environment was just called again: the observation before this one must be as it was.
@@ -216,6 +217,21 @@ def _continue(bare: AnyEnv, actions: list[Value]) -> list[dict[str, Value]]:
         if terminated or truncated:
             break
     return rows
+
+
+def _why_outside(space: gymnasium.Space[Any], value: Value) -> str:
+    """Return what keeps an array out of a box, "" for other spaces and values."""
+    if not (isinstance(space, gymnasium.spaces.Box) and isinstance(value, np.ndarray)):
+        return ""
+    if not np.can_cast(value.dtype, space.dtype):
+        return f", of dtype {value.dtype}"
+    if value.shape != space.shape:
+        return f", of shape {value.shape}"
+    for index in np.argwhere(~((value >= space.low) & (value <= space.high)))[:1]:
+        place = tuple(map(int, index))
+        item, low, high = value[place], space.low[place], space.high[place]
+        return f", of which item {list(place)} is {item}, not in [{low}, {high}]"
+    return ""
 
 
 def _observed(
