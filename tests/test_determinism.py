@@ -295,12 +295,14 @@ def test_wrong_type_is_reported_with_its_step(field: str, value: Any, message: s
     [
         (np.zeros(3), "got array([0., 0., 0.]), of shape (3,): correct the space"),
         (np.zeros(2, np.complex128), "of dtype complex128: correct the space"),
-        (np.array([0.5, 2]), ", of which item [1] is 2.0, not in [0.0, 1.0]: correct the space"),
-        (np.array([np.nan, 2]), ", of which item [0] is nan, not in [0.0, 1.0]: correct the"),
+        (np.array([0.5, 99]), ", of which item [1] is 99.0, not in [-50.0, 50.0]: correct"),
     ],
 )
 def test_a_box_says_what_is_outside_of_it(value: Any, reason: str) -> None:
-    assert reason in violations(Returns(observation=value))[0]
+    env = Returns(observation=value)
+    env.observation_space = gym.spaces.Box(-50, 50, (2,), np.float64)
+    (message,) = violations(env)
+    assert reason in message
 
 
 def test_sound_environment_has_no_violation() -> None:
