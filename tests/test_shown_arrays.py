@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,24 @@ def test_large_arrays_are_shown_by_type_and_shape(
     assert len(row["state_changes"]) == 21 * 79
     assert row["state_before"] == {"picture": None}
     assert "int16 (21, 79)" in shown(*words, "--state", "/picture", capsys=capsys)
+
+
+def test_the_viewer_shows_large_arrays_by_type_and_shape(tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="the viewer needs pip install 'trajrec[view]'")
+    from test_view import signed_in
+
+    env = trajrec.record(Painting(), tmp_path)
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(np.zeros(100, np.float32))
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        page = signed_in(corpus).get(f"/e/{episode.id}/1").text
+    text = html.unescape(page)
+    assert "null" not in text
+    for part in ("float32 (100,)", '"picture":"int16 (21, 79)"', '"masks":["bool (9, 9)"]'):
+        assert part in text
 
 
 @pytest.mark.parametrize(

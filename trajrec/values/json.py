@@ -229,23 +229,28 @@ def to_text(value: Value) -> str:
     >>> to_text(np.zeros(100))
     'float64 (100,)'
     """
-    named = _with_named_arrays(value)
+    named = with_named_arrays(value)
     return named if isinstance(value, np.ndarray) and isinstance(named, str) else to_json(named)
 
 
-def _with_named_arrays(value: Value) -> Value:
+def with_named_arrays(value: Value) -> Value:
+    """Return a value with its large arrays, at any depth, as texts of dtype and shape.
+
+    >>> with_named_arrays([np.zeros(100)])
+    ['float64 (100,)']
+    """
     if isinstance(value, np.ndarray) and value.size > MAX_ELEMENTS:
         return f"{value.dtype} {value.shape}"
     if isinstance(value, dict):
-        return {key: _with_named_arrays(item) for key, item in value.items()}
+        return {key: with_named_arrays(item) for key, item in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _with_named_arrays(value._asdict())
+        return with_named_arrays(value._asdict())
     if isinstance(value, (list, tuple)):
-        return list(map(_with_named_arrays, value))
+        return list(map(with_named_arrays, value))
     if isinstance(value, Plain) and value.kind == ARRAY and "dtype" not in value.fields:
-        return _with_named_arrays(as_array(value))
+        return with_named_arrays(as_array(value))
     if isinstance(value, Plain):
-        fields = {key: _with_named_arrays(item) for key, item in value.fields.items()}
+        fields = {key: with_named_arrays(item) for key, item in value.fields.items()}
         return {"type": value.type_name, **fields}
     return value
 

@@ -223,7 +223,7 @@ class EpisodeView:
 
     def state(self, step: int) -> tuple[Node | None, str]:
         """Return the state after a step as a tree, or None and the reason why it is unknown."""
-        state, reason = state_text(self.episode, step + 1)
+        state, reason = state_text(self.episode, step + 1, is_page=True)
         return (None, reason) if reason else (make_tree(state, self._changes_until(step)), "")
 
     def _changes_until(self, step: int) -> dict[str, Changer]:

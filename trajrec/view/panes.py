@@ -15,7 +15,7 @@ from trajrec.errors import CorpusError, LogError, StateUnknownError
 from trajrec.log.schema import Check, Failure
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change, diff
-from trajrec.values.json import describe_path, to_json_value, to_pointer
+from trajrec.values.json import describe_path, to_json_value, to_pointer, with_named_arrays
 from trajrec.view.rows import AgentStep, attempt_status
 from trajrec.view.text import Shown, cell, json_text, shown, shown_text
 
@@ -219,10 +219,14 @@ def environment_pane(episode: Episode, step: int) -> Pane:
     )
 
 
-def state_text(episode: Episode, step: int) -> tuple[Value, str]:
-    """Return the state before a step as JSON values, or None and the reason why it is unknown."""
+def state_text(episode: Episode, step: int, *, is_page: bool = False) -> tuple[Value, str]:
+    """Return the state before a step as JSON values, or None and the reason why it is unknown.
+
+    On a page a large array stands by its dtype and shape; for programs it is null.
+    """
     try:
-        return to_json_value(episode.state(step)), ""
+        state = episode.state(step)
+        return to_json_value(with_named_arrays(state) if is_page else state), ""
     except StateUnknownError as exc:
         return None, exc.what
     except (CorpusError, LogError, IndexError) as exc:

@@ -6,7 +6,7 @@ import json
 from typing import NamedTuple
 
 from trajrec.types import Value
-from trajrec.values.json import to_json, to_json_value
+from trajrec.values.json import to_json, to_json_value, with_named_arrays
 
 MAX_CHARACTERS = 4_000
 """Characters of a value that a page shows; a longer one is cut, and the page says by how much."""
@@ -43,7 +43,8 @@ def cell(value: Value, length: int) -> str:
     >>> cell({"order": "O1001"}, 12)
     '{"order":"O…'
     """
-    text = value if isinstance(value, str) else json_text(value)
+    named = _named(value)
+    text = named if isinstance(named, str) else json_text(named)
     # The escapes of a page make it longer, which is harmless; a list of cells must stay small.
     return text if len(text) <= length else text[: length - 1] + "…"
 
@@ -54,9 +55,9 @@ def shown(value: Value, limit: int = MAX_CHARACTERS) -> Shown:
     >>> shown({"stock": 54})
     Shown(text='{"stock":54}', n_more=0, is_long=False)
     """
-    array = _large_array(value)
-    if array is not None:
-        return Shown(array, 0, False)
+    value = _named(value)
+    if isinstance(value, _Array):
+        return Shown(value, 0, False)
     if isinstance(value, str) and ("\n" in value or len(value) > LINE_CHARACTERS):
         return _cut(value, limit)
     text = json_text(value)
@@ -75,12 +76,17 @@ def _cut(text: str, limit: int) -> Shown:
     return Shown(text[:limit], max(0, len(text) - limit), is_long)
 
 
-def _large_array(value: Value) -> str | None:
-    """Return the type and shape of an array that JSON has no place for."""
-    shape = getattr(value, "shape", None)
-    if shape is None or json_text(value) != "null":
-        return None
-    return f"{value.dtype} array of shape {tuple(shape)}"
+class _Array(str):
+    """The dtype and shape of an array, which is shown without quotes."""
+
+
+def _named(value: Value) -> Value:
+    """Return a value with its large arrays, which JSON has no place for, by dtype and shape."""
+    try:
+        named = with_named_arrays(value)
+    except (RecursionError, ValueError):
+        return value
+    return _Array(named) if isinstance(named, str) and not isinstance(value, str) else named
 
 
 class Difference(NamedTuple):
