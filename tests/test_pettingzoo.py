@@ -773,6 +773,67 @@ def test_a_recorder_inside_is_no_part_of_the_environment(tmp_path: Path) -> None
         assert replay_episode(episode, allow=("test_pettingzoo",)).grade == "exact"
 
 
+class Turns(pettingzoo.AECEnv):
+    """Two players add up what they take; the first to reach three wins."""
+
+    metadata = {"name": "turns_v0"}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.possible_agents = ["ann", "bob"]
+
+    def observation_space(self, agent: str) -> Any:
+        return gym.spaces.Discrete(9)
+
+    def action_space(self, agent: str) -> Any:
+        return gym.spaces.Discrete(4)
+
+    def observe(self, agent: str) -> int:
+        return self.sums[agent]
+
+    def reset(self, seed: Any = None, options: Any = None) -> None:
+        self.agents = list(self.possible_agents)
+        self.sums = dict.fromkeys(self.agents, 0)
+        self.rewards = dict.fromkeys(self.agents, 0.0)
+        self._cumulative_rewards = dict.fromkeys(self.agents, 0.0)
+        self.terminations = dict.fromkeys(self.agents, False)
+        self.truncations = dict.fromkeys(self.agents, False)
+        self.infos: dict[str, Any] = {agent: {} for agent in self.agents}
+        self.agent_selection = "ann"
+
+    def step(self, action: Any) -> None:
+        agent = self.agent_selection
+        if self.terminations[agent]:
+            self._was_dead_step(action)
+            return
+        other = "bob" if agent == "ann" else "ann"
+        self._cumulative_rewards[agent] = 0.0
+        self._clear_rewards()
+        self.sums[agent] += action
+        if self.sums[agent] >= 3:
+            self.rewards = {agent: 1.0, other: -1.0}
+            self.terminations = dict.fromkeys(self.agents, True)
+        self.agent_selection = other
+        self._accumulate_rewards()
+
+
+def test_pages_name_the_player_of_each_turn_and_its_return(tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="the viewer needs pip install 'trajrec[view]'")
+    from test_view import signed_in
+
+    env = trajrec.record(Turns(), tmp_path)
+    env.reset(seed=0, options={"level": 3})
+    for action in (1, 0, 2, None, None):
+        env.step(action)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        page = signed_in(corpus).get(f"/e/{episode.id}").text
+    for text in ("ann: 1", "bob: 0", "ann: 2", "bob: null"):
+        assert text in page
+    assert "ann 1, bob -1" in page
+    assert "{&#34;level&#34;:3}" in page
+
+
 def test_log_cannot_choose_the_code_that_runs(tmp_path: Path) -> None:
     record = recorded(Walk(), tmp_path, 8)[0].header.env
     with pytest.raises(EnvRefusedError, match=f"unless you allow it: pass --allow {__name__}"):

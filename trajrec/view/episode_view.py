@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -39,8 +38,10 @@ from trajrec.view.rows import (
     agent_steps,
     environment_failures,
     environment_rows,
+    options_text,
     overcome_words,
     raw_step,
+    reward_text,
     window,
 )
 from trajrec.view.svg import Lane, ticks
@@ -342,15 +343,15 @@ class EpisodeView:
         end = episode.end
         start = episode.start
         task = episode.task_start
-        reward = episode.total_reward
         facts: JsonObject = {
             "task": None if task is None else task.task,
             "steps": episode.n_steps,
-            "reward": None if self.is_agent or math.isnan(reward) else f"{reward:g}",
+            "reward": None if self.is_agent else reward_text(episode),
             "ending": self.ending,
             "stop reason": None if end is None else end.stop_reason,
             "agent says done": None if end is None else _yes_or_no(end.claimed_done),
             "seed": None if start is None else start.seed,
+            "options": options_text(episode),
             "failed steps": (
                 len(self.failed_steps) if self.is_agent else environment_failures(episode)[1]
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,11 +14,12 @@ from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import ModelCall
-from trajrec.log.schema import Failure
+from trajrec.errors import LogError
+from trajrec.log.schema import API_FIELD, Failure
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import diff
 from trajrec.values.json import to_json_value
-from trajrec.view.text import cell
+from trajrec.view.text import cell, json_text
 
 WINDOW = 500
 """Steps in a list of an episode that is too long to be listed whole."""
@@ -30,6 +32,9 @@ MAX_EMPTY_STEPS = 100_000
 
 _NAME = 60
 _CELL = 90
+
+MAX_PLAYERS = 8
+"""Players of which the head of an episode has the returns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +262,7 @@ def environment_rows(episode: Episode, first: int, last: int) -> list[StepRow]:
             rows.append(
                 StepRow(
                     step=step,
-                    name=cell(episode.actions[place], _CELL),
+                    name=_action_text(episode, place),
                     result=_reward_text(episode.reward_values[place]),
                 )
             )
@@ -275,6 +280,32 @@ def environment_failures(episode: Episode) -> tuple[list[int], int]:
     lost = itertools.chain.from_iterable(range(a, b) for a, b in episode.missing_steps)
     steps = sorted({*raised, *itertools.islice(lost, MAX_EMPTY_STEPS)})
     return steps, len(raised) + sum(b - a for a, b in episode.missing_steps)
+
+
+def _action_text(episode: Episode, place: int) -> str:
+    """Return an action; that of a turn of an AEC environment with its player."""
+    action = episode.actions[place]
+    if episode.header.env.spec_fields.get(API_FIELD) != "aec":
+        return cell(action, _CELL)
+    return cell(f"{episode.infos[place].get('agent')}: {json_text(action)}", _CELL)
+
+
+def reward_text(episode: Episode) -> str | None:
+    """Return the return of an episode, or of each of its players; None if it is unknown."""
+    if not math.isnan(episode.total_reward):
+        return f"{episode.total_reward:g}"
+    by_player = [f"{name} {total:g}" for name, total in episode.rewards_by_agent.items()]
+    more = [f"and {len(by_player) - MAX_PLAYERS} more"] if len(by_player) > MAX_PLAYERS else []
+    return ", ".join([*by_player[:MAX_PLAYERS], *more]) or None
+
+
+def options_text(episode: Episode) -> str | None:
+    """Return the options of the reset; None if it had none."""
+    try:
+        options = episode.reset_options
+    except LogError as exc:
+        return str(exc)
+    return None if options is None else cell(options, _NAME)
 
 
 def _reward_text(reward: Value) -> str:
