@@ -122,7 +122,7 @@ def test_results_without_ids_are_paired_by_order_and_requestor(tmp_path: Path) -
     with imported(DATA / "tau2" / "alpha-model.jsonl", tmp_path) as corpus:
         rows = corpus.sql(
             "SELECT tool, actor, result->>'$' FROM attempts JOIN episodes USING (episode_id) "
-            "WHERE task = 'telecom' ORDER BY attempts.step, call"
+            "WHERE task LIKE 'telecom/%' ORDER BY attempts.step, call"
         ).fetchall()
     assert rows[1:] == [
         ("get_usage", "agent", "usage-result"),
@@ -300,3 +300,44 @@ def test_a_table_whose_names_are_no_text_is_damaged(tmp_path: Path) -> None:
     file.write_bytes(data.replace(b"messages", b"\xff\xfessages"))
     with pytest.raises(ImportFileError):
         import_trajectories(file, tmp_path / "out")
+
+
+def test_tasks_of_published_lines_are_told_by_their_ids(tmp_path: Path) -> None:
+    def line(meta: Any) -> dict[str, Any]:
+        said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
+        return {
+            "model_path": "m",
+            "task_name": "airline",
+            "messages": said,
+            "eval_result": {"score": 1.0},
+            "meta": meta,
+        }
+
+    metas = [
+        {"id": "airline_7", "task_id": "7", "finish_reason": "max_steps", "agent_cost": 0.5},
+        {"id": "8", "finish_reason": "infrastructure_error"},
+        None,
+    ]
+    path = write_lines(tmp_path / "m.jsonl", list(map(line, metas)))
+    with imported(path, tmp_path / "out") as corpus:
+        columns = "task, ending, stop_reason, fault, reported::VARCHAR"
+        assert corpus.sql(f"SELECT {columns} FROM episodes ORDER BY number").fetchall() == [
+            ("airline/7", "truncated", "max_steps", None, '{"agent_cost":0.5}'),
+            ("airline/8", "error", "infrastructure_error", "infra", None),
+            (None, "unknown", None, None, None),
+        ]
+        assert (
+            one(corpus, "SELECT extra->>'$.task_name' FROM episodes WHERE task IS NULL")
+            == "airline"
+        )
+
+
+def test_tasks_of_two_domains_of_tau2_are_two_tasks(tmp_path: Path) -> None:
+    simulation = {"id": "s", "task_id": "1", "messages": chat(("assistant", "Hi."))}
+    for domain in ("airline", "retail"):
+        info = {"environment_info": {"domain_name": domain}}
+        results = {"info": info, "tasks": [{"id": "1"}], "simulations": [simulation]}
+        write_json(tmp_path / "in" / f"{domain}.json", results)
+    with imported(tmp_path / "in", tmp_path / "out") as corpus:
+        tasks = column(corpus, "SELECT task FROM episodes ORDER BY task")
+        assert tasks == ["airline/1", "retail/1"]

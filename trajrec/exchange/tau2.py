@@ -24,6 +24,7 @@ from trajrec.exchange.reading import (
 from trajrec.exchange.records import Ending, ImportedEpisode, Verdict
 from trajrec.exchange.tau2_checks import verdicts_of
 from trajrec.types import JsonObject
+from trajrec.wire.json_bodies import first_of
 
 RESULTS = frozenset(("info", "tasks", "simulations"))
 SIMULATION = frozenset(
@@ -42,6 +43,8 @@ SIMULATION = frozenset(
     )
 )
 LINE = frozenset(("model_path", "task_name", "messages", "eval_result", "sampling_params"))
+
+_COSTS = ("agent_cost", "user_cost")
 
 _ENDINGS: dict[str, Ending] = {
     "user_stop": "terminated",
@@ -143,6 +146,9 @@ class _Run:
             account.drop("a task whose id another one has", len(tasks) - len(self._tasks))
         agent = texts_by_key(info.get("agent_info"))
         self._model = str(agent.get("llm") or "")
+        domain = texts_by_key(info.get("environment_info")).get("domain_name")
+        # Each domain numbers its tasks from 0.
+        self._domain = f"{domain}/" if domain and type(domain) is str else ""
         self._interface: JsonObject = {
             "scaffold": {"agent": agent.get("implementation"), "commit": info.get("git_commit")},
             "base": {"model": agent.get("llm"), "args": agent.get("llm_args")},
@@ -191,10 +197,9 @@ class _Run:
             odd["seed"] = seed
         if odd:
             extra["metadata"] = odd
-        costs = ("agent_cost", "user_cost")
         episode = ImportedEpisode(
             position=position,
-            task=task_id,
+            task=f"{self._domain}{task_id}" if task_id else "",
             goal=task.get("user_scenario"),
             metadata={key: value for key, value in metadata.items() if type(value) in (str, int)},
             seed=seed if is_seed else None,
@@ -205,7 +210,8 @@ class _Run:
             ending=ending,
             stop_reason=reason,
             fault=fault,
-            reported={name: record[name] for name in costs if record.get(name) is not None} or None,
+            reported={name: record[name] for name in _COSTS if record.get(name) is not None}
+            or None,
             extra=extra,
         )
         reward_info = place.optional(dict, record.get("reward_info"), "reward_info", {})
@@ -237,10 +243,22 @@ def _published(
             is_primary=True,
         )
     )
-    task = place.optional(str, record.get("task_name"), "task_name", "")
+    # The name is that of the domain: its tasks are told apart by their ids alone.
+    domain = place.optional(str, record.get("task_name"), "task_name", "")
+    meta = texts_by_key(record.get("meta"))
+    task_id = first_of(meta, "task_id", "id")
+    is_known = type(task_id) in (str, int)
+    if domain and not is_known:
+        rest = {**(rest or {}), "task_name": domain}
+    reason = meta.get("finish_reason")
+    reason = reason if type(reason) is str else ""
     return ImportedEpisode(
         position=position,
-        task=task,
+        task=f"{domain}/{task_id}" if is_known else "",
+        ending=_ENDINGS.get(reason, "unknown"),
+        stop_reason=reason,
+        fault="infra" if reason == "infrastructure_error" else "",
+        reported={name: meta[name] for name in _COSTS if meta.get(name) is not None} or None,
         interface={"base": {"model": model}, "sampling": record.get("sampling_params")},
         items=items,
         extra=rest,
