@@ -230,6 +230,18 @@ def test_nothing_is_earned_over_a_step_that_raised(tmp_path: Path) -> None:
     assert (b.step.tolist(), b.reward.tolist()) == ([0], [1.0])
 
 
+def test_a_raised_action_that_is_no_dict_is_no_decision(tmp_path: Path) -> None:
+    env = trajrec.record(Leaving(raises_at=1), tmp_path)
+    env.reset(seed=0)
+    env.step({"a": 1, "b": 2})
+    with pytest.raises(RuntimeError):
+        env.step(7)
+    env.close()
+    with trajrec.open(tmp_path) as corpus:
+        _, b = corpus.agent_transitions()
+    assert (b.step.tolist(), b.n_dropped) == ([0], 0)
+
+
 def test_a_step_that_raised_ends_no_transition(tmp_path: Path) -> None:
     env = trajrec.record(Leaving(raises_at=1), tmp_path)
     env.reset(seed=0)

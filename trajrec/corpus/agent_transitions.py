@@ -161,9 +161,14 @@ def _drop_all(players: dict[Value, _Player]) -> None:
         player.drop()
 
 
+def _actions(step: Step) -> dict[Value, Value]:
+    """Return the action of each player; none for a value that a loop gave in place of a dict."""
+    return step.action if isinstance(step.action, dict) else {}
+
+
 def _decide_joint(players: dict[Value, _Player], before: Value, step: Step) -> None:
     """Note the decisions of a step of a parallel environment: of each player that acted."""
-    for agent, action in step.action.items():
+    for agent, action in _actions(step).items():
         player = players.setdefault(agent, _Player())
         if agent in before:
             player.decide(_Decision(step.step, before[agent], action))
@@ -174,7 +179,8 @@ def _decide_joint(players: dict[Value, _Player], before: Value, step: Step) -> N
 
 def _end_joint(players: dict[Value, _Player], step: Step) -> None:
     """End the decisions of a step of a parallel environment."""
-    for agent in step.action:
+    actions = _actions(step)
+    for agent in actions:
         # An environment may tell a player that it has removed nothing.
         if agent in step.observation and agent in step.reward:
             players[agent].close(
@@ -184,7 +190,7 @@ def _end_joint(players: dict[Value, _Player], step: Step) -> None:
                 truncated=step.info["truncations"].get(agent, False),
             )
     for agent, player in players.items():
-        if agent not in step.action:
+        if agent not in actions:
             player.wait(step, agent)
 
 

@@ -98,7 +98,8 @@ class LeafTable:
                 raise CorpusError(
                     f"{chunk.path}: {name!r} has the parts {list(columns)}, and elsewhere "
                     f"{known}; select episodes of one environment, for instance "
-                    "where=\"env_id = '...'\""
+                    "where=\"env_id = '...'\", or read players that come and go with "
+                    "corpus.agent_transitions()"
                 )
             for leaf_name, index in columns.items():
                 if self.is_wanted(leaf_name):
