@@ -874,6 +874,36 @@ def record_fork_of(folder: Path, name: str, parent: Any, parent_id: str) -> str:
     return recorder.episode_id
 
 
+def test_the_first_check_decides_a_branch_as_it_does_its_episode(tmp_path: Path) -> None:
+    (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
+
+    @trajrec.verifier(id="first", version="1")
+    def first(env: Any) -> bool:
+        return True
+
+    @trajrec.verifier(id="second", version="1")
+    def second(env: Any) -> bool:
+        return False
+
+    @trajrec.verifier(id="silent", version="1")
+    def silent(env: Any) -> None:
+        return None
+
+    for checks, outcome in (
+        ([first, second], "success"),
+        ([second, first], "failure"),
+        (
+            [silent, first],
+            None,
+        ),
+    ):
+        folder = tmp_path / str(outcome)
+        (branch,) = fork_many(episode, at=3, policy="random", checks=checks, folder=folder)
+        with trajrec.open(folder) as corpus:
+            assert corpus.sql("SELECT outcome FROM forks").fetchall() == [(outcome,)]
+        assert branch.outcome == outcome
+
+
 def test_forks_that_are_each_others_parents_are_refused(tmp_path: Path) -> None:
     parent = next(record(tmp_path / "parent", make("CartPole-v1")).episodes())
     ids = {name: record_fork_of(tmp_path / "ids", name, parent, parent.id) for name in "ab"}

@@ -20,6 +20,7 @@ from gymnasium.utils import EzPickle
 from tiers import spread, third_slow
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.envstate.pettingzoo import as_gymnasium
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError, SnapshotError
@@ -832,6 +833,19 @@ def test_pages_name_the_player_of_each_turn_and_its_return(tmp_path: Path) -> No
         assert text in page
     assert "ann 1, bob -1" in page
     assert "{&#34;level&#34;:3}" in page
+
+
+def test_branches_of_several_players_show_no_sum(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (episode,) = recorded(Walk(), tmp_path, 4)
+    (branch,) = fork_many(
+        episode, at=2, policy="random", n_branches=1, allow=("test_pettingzoo",), folder=None
+    )
+    assert "nan" not in str(branch)
+    command = ["fork", str(tmp_path), episode.id, "--at", "2", "--policy", "random"]
+    assert main([*command, "--allow", "test_pettingzoo"]) == 0
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_log_cannot_choose_the_code_that_runs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class Branch:
         total_reward: Sum of the rewards of these steps; NaN if rewards are not numbers.
         terminated: Whether the environment ended the branch.
         truncated: Whether a limit of the environment ended it.
-        outcome: "success" or "failure" by the last verifier that gave a verdict; None without one.
+        outcome: "success" or "failure" by the first of the checks, as in the corpus; None if it
+            gave no verdict.
         rejoined_at: The step of the parent, at or after `step`, whose resulting state the branch
             also reaches; the first such state of the branch counts. None if there is none, or if
             the parent's log has no keys of states: they need `keep_states="keys"` or "all" if
@@ -74,7 +76,9 @@ class Branch:
             ending = "truncated"
         outcome = f", {self.outcome}" if self.outcome else ""
         name = self.episode_id or f"branch {self.index}"
-        course = f"{self.n_steps} steps, total reward {self.total_reward:g}, {ending}{outcome}"
+        reward = self.total_reward
+        total = "" if math.isnan(reward) else f"total reward {reward:g}, "
+        course = f"{self.n_steps} steps, {total}{ending}{outcome}"
         return f"<{name}, forked from {self.parent_id} at step {self.step}: {course}>"
 
 

@@ -81,10 +81,11 @@ class BranchLog:
     def add(self, trace: BranchTrace) -> Branch:
         """Record a branch and return its summary."""
         episode_id = None if self._recorder is None else self._record(self._recorder, trace)
-        verdicts = [result.passed for result in trace.results if result.passed is not None]
+        # As in the corpus: the first check is the primary one.
+        passed = trace.results[0].passed if trace.results else None
         outcome: Literal["success", "failure"] | None = None
-        if verdicts:
-            outcome = "success" if verdicts[-1] else "failure"
+        if passed is not None:
+            outcome = "success" if passed else "failure"
         failure = trace.failure
         return Branch(
             parent_id=self._episode.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import (
@@ -137,6 +138,9 @@ def _row(branch: Branch) -> dict[str, Value]:
     values = {name: getattr(branch, name) for name in SHOWN if name != "ending"}
     values["ending"] = _ending(branch)
     values["error"] = branch.error or None
+    if math.isnan(branch.total_reward):
+        # Each of several agents has its own.
+        values["total_reward"] = None
     return {name: values[name] for name in SHOWN}
 
 
