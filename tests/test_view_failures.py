@@ -135,3 +135,35 @@ def test_a_corpus_without_failures_says_so(tmp_path_factory: pytest.TempPathFact
         client = stranger(corpus)
         client.get(f"/?token={TOKEN}")
         assert "No failure is recorded" in client.get("/failures").text
+
+
+@pytest.mark.parametrize(
+    ("again", "is_same"),
+    [
+        ({"b": {"y": [2, 3], "x": 1}, "a": 1}, True),
+        ({"a": 1, "b": {"x": 1, "y": [3, 2]}}, False),
+        ({"b": 1, "a": {"x": 1, "y": [2, 3]}}, False),
+    ],
+)
+def test_the_order_of_arguments_makes_no_other_ones(
+    tmp_path: Path, again: dict[str, Any], is_same: bool
+) -> None:
+    calls = [{"a": 1, "b": {"x": 1, "y": [2, 3]}}, again]
+
+    seen: list[Any] = []
+
+    def look(**arguments: Any) -> int:
+        seen.append(arguments)
+        if len(seen) == 1:
+            raise TimeoutError("no answer")
+        return 1
+
+    with trajrec.episode(tmp_path) as ep:
+        ep.tool(look, name="look", access="read")
+        with contextlib.suppress(TimeoutError):
+            ep.call("look", **calls[0])
+        ep.call("look", **calls[1])
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        (item,) = read_failures(opened, phase=None, tool=None).tools
+    assert item.n_same == int(is_same)

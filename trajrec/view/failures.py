@@ -35,6 +35,12 @@ _OF_AGENT = f"""
     AND episode_id NOT IN (SELECT episode_id FROM episodes WHERE NOT {IS_OF_AGENT})
 """
 
+# The parts of a value of JSON, whatever the order of keys: of two texts of one length that differ.
+_PARTS = "(SELECT list_sort(list([fullkey, type, atom::VARCHAR])) FROM json_tree({of}.arguments))"
+_IS_SAME = f"""won.arguments::VARCHAR = lost.arguments::VARCHAR
+    OR length(won.arguments::VARCHAR) = length(lost.arguments::VARCHAR)
+    AND {_PARTS.format(of="won")} = {_PARTS.format(of="lost")}"""
+
 # Fresh rollouts alone, as in the table of episodes. A failed attempt is overcome with the same
 # arguments if the attempt that succeeded had them.
 _FAILURES = f"""
@@ -47,7 +53,7 @@ WITH found AS (
     FROM failures f WHERE {_OF_AGENT} AND ({{where}})
 ), repeats AS (
     SELECT f.episode_id, f.step, f.call, f.attempt,
-        bool_or(won.arguments::VARCHAR = lost.arguments::VARCHAR) AS is_same
+        bool_or({_IS_SAME}) AS is_same
     FROM found f JOIN attempts lost USING (episode_id, step, call, attempt)
         JOIN attempts won ON won.episode_id = f.episode_id AND won.step = f.recovered_at
             AND won.tool = lost.tool AND won.outcome = 'ok'
