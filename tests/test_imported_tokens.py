@@ -167,4 +167,32 @@ def test_tokens_and_price_of_inspect_reach_every_reader(tmp_path: Path) -> None:
     ]
     import_trajectories(traces, tmp_path / "back").raise_if_failed()
     with trajrec.open(tmp_path / "back") as corpus:
-        assert one(corpus, f"SELECT {COUNTS} FROM model_calls") == expected
+        assert one(corpus, f"SELECT {COUNTS}, cost FROM model_calls") == (*expected, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("operation", "name"),
+    [
+        ("gen_ai.operation.name", "operation.cost"),
+        ("gen_ai.operation.name", "gen_ai.usage.cost"),
+        ("openinference.span.kind", "llm.cost.total"),
+    ],
+)
+def test_the_price_of_a_span_is_the_cost_of_its_call(
+    tmp_path: Path, operation: str, name: str
+) -> None:
+    kind = "chat" if operation.startswith("gen_ai") else "LLM"
+    span = {
+        "traceId": "1" * 32,
+        "spanId": "2" * 16,
+        "name": "ask",
+        "startTimeUnixNano": "1",
+        "endTimeUnixNano": "2",
+        "attributes": [
+            {"key": operation, "value": {"stringValue": kind}},
+            {"key": name, "value": {"doubleValue": 0.5}},
+        ],
+    }
+    export = {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
+    with imported(write_json(tmp_path / "t.json", export), tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT cost FROM model_calls") == 0.5

@@ -24,6 +24,8 @@ KINDS = {
 _DICTS = frozenset((dict,))
 _REQUEST = "gen_ai.request."
 _INPUT = "gen_ai.input.messages"
+# As our own exports, those of OpenLIT, and those of pydantic-ai name it.
+_COST = ("gen_ai.usage.cost", "operation.cost")
 ATTEMPT = "trajrec.attempt"
 """The number of a retry in our own exports: the conventions know none."""
 _OUTCOMES: dict[Value, Outcome] = {
@@ -60,6 +62,7 @@ def turn_of(span: Span, place: Place) -> Turn:
         cached=span.take("gen_ai.usage.cache_read.input_tokens"),
         cache_write=span.take("gen_ai.usage.cache_creation.input_tokens"),
         reasoning=span.take("gen_ai.usage.reasoning.output_tokens"),
+        cost=_cost(span),
     )
     answer: JsonObject = {"choices": choices}
     for name, value in (
@@ -90,6 +93,15 @@ def turn_of(span: Span, place: Place) -> Turn:
         attempt=_attempt(span),
         extra=span.leftovers(),
     )
+
+
+def _cost(span: Span) -> Value:
+    """Return the price that a span states, for which the conventions have no name of their own."""
+    for name in _COST:
+        cost = span.take(name, int, float)
+        if cost is not None:
+            return cost
+    return None
 
 
 def call_of(span: Span, place: Place) -> Call:

@@ -46,6 +46,7 @@ def turn_of(span: Span, place: Place) -> Turn:
         cached=span.take(_COUNTS + "prompt_details.cache_read"),
         cache_write=span.take(_COUNTS + "prompt_details.cache_write"),
         reasoning=span.take(_COUNTS + "completion_details.reasoning"),
+        cost=span.take("llm.cost.total", int, float),
     )
     answer: JsonObject = {"choices": [{"index": 0, "message": _merged(outputs)}]}
     if len(outputs) > 1:

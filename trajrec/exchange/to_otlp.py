@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from trajrec.corpus.attempts import Attempt
-from trajrec.corpus.call_contents import CallContent, content_of, offered_tools, plain
+from trajrec.corpus.call_contents import CallContent, content_of, cost_of, offered_tools, plain
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.untold_parts import untold_parts
@@ -234,6 +234,7 @@ class _Writer:
                 "gen_ai.usage.cache_read.input_tokens": answer.usage.cached,
                 "gen_ai.usage.cache_creation.input_tokens": answer.usage.cache_write,
                 "gen_ai.usage.reasoning.output_tokens": answer.usage.reasoning,
+                "gen_ai.usage.cost": cost_of(as_dict(plain(answer.value)).get("usage")),
             }
             if answer.finish_reason is not None:
                 attributes["gen_ai.response.finish_reasons"] = [answer.finish_reason]
