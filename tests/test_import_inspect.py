@@ -21,8 +21,10 @@ from imported import (
 )
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.errors import ImportFileError
 from trajrec.exchange.importing import import_trajectories
+from trajrec.view.panes import check_view
 
 # The unmarked tier has test_import_counts.py, which reads a file of each format.
 pytestmark = pytest.mark.slow
@@ -167,6 +169,18 @@ def test_letters_are_verdicts_and_numbers_are_scores(tmp_path: Path) -> None:
         "flag": (True, 1.0),
         "text": (None, None),
     }
+
+
+def test_a_check_without_a_version_is_shown_without_one(tmp_path: Path, capsys: Any) -> None:
+    scores = {"match": {"value": "C"}}
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), scores=scores)))
+    with imported(path, tmp_path / "out") as corpus:
+        (episode,) = corpus.episodes()
+    assert main(["show", str(tmp_path / "out"), episode.id]) == 0
+    assert "check match: passed, score 1" in capsys.readouterr().out
+    with trajrec.open(tmp_path / "out") as corpus:
+        (episode,) = corpus.episodes()
+        assert check_view(episode, episode.checks[0]).title == "check match"
 
 
 def test_ids_of_samples_may_be_numbers_and_epochs_are_trials(tmp_path: Path) -> None:

@@ -137,8 +137,8 @@ def print_findings(episode: Episode) -> None:
     for check in episode.checks:
         verdict = {True: "passed", False: "failed", None: check.status}[check.verdict]
         score = "" if check.score is None else f", score {check.score:g}"
-        name = one_line(f"{check.check_id} version {check.version}")
-        print(f"\ncheck {name}: {verdict}{score}")
+        version = f" version {check.version}" if check.version else ""
+        print(f"\ncheck {one_line(check.check_id + version)}: {verdict}{score}")
 
 
 def say(text: str) -> None:

@@ -168,8 +168,9 @@ def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
 def _check(row: Sequence[Value]) -> CheckView:
     check_id, version, status, verdict, score = row
     words = {True: "passed", False: "failed", None: status}[verdict]
+    of_version = f" version {version}" if version else ""
     return CheckView(
-        title=f"check {check_id} version {version}, given later",
+        title=f"check {check_id}{of_version}, given later",
         status={True: "ok", False: "failed", None: "unknown"}[verdict],
         words=words if score is None else f"{words}, score {score:g}",
         evidence=None,

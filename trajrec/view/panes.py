@@ -392,8 +392,9 @@ def check_view(episode: Episode, check: Check) -> CheckView:
             evidence = shown(episode.value(check.evidence_data))
         except LogError as exc:
             evidence = shown_text(str(exc))
+    version = f" version {check.version}" if check.version else ""
     return CheckView(
-        title=f"check {check.check_id} version {check.version}",
+        title=f"check {check.check_id}{version}",
         status={True: "ok", False: "failed", None: "unknown"}[check.verdict],
         words=f"{words}{score}",
         evidence=evidence,
