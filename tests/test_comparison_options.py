@@ -128,6 +128,19 @@ def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None
     assert "fewer than 3 training runs a side" in two.reasons[0]
 
 
+def test_equal_training_runs_have_no_sure_rate(tmp_path: Path) -> None:
+    for run in ("a1", "a2", "a3", "b1", "b2", "b3"):
+        n_won = 1 if run < "b3" else 0
+        results = counts(t0=(1, 1), t1=(n_won, 1), t2=(0, 1))
+        record_run(tmp_path, f"recipe {run[0]}", results, of=trained(run))
+    with trajrec.open(tmp_path) as opened:
+        comparison = compare(opened, "recipe a", "recipe b")
+    assert comparison.method == "Welch over training runs (3 and 3)"
+    equal = comparison.a.rate
+    assert (equal.ci_low, equal.ci_high) == (0.0, 1.0)
+    assert 0.0 < comparison.b.rate.ci_low < comparison.b.rate.value
+
+
 @pytest.mark.slow
 def test_training_runs_of_unplanned_rollouts_allow_no_claim(tmp_path: Path) -> None:
     for run, n in zip(("a1", "a2", "a3", "b1", "b2", "b3"), (1, 1, 1, 1, 1, 4), strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.intervals import Measured, Pair, Range
 from trajrec.analysis.rollouts import Group
-from trajrec.statistics.intervals import student, welch
+from trajrec.statistics.intervals import pooled_t, welch
 from trajrec.statistics.quantiles import CONFIDENCE, t_quantile
 
 FEWEST_RUNS = 3
@@ -53,7 +53,8 @@ def measure_training_runs(
     interval = welch(b, a, confidence=confidence)
     low, high = (-math.inf, math.inf) if value_range is None else value_range
     width = high - low
-    arms = [student(of_side) for of_side in (a, b)]
+    # Student's, with no end if the runs are equal: the next one may not be.
+    arms = [pooled_t(of_side, 0.0, 0.0, confidence) for of_side in (a, b)]
     rates = [
         Estimate(value=i.value, ci_low=max(i.ci_low, low), ci_high=min(i.ci_high, high))
         for i in arms
