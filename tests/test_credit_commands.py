@@ -428,6 +428,15 @@ def test_episodes_without_a_return_are_counted(
     assert "2 episodes left out: their return is unknown" in capsys.readouterr().err
 
 
+def test_gigpo_without_states_says_that_it_is_grpo(tmp_path: Path) -> None:
+    record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
+    with trajrec.open(tmp_path) as corpus:
+        for table in credit.group_advantages(corpus, "gigpo", by="env_id"):
+            assert [row.n for row in table] == [0, 0, 0]
+            (note,) = table.notes
+            assert note.startswith("3 of 3 steps have the advantage of grpo alone")
+
+
 def test_unknown_starts_are_not_taken_for_the_same(tmp_path: Path) -> None:
     record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
     with trajrec.open(tmp_path) as corpus:

@@ -124,7 +124,7 @@ _GIGPO_QUERY = """
 SELECT v.episode_id, v.step, v.action,
   (v.total - g.mean) / (g.std + {epsilon})
     + {weight} * CASE WHEN s.m > 1 THEN v.to_go - s.mean ELSE 0 END AS value,
-  coalesce(s.m, 1) AS n
+  CASE WHEN v.state IS NULL THEN 0 ELSE s.m END AS n
 FROM visits v JOIN statistics g USING (group_id)
 LEFT JOIN states s ON s.group_id = v.group_id AND s.state = v.state
 ORDER BY v.log, v.number, v.step
@@ -168,7 +168,7 @@ class StepRow(NamedTuple):
         step: The step.
         action: Its action as JSON.
         value: The advantage; None if the state before the step is unknown.
-        n: Number of episodes that are compared; None if the state is unknown.
+        n: Number of episodes that are compared; None or 0 if the state is unknown.
     """
 
     episode_id: str
@@ -305,6 +305,12 @@ def _notes(method: Method, rows: list[Estimate]) -> tuple[str, ...]:
             f"{n_unknown} of {len(rows)} steps have no estimate: {method} compares the visits of a "
             "state, and the states before these steps were not recorded; grpo and rloo need no "
             "states",
+        )
+    n_blind = sum(row.n == 0 for row in rows) if method == "gigpo" else 0
+    if n_blind:
+        return (
+            f"{n_blind} of {len(rows)} steps have the advantage of grpo alone: the states before "
+            "these steps were not recorded, so their visits cannot be compared",
         )
     # Of GRPO and RLOO, n is the size of the group.
     if method not in _STATE_METHODS and rows[0].n == 1:
