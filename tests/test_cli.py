@@ -786,6 +786,16 @@ def test_a_condition_that_selects_nothing_is_wrong_usage(
     assert not (runs / "rows.jsonl").exists()
 
 
+def test_a_factory_is_no_id_to_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_arena.py").write_text("def make():\n    raise AssertionError\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["record", "my_own_arena:make", "-o", "runs"]) == 4
+    assert "by trajrec.record(make(), folder)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("report", ["--junit", "--html"])
 def test_a_report_without_a_folder_is_refused_before_the_replay(
     report: str, runs: Path, capfd: pytest.CaptureFixture[str]

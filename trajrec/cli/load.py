@@ -53,7 +53,13 @@ def make_env(env_id: str, kwargs: JsonObject) -> AnyEnv:
         ) from exc
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.DeprecatedEnv) as exc:
         hint = "" if module else f"; an id that a module registers is given as module:{env_id}"
-        raise CannotMakeError(f"no such environment: {exc}{hint}") from exc
+        name = env_id.partition(":")[2]
+        if module and callable(getattr(sys.modules.get(module), name, None)):
+            hint = (
+                f"; {name} is a function or class of {module}, and this command takes ids of "
+                f"Gymnasium: record it in Python, by trajrec.record({name}(), folder)"
+            )
+        raise CannotMakeError(f"no such environment: {str(exc).rstrip('.')}{hint}") from exc
     except TypeError as exc:
         if not is_refusal(exc):
             raise
