@@ -37,7 +37,7 @@ def measure_training_runs(
         runs: The training run of each interface, for both sides.
         pairs: The shared tasks.
         value_range: Least and greatest possible result.
-        confidence: The share of intervals that cover the true difference.
+        confidence: The share of intervals of the difference that cover; those of the arms are 95 %.
 
     Returns:
         The difference, b - a. None if a side has fewer than three runs, or a run lacks a task.
@@ -54,7 +54,7 @@ def measure_training_runs(
     low, high = (-math.inf, math.inf) if value_range is None else value_range
     width = high - low
     # Student's, with no end if the runs are equal: the next one may not be.
-    arms = [pooled_t(of_side, 0.0, 0.0, confidence) for of_side in (a, b)]
+    arms = [pooled_t(of_side, 0.0, 0.0) for of_side in (a, b)]
     rates = [
         Estimate(value=i.value, ci_low=max(i.ci_low, low), ci_high=min(i.ci_high, high))
         for i in arms
