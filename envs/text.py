@@ -191,8 +191,11 @@ def _to_array(value: Value, dtype: np.dtype[Any]) -> Array | None:
         return None
     if given.dtype.kind not in "biuf":
         return None
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         array = given.astype(dtype)
+    if dtype.kind == "f":
+        # A number beyond the largest one of this dtype would become infinite.
+        return array if np.array_equal(np.isfinite(array), np.isfinite(given)) else None
     # A fraction or a large number would become another integer.
     return array if dtype.kind == "f" or np.array_equal(array, given) else None
 

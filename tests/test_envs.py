@@ -288,6 +288,7 @@ PARTS = gym.spaces.Dict(a=gym.spaces.Box(0, 1, (1,)), b=gym.spaces.Tuple([BYTES]
     [
         (BYTES, [2.5]),
         (BYTES, [300]),
+        (gym.spaces.Box(-np.inf, np.inf, (1,), np.float32), [1e300]),
         (BYTES, ["2"]),
         (BYTES, [[1], [2, 3]]),
         (gym.spaces.MultiDiscrete([3, 3]), [1.9, 0.2]),
