@@ -197,7 +197,7 @@ def _to_array(value: Value, dtype: np.dtype[Any]) -> Array | None:
         # A number beyond the largest one of this dtype would become infinite.
         return array if np.array_equal(np.isfinite(array), np.isfinite(given)) else None
     # A fraction or a large number would become another integer.
-    return array if dtype.kind == "f" or np.array_equal(array, given) else None
+    return array if np.array_equal(array, given) else None
 
 
 def _to_json(value: Value) -> Value:
@@ -210,4 +210,7 @@ def _to_json(value: Value) -> Value:
         return {str(key): _to_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_to_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        # Python's order of a set is another one in another process.
+        return sorted(map(_to_json, value), key=repr)
     return value if isinstance(value, (str, int, float, bool, type(None))) else repr(value)

@@ -276,7 +276,7 @@ class Echo(gym.Env[Any, Any]):
 
     def step(self, action: Any) -> Any:
         assert not isinstance(self.action_space, gym.spaces.Dict) or action["a"].dtype == np.float32
-        return action, 0.0, False, False, {"made of": np.array([1j])}
+        return action, 0.0, False, False, {"made of": np.array([1j]), "seen": {"b", "c", "a"}}
 
 
 BYTES = gym.spaces.Box(0, 255, (1,), np.uint8)
@@ -309,4 +309,5 @@ def test_the_parts_of_an_action_reach_the_environment_as_arrays() -> None:
     world.reset()
     result = world.call("act", {"action": {"b": [[7]], "a": [0.5]}})
     assert result["observation"] == {"a": [0.5], "b": [[7]]}
-    assert json.loads(json.dumps(result["info"])) == {"made of": ["1j"]}
+    info = json.loads(json.dumps(result["info"]))
+    assert info == {"made of": ["1j"], "seen": ["a", "b", "c"]}
