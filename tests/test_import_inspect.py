@@ -154,6 +154,14 @@ def test_no_scores_are_no_zero(tmp_path: Path) -> None:
         assert one(corpus, "SELECT outcome FROM episodes") is None
 
 
+def test_an_unscored_sample_has_no_score(tmp_path: Path) -> None:
+    scores = {"graded": {"value": float("nan"), "explanation": "the judge gave no grade"}}
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), scores=scores)))
+    with imported(path, tmp_path / "out") as corpus:
+        row = one(corpus, "SELECT status, verdict, score FROM checks")
+        assert row == ("not_evaluated", None, None)
+
+
 def test_letters_are_verdicts_and_numbers_are_scores(tmp_path: Path) -> None:
     values = {"c": "C", "i": "I", "p": "P", "n": "N", "number": 0.25, "flag": True, "text": "maybe"}
     scores = {name: {"value": value} for name, value in values.items()}

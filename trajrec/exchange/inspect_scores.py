@@ -121,7 +121,8 @@ def _verdict(name: str, record: JsonObject, extra: JsonObject) -> Verdict:
     evidence = {key: record[key] for key in SCORE if record.get(key) is not None}
     return Verdict(
         check_id=name,
-        status="not_evaluated" if value is None else "ok",
+        # Inspect writes NaN for a sample that a scorer has left unscored.
+        status="not_evaluated" if value is None or value != value else "ok",
         verdict=judgement.verdict,
         score=judgement.score,
         evidence=evidence or None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -318,12 +319,14 @@ def text_of(value: Value) -> str:
 
 
 def number_or_none(value: Value) -> float | None:
-    """Return a number as a float, None for anything else.
+    """Return a number as a float, None for anything else: NaN, too, says that there is none.
 
-    >>> number_or_none(3), number_or_none(True), number_or_none("3")
-    (3.0, None, None)
+    >>> number_or_none(3), number_or_none(True), number_or_none("3"), number_or_none(math.nan)
+    (3.0, None, None, None)
     """
-    return float(value) if type(value) in (int, float) else None
+    if type(value) not in (int, float) or (type(value) is float and math.isnan(value)):
+        return None
+    return float(value)
 
 
 def parse_arguments(value: Value) -> tuple[JsonObject, str]:
