@@ -572,6 +572,18 @@ def test_episodes_of_agents_and_of_two_environments_are_refused(tmp_path: Path) 
         exported(runs, tmp_path / "set-v0")
 
 
+def test_a_dataset_has_a_name_that_minari_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_samples("box", tmp_path / "runs")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    for name in ("x-v0", "ns/x-v0", "ns/of/x-v12"):
+        assert exported(tmp_path / "runs", tmp_path / name).n_episodes == 2
+    for name in ("n/x-v0", "x-v", "ns/x"):
+        with pytest.raises(ValueError, match="namespace of two letters or more"):
+            exported(tmp_path / "runs", tmp_path / name)
+
+
 @pytest.mark.slow
 def test_the_commands_write_and_read_a_dataset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

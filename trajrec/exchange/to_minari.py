@@ -36,7 +36,8 @@ from trajrec.values.diff import is_same
 MINARI_VERSION = "0.5.4"
 """The first version that reads images that are no JPEG."""
 
-_ID = re.compile(r"[-_\w/]*[-_\w]{2,}-v\d+")
+# As Minari's own: a namespace has two letters or more.
+_ID = re.compile(r"(?:[-_\w][-_\w/]*[-_\w]/)?[-_\w]+-v\d+")
 
 
 def export_minari(
@@ -109,7 +110,10 @@ def _dataset_id(path: Path) -> str:
     is_below = bool(os.environ.get("MINARI_DATASETS_PATH")) and root in resolved.parents
     name = resolved.relative_to(root).as_posix() if is_below else path.name
     if not _ID.fullmatch(name):
-        raise ValueError(f"the folder must have the name of a dataset, NAME-v0, got {name}")
+        raise ValueError(
+            "the folder must have the name of a dataset, NAME-v0 or NAMESPACE/NAME-v0 with a "
+            f"namespace of two letters or more, got {name}"
+        )
     return name
 
 

@@ -209,7 +209,8 @@ def _count_left(corpus: Corpus, selection: _Selection, account: Account) -> None
         f"AND header->>'$.class_name' <> '' AND {selection.condition}"
     )
     reasons = {
-        "an observation of an environment; `trajrec export DIR transitions` writes them": (
+        "an observation of an environment; `trajrec export DIR transitions` writes them, and "
+        "corpus.agent_transitions() has those of several agents": (
             # One of each step that it took, and that of the reset.
             f"WITH ids AS ({of_env}) SELECT count(*) + (SELECT count(*) FROM steps "
             "WHERE episode_id IN (FROM ids)) FROM ids"
