@@ -238,9 +238,7 @@ def state_text(episode: Episode, step: int, *, is_page: bool = False) -> tuple[V
 def _state_changes(episode: Episode, step: int) -> tuple[list[Change], str]:
     """Return the changes by a step of an environment, or the reason why they are unknown."""
     try:
-        before = episode.state(step)
-        after = episode.state(step + 1)
-        return diff(before, after), ""
+        return diff(episode.state(step), episode.state(step + 1)), ""
     except StateUnknownError as exc:
         return [], exc.what
     except (CorpusError, LogError, IndexError) as exc:
