@@ -311,3 +311,19 @@ def test_steps_without_an_estimate_are_told_in_ranges(corpus: trajrec.Corpus) ->
     assert view.unknown == "0, 4, 7"
     view = read_credit(corpus, EPISODE, range(2**31), run_id="clear", sort="")
     assert view.unknown == f"0, 4 to {2**31 - 1}"
+
+
+def test_small_effects_are_not_shown_as_nothing(tmp_path: Path) -> None:
+    small = estimate(1, "advantage", 0.0004, 0.0001, 0.0007)
+    large = estimate(2, "advantage", 1e200, -1e200, 3e200)
+    assert str(small).endswith("advantage +0.0004 [+0.0001, +0.0007]")
+    assert str(large).endswith("advantage +1e+200 [-1e+200, +3e+200]")
+    append(tmp_path, "small", small, large)
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as opened:
+        view = credit_of(opened, "small")
+    assert [item.text for item in view.rows] == [
+        "+0.0004 [+0.0001, +0.0007]",
+        "+1e+200 [-1e+200, +3e+200]",
+    ]
+    assert "advantage +0.0004, 95 % interval +0.0001 to +0.0007." in view.decision

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from trajrec.analysis.card import Card, episodes
 from trajrec.analysis.card_markdown import bullets, code, escape, table
 from trajrec.analysis.card_overlap import overlap_text
-from trajrec.analysis.estimate import spell
+from trajrec.statistics.spelling import spell
 from trajrec.types import Value
 from trajrec.values.shown import counted
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trajrec.analysis.comparison import Claim
-from trajrec.analysis.estimate import spell
 from trajrec.analysis.interface_difference import Factor
+from trajrec.statistics.spelling import spell
 from trajrec.values.shown import counted
 
 FEWEST_TASKS = 3

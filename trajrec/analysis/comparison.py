@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from trajrec.analysis.arms import Arm, Over, TaskDifference
 from trajrec.analysis.cross_grading import CrossGrading
-from trajrec.analysis.estimate import Estimate, spell
+from trajrec.analysis.estimate import Estimate
 from trajrec.analysis.forest_plot import draw_differences, shown_tasks
 from trajrec.analysis.interface_difference import Factor, as_plain
 from trajrec.analysis.planning import tasks_needed
 from trajrec.statistics.quantiles import CONFIDENCE
+from trajrec.statistics.spelling import spell
 from trajrec.types import Value
 from trajrec.values.html_cards import MAX_ROWS, card, card_method, lines, plot_limit, table
 

@@ -9,27 +9,8 @@ import numpy as np
 
 from trajrec.statistics.intervals import wilson
 from trajrec.statistics.paired_rates import Limits
+from trajrec.statistics.spelling import spell
 from trajrec.values.html_cards import Picture, interval_picture
-
-
-def spell(*numbers: float, sign: str = "") -> list[str]:
-    """Return numbers with three decimals; if all are small, with three digits that count.
-
-    Args:
-        numbers: Numbers that are read together.
-        sign: "+" to write the sign of positive ones too.
-
-    >>> spell(0.5, 0.0), spell(0.0004, 0.0001, sign="+")
-    (['0.500', '0.000'], ['+0.0004', '+0.0001'])
-    """
-    largest = max((abs(number) for number in numbers if math.isfinite(number)), default=0.0)
-    # Scores may be of any size: an interval of small ones must not read as one without a width.
-    form = f"{sign}.3g" if 0.0 < largest < SMALL else f"{sign}.3f"
-    return [format(number, form) for number in numbers]
-
-
-SMALL = 0.01
-"""Numbers below are spelled by their first digits."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

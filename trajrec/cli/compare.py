@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trajrec.analysis.estimate import spell
 from trajrec.analysis.forest_plot import check_file
 from trajrec.cli.arguments import Commands, add_folder, add_json, add_where, read_count
 from trajrec.cli.comparison_text import print_comparison
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import open_corpus, reads_folder, report_problems
 from trajrec.cli.output import print_json, print_table, say
+from trajrec.statistics.spelling import spell
 from trajrec.types import Value
 
 if TYPE_CHECKING:

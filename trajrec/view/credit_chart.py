@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from trajrec.statistics.spelling import spell
+
 MAX_DRAWN = 2_000
 """Estimates that a chart draws; the rest is counted."""
 
@@ -57,7 +59,8 @@ class Estimate:
         """The number with its interval, in a sentence."""
         if self.value is None or self.low is None or self.high is None:
             return self.text
-        return f"{self.value:+.3f}, 95 % interval {self.low:+.3f} to {self.high:+.3f}"
+        value, low, high = spell(self.value, self.low, self.high, sign="+")
+        return f"{value}, 95 % interval {low} to {high}"
 
     @property
     def text(self) -> str:
@@ -65,10 +68,11 @@ class Estimate:
         if self.value is None:
             return "unknown"
         # A sign says that it is a difference.
-        form = "+.3f" if self.is_comparison else ".3f"
+        sign = "+" if self.is_comparison else ""
         if self.low is None or self.high is None:
-            return f"{self.value:{form}} (no interval)"
-        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+            return f"{spell(self.value, sign=sign)[0]} (no interval)"
+        value, low, high = spell(self.value, self.low, self.high, sign=sign)
+        return f"{value} [{low}, {high}]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +175,8 @@ def _summary(name: str, estimates: Sequence[Estimate]) -> str:
     if not known:
         return f"{name}: unknown"
     n_certain = sum(item.is_certain for item in estimates)
+    least, greatest = spell(min(known), max(known), sign="+")
     return (
-        f"{name}: {len(known)} estimates from {min(known):+.3f} to {max(known):+.3f}, "
+        f"{name}: {len(known)} estimates from {least} to {greatest}, "
         f"{n_certain} of them with an interval without 0"
     )

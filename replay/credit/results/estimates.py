@@ -15,6 +15,7 @@ from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.statistics import intervals
 from trajrec.statistics.intervals import NO_PAIRS, Interval, PairSpread
+from trajrec.statistics.spelling import spell
 from trajrec.types import Action, FloatArray
 
 LOST = "none: rollouts without a result"
@@ -71,7 +72,7 @@ class Estimate:
 def format_interval(number: Estimate | Interval, digits: int = 3) -> str:
     """Return a number with its interval, for people."""
     numbers = (number.value, number.ci_low, number.ci_high)
-    value, low, high = (f"{part:+.{digits}f}" for part in numbers)
+    value, low, high = spell(*numbers, sign="+", digits=digits)
     if math.isinf(number.ci_low) and math.isinf(number.ci_high):
         return f"{value} (no interval)"
     return f"{value} [{low}, {high}]"
