@@ -835,6 +835,60 @@ def test_pages_name_the_player_of_each_turn_and_its_return(tmp_path: Path) -> No
     assert "{&#34;level&#34;:3}" in page
 
 
+class Foggy(Turns):
+    """Each look of a player at its picture is another one."""
+
+    metadata = {"name": "foggy_v0"}  # noqa: RUF012
+
+    def observe(self, agent: str) -> Any:
+        return self.fog.integers(0, 255, (40, 40), np.uint8)
+
+    def reset(self, seed: Any = None, options: Any = None) -> None:
+        super().reset(seed=seed, options=options)
+        self.fog = np.random.default_rng(seed)
+
+
+def play_foggy(env: Any) -> list[Any]:
+    """Return what the players see; they write into it."""
+    seen = []
+    env.reset(seed=3)
+    for agent in env.agent_iter():
+        picture, _, terminated, _, _ = env.last()
+        seen.append(picture.copy())
+        picture[:] = 0
+        env.step(None if terminated else int(agent == "ann"))
+    return seen
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, wrappers.BaseWrapper], ids=["bare", "wrapped"])
+def test_players_see_what_is_recorded_also_if_looks_draw(tmp_path: Path, wrap: Any) -> None:
+    env = trajrec.record(Foggy(), tmp_path)
+    seen = play_foggy(wrap(env))
+    env.close()
+    assert is_same(seen, play_foggy(Foggy()))
+    (episode,) = trajrec.open(tmp_path).episodes()
+    recorded_pictures = [turn["observation"] for turn in episode.observation_values[:-1]]
+    assert is_same(recorded_pictures, seen)
+    assert replay_episode(episode, env=Foggy).grade == "exact"
+
+
+def test_a_second_look_reaches_the_environment(tmp_path: Path) -> None:
+    env = trajrec.record(Foggy(), tmp_path)
+    bare = Foggy()
+    for one in (env, bare):
+        one.reset(seed=3)
+    looks: list[Callable[[Any], Any]] = [
+        lambda one: one.last()[0],
+        lambda one: one.observe("ann"),
+        lambda one: one.observe("bob"),
+        lambda one: one.last(observe=False)[0],
+        lambda one: one.last()[0],
+    ]
+    for look in looks:
+        assert is_same(look(env), look(bare))
+    env.close()
+
+
 def test_branches_of_several_players_show_no_sum(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

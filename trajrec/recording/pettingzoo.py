@@ -15,7 +15,7 @@ from trajrec.recording.recorder import Recorder
 from trajrec.recording.unrecorded_copies import CopiedUnrecorded
 from trajrec.types import Action, Value
 
-_OWN_ATTRIBUTES = frozenset(("env", "recorder"))
+_OWN_ATTRIBUTES = frozenset(("env", "recorder", "_unseen"))
 
 
 class _RecordedEnv(CopiedUnrecorded):
@@ -93,22 +93,41 @@ class AECRecorder(_RecordedEnv, BaseWrapper):  # type: ignore[misc]
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
+        # The recorded look of the player in turn, which the loop has not yet asked for. It is
+        # handed out once: a look may draw a random number, and without a recorder the loop's own
+        # would be the first one.
+        self._unseen: dict[str, Value] | None = None
         super().__init__(cast(PettingZooEnv, recorder.env).env)
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> None:
         """Reset the environment and begin an episode; an unfinished one counts as abandoned."""
-        self.recorder.reset(seed=seed, options=options)
+        self._unseen = None
+        self._unseen, _ = self.recorder.reset(seed=seed, options=options)
 
     def step(self, action: Action) -> None:
         """Step the environment and record the step; an exception is recorded, then raised again."""
+        self._unseen = None
         if self.recorder.is_open:
-            self.recorder.step(action)
+            self._unseen, *_ = self.recorder.step(action)
         else:
             self.env.step(action)
 
     def last(self, observe: bool = True) -> Any:
         """Return the observation, reward, flags and info of the player in turn."""
-        return self.env.last(observe)
+        unseen = self._unseen
+        if not observe or unseen is None or unseen["agent"] != self.env.agent_selection:
+            return self.env.last(observe)
+        self._unseen = None
+        _, *others = self.env.last(False)
+        return (unseen["observation"], *others)
+
+    def observe(self, agent: Any) -> Any:
+        """Return the observation of a player."""
+        unseen = self._unseen
+        if unseen is None or unseen["agent"] != agent:
+            return self.env.observe(agent)
+        self._unseen = None
+        return unseen["observation"]
 
     # The default is PettingZoo's own: in effect no limit.
     def agent_iter(self, max_iter: int = 2**63) -> Any:
