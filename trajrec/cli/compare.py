@@ -248,6 +248,13 @@ def bands(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     keys = [key for key in KEYS if len({row.digests[key] for row in rows}) > 1]
     names = (*NAMES[:2], *keys, *NAMES[2:])
     print_table(names, [_band_row(row, keys) for row in rows], is_list=True)
+    n_few = sum(row.n < arguments.min_n and not row.unknown for row in rows)
+    if n_few:
+        verb = "row has" if n_few == 1 else "rows have"
+        print(
+            f"note: {n_few} {verb} fewer than {arguments.min_n} graded rollouts, and so no band "
+            "(--min-n)"
+        )
     if rows.note:
         print(f"note: {rows.note}")
     return ExitStatus.OK
