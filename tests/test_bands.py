@@ -60,9 +60,7 @@ def test_bands_of_different_numbers_have_a_note(
     assert main(["bands", str(tmp_path), "--min-n", "1"]) == 0
     assert "note: tasks have different numbers" in capsys.readouterr().out
     assert main(["bands", str(tmp_path), "--min-n", "4"]) == 0
-    assert (
-        "note: 1 row has fewer than 4 graded rollouts, and so no band" in capsys.readouterr().out
-    )
+    assert "note: 1 row has fewer than 4 graded rollouts, and so no band" in capsys.readouterr().out
 
 
 @pytest.mark.slow

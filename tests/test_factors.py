@@ -167,6 +167,23 @@ def test_data_that_descends_from_a_held_out_episode_is_found(tmp_path: Path) -> 
             corpus.overlap(edges=[("model-7", ids["second"]), (ids["test"], ids["third"])])
 
 
+def test_agents_that_end_with_an_answer_share_paths(tmp_path: Path) -> None:
+    def record(*calls: int) -> None:
+        with trajrec.episode(tmp_path, task="t") as ep:
+            ep.tool(lambda x: x, name="add")
+            for x in calls:
+                ep.model(lambda **_: {"choices": []}, messages=[])
+                ep.call("add", x=x)
+            ep.model(lambda **_: {"choices": []}, messages=[])
+
+    for calls in ((1, 2), (1, 2), (2,), (), ()):
+        record(*calls)
+    close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        (path,) = corpus.overlap().paths
+        assert (path.n_actions, path.n) == (2, 2)
+
+
 def test_held_out_splits_are_names_and_not_letters(tmp_path: Path) -> None:
     held = record_one(tmp_path, True, task="a", metadata={"split": 1})
     record_one(tmp_path, True, task="b", metadata={"split": 2, "parents": [held]})

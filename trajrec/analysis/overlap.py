@@ -105,16 +105,18 @@ def read_overlap(
     """
     held_out = split_names(held_out)
     # Probes of the checks take one path on purpose; a task of theirs may still be a held-out one.
+    # A step of an agent without a call has no action: it answers, and its action is not unknown.
     paths = fetch(
         source,
         f"""
         SELECT digest, any_value(n_actions) AS n_actions, count(*) AS n,
             list_sort(list(DISTINCT task) FILTER (task IS NOT NULL)) AS tasks
         FROM (
-            SELECT episode_id, md5(string_agg(action::VARCHAR, chr(10) ORDER BY step)) AS digest,
-                count(*) AS n_actions
-            FROM steps WHERE kind = 'rollout'
-            GROUP BY 1 HAVING bool_and(action IS NOT NULL)
+            SELECT episode_id, count(action) AS n_actions,
+                md5(string_agg(coalesce(action::VARCHAR, ''), chr(10) ORDER BY step)) AS digest
+            FROM steps WHERE kind = 'rollout' GROUP BY 1
+            HAVING count(action) > 0 AND (count(action) = count(*)
+                OR episode_id IN (SELECT episode_id FROM model_calls))
         ) JOIN episodes USING (episode_id) WHERE {IS_OF_AGENT}
         GROUP BY 1 HAVING count(*) > 1 ORDER BY n DESC, 1""",
     )

@@ -154,7 +154,8 @@ STEPS = Table(
         (
             "action",
             "JSON",
-            "the action, or an agent's calls; NULL for a large array (corpus.episode reads it)",
+            "the action, or an agent's calls; NULL for a large array (corpus.episode reads it), and "
+            "for a step of an agent without a call",
         ),
         ("reward", "DOUBLE", "the reward; NULL if it is no number"),
         ("info", "JSON", "the info without large arrays; NULL if it was empty"),
