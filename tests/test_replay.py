@@ -22,6 +22,7 @@ from conftest import Scripted, record, run
 from tiers import spread
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.errors import DivergenceError, EnvMissingError, EnvRefusedError
 from trajrec.log.reader import LogReader
 from trajrec.log.schema import EnvRecord
@@ -584,6 +585,30 @@ def by_agent(rewards: Any) -> Any:
     return Scripted(
         lambda k: (np.zeros(2), rewards[k] if k >= 0 else {}, k == len(rewards) - 1, False, {})
     )
+
+
+def test_no_agent_has_a_sum_of_the_rewards_that_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = trajrec.record(by_agent([{"a": 1.0, "b": 0.5}] * 9), tmp_path)
+    env.reset(seed=0)
+    for k in range(9):
+        env.step(0)
+        if k in (2, 5):
+            env.flush()
+    env.close()
+    with LogReader(env.path) as reader:
+        lost = reader.frames[2]
+    data = bytearray(env.path.read_bytes())
+    data[lost.offset + lost.size // 2] ^= 0xFF
+    env.path.write_bytes(data)
+    with trajrec.open(tmp_path) as corpus:
+        (episode,) = corpus.episodes()
+        assert episode.missing_steps == [(3, 6)]
+        assert episode.rewards_by_agent.keys() == {"a", "b"}
+        assert all(map(math.isnan, episode.rewards_by_agent.values()))
+        assert main(["show", str(tmp_path), episode.id]) == 3
+    assert 'rewards_by_agent  {"a":null,"b":null}' in capsys.readouterr().out
 
 
 def test_rewards_by_agent_are_compared_by_type(tmp_path: Path) -> None:

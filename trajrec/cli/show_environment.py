@@ -145,7 +145,11 @@ def _facts(episode: Episode) -> JsonObject:
         "n_steps": episode.n_steps,
         "end_step": episode.end_step,
         "total_reward": None if math.isnan(episode.total_reward) else episode.total_reward,
-        "rewards_by_agent": episode.rewards_by_agent or None,
+        "rewards_by_agent": {
+            agent: None if math.isnan(total) else total
+            for agent, total in episode.rewards_by_agent.items()
+        }
+        or None,
         "ending": episode.ending,
         "outcome": episode.outcome,
         "task": None if episode.task_start is None else episode.task_start.task or None,

@@ -209,8 +209,8 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def rewards_by_agent(self) -> dict[Value, float]:
-        """Sum of the rewards of each agent, if each of several agents has its own; else empty."""
-        return sums_by_agent(self.reward_values)
+        """Sum of each of several agents' rewards, NaN as in `total_reward`; empty without any."""
+        return sums_by_agent(self.reward_values, is_whole=not self.missing_steps)
 
     @cached_property
     def missing_steps(self) -> list[tuple[int, int]]:

@@ -294,7 +294,10 @@ def reward_text(episode: Episode) -> str | None:
     """Return the return of an episode, or of each of its players; None if it is unknown."""
     if not math.isnan(episode.total_reward):
         return f"{episode.total_reward:g}"
-    by_player = [f"{name} {total:g}" for name, total in episode.rewards_by_agent.items()]
+    by_player = [
+        f"{name} {'unknown' if math.isnan(total) else f'{total:g}'}"
+        for name, total in episode.rewards_by_agent.items()
+    ]
     more = [f"and {len(by_player) - MAX_PLAYERS} more"] if len(by_player) > MAX_PLAYERS else []
     return ", ".join([*by_player[:MAX_PLAYERS], *more]) or None
 
