@@ -835,6 +835,29 @@ def test_pages_name_the_player_of_each_turn_and_its_return(tmp_path: Path) -> No
     assert "{&#34;level&#34;:3}" in page
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda mask: np.array(mask, bool)])
+def test_random_draws_follow_masks_of_any_kind(kind: Any) -> None:
+    class Masked(Turns):
+        def observe(self, agent: str) -> Any:
+            return {"observation": self.sums[agent], "action_mask": kind([0, 1, 0, 0])}
+
+    env = as_gymnasium(Masked())
+    env.reset()
+    env.action_space.seed(1)
+    assert {env.action_space.sample() for _ in range(50)} == {1}
+
+
+def test_a_loop_that_writes_into_a_mask_changes_no_draw() -> None:
+    class Masked(Turns):
+        def observe(self, agent: str) -> Any:
+            return {"observation": self.sums[agent], "action_mask": np.array([0, 1, 0, 0])}
+
+    env = as_gymnasium(Masked())
+    observation, _ = env.reset()
+    observation["observation"]["action_mask"][:] = [1, 0, 0, 0]
+    assert env.action_space.sample() == 1
+
+
 class Foggy(Turns):
     """Each look of a player at its picture is another one."""
 

@@ -317,8 +317,8 @@ class JointActions(gymnasium.Space[Any]):
         space = self._space(agent)
         if _is_dead(mask):
             return None
-        if isinstance(space, gymnasium.spaces.Discrete) and isinstance(mask, np.ndarray):
-            return space.sample(mask.astype(np.int8))
+        if isinstance(space, gymnasium.spaces.Discrete) and mask is not None:
+            return space.sample(np.asarray(mask).astype(np.int8))
         return space.sample()
 
     def _space(self, agent: Player) -> Space:
@@ -357,8 +357,12 @@ def _spaces(env: AnyPettingZoo, space_of: Callable[[Player], Space]) -> dict[Pla
 
 
 def _mask(observation: Observation, info: Info | None) -> Value:
-    """Return a player's action mask, from its observation or its info; None if it has none."""
+    """Return a player's action mask, from its observation or its info; None if it has none.
+
+    An array is copied: the loop has the mask too, and may write into it.
+    """
     for holder in (observation, info):
         if isinstance(holder, dict) and "action_mask" in holder:
-            return holder["action_mask"]
+            mask = holder["action_mask"]
+            return mask.copy() if isinstance(mask, np.ndarray) else mask
     return None
