@@ -341,3 +341,22 @@ def test_tasks_of_two_domains_of_tau2_are_two_tasks(tmp_path: Path) -> None:
     with imported(tmp_path / "in", tmp_path / "out") as corpus:
         tasks = column(corpus, "SELECT task FROM episodes ORDER BY task")
         assert tasks == ["airline/1", "retail/1"]
+
+
+@pytest.mark.parametrize("own", [{"id": "c1", "requestor": "assistant"}, {}])
+def test_a_result_names_its_call_in_messages(tmp_path: Path, own: dict[str, Any]) -> None:
+    call = {"id": "c1", "name": "look", "arguments": {"x": 1}, "requestor": "assistant"}
+    said = [
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call]},
+        {"role": "tool", "content": "4", **own},
+        {"role": "assistant", "content": "It is 4.", "usage": {"prompt_tokens": 1}},
+    ]
+    simulation = {"id": "s", "task_id": "1", "messages": said}
+    results = {"info": {}, "tasks": [{"id": "1"}], "simulations": [simulation]}
+    with imported(write_json(tmp_path / "r.json", results), tmp_path / "out") as corpus:
+        (talk,) = corpus.messages()
+        (result,) = (message for message in talk.messages if message["role"] == "tool")
+        assert (result["tool_call_id"], result["name"]) == ("c1", "look")
+        query = "SELECT call_ids->>'$[0]' FROM messages WHERE role = 'tool'"
+        assert one(corpus, query) == "c1"

@@ -101,7 +101,10 @@ class ChatReader:
             self.items.append(self._turn(message, value, place, time_ns))
         else:
             if role in ("tool", "function"):
-                self._add_result(message, place, time_ns)
+                call = self._add_result(message, place, time_ns)
+                if call is not None and call.call_id:
+                    # Trainers of chat models pair a result with its call by this id.
+                    value.setdefault("tool_call_id", call.call_id)
             self.items.append(Message(value=value))
         for call in calls:
             call.start_ns = time_ns
@@ -149,7 +152,8 @@ class ChatReader:
             )
         return calls
 
-    def _add_result(self, message: JsonObject, place: Place, time_ns: int) -> None:
+    def _add_result(self, message: JsonObject, place: Place, time_ns: int) -> Call | None:
+        """Add a result to its call, and return the call; None if it names none."""
         call_id = message.get("tool_call_id")
         # Tables have a null for each field that other rows have.
         call_id = message.get("id") if call_id is None else call_id
@@ -162,7 +166,7 @@ class ChatReader:
             call = next((c for c in waiting if c.call_id == str(call_id)), None)
         if call is None:
             self._account.note("results that name no call stay messages")
-            return
+            return None
         waiting.remove(call)
         call.has_result = True
         call.result = message.get("content")
@@ -173,6 +177,7 @@ class ChatReader:
             call.origin = "tool"
             call.error_type = "error"
             call.error = error
+        return call
 
 
 def _requestor(call: Call) -> str:
