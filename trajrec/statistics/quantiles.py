@@ -26,7 +26,8 @@ def t_quantile(confidence: float, df: float) -> float:
         df: Degrees of freedom, >= 1; need not be a whole number.
 
     Returns:
-        Exact for 1 and 2 degrees of freedom, otherwise correct to five digits.
+        Exact for 1 and 2 degrees of freedom, otherwise correct to five digits; between 1 and 3 only
+        from a confidence of 0.5 on.
 
     Source:
         Hill, Comm. ACM 13 (1970), algorithm 396. The unnamed numbers below are its coefficients.
