@@ -448,6 +448,20 @@ def test_an_error_of_a_service_is_the_fault_of_infra(
         assert one(corpus, "SELECT origin FROM failures") == (fault or "scaffold")
 
 
+@pytest.mark.parametrize("is_of_scorer", [True, False])
+def test_a_scorer_that_raised_has_the_fault(tmp_path: Path, is_of_scorer: bool) -> None:
+    scoring = {"event": "span_begin", "id": "s", "span_id": "s", "type": "scorers"}
+    failed = {"event": "error", "error": {"message": "ValueError('x')"}}
+    # By the option score_on_error, a sample that failed is scored too.
+    last = [scoring, failed] if is_of_scorer else [failed, scoring]
+    error = {"message": "ValueError('x')", "traceback": "..."}
+    path = write_json(tmp_path / "log.json", log(sample(model_event("a"), *last, error=error)))
+    with imported(path, tmp_path / "out") as corpus:
+        fault = one(corpus, "SELECT fault FROM episodes")
+        origin = one(corpus, "SELECT origin FROM failures")
+    assert (fault, origin) == (("verifier", "verifier") if is_of_scorer else (None, "scaffold"))
+
+
 def test_a_result_that_a_provider_got_otherwise_is_said_once(tmp_path: Path) -> None:
     call = {"id": "c1", "function": "photo", "arguments": {}}
     image = {"type": "image", "image": "data:image/png;base64,AAAA"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from trajrec.exchange.account import Account
 from trajrec.exchange.reading import Place, dicts_of
@@ -46,7 +47,11 @@ _INFRA_CLASSES = frozenset(
 
 
 def add_ending(
-    sample: JsonObject, place: Place, account: Account, episode: ImportedEpisode
+    sample: JsonObject,
+    events: Sequence[JsonObject],
+    place: Place,
+    account: Account,
+    episode: ImportedEpisode,
 ) -> None:
     """Add how a sample ended: by a limit, by an error, or by itself."""
     for record in dicts_of(place, sample.get("error_retries"), "error_retries"):
@@ -58,6 +63,9 @@ def add_ending(
         fault = _fault(error, place, extra=rest or None)
         if fault.origin == "infra":
             episode.fault = "infra"
+        elif _is_of_scorer(events):
+            fault.origin = "verifier"
+            episode.fault = "verifier"
         episode.items.append(fault)
         episode.ending = "error"
     if sample.get("limit") is not None:
@@ -68,6 +76,19 @@ def add_ending(
         episode.items.append(Note(values={"limit": limit}))
     elif not error and (sample.get("completed_at") is not None or sample.get("scores")):
         episode.ending = "terminated"
+
+
+def _is_of_scorer(events: Sequence[JsonObject]) -> bool:
+    """Return whether the last error of a sample came when its scorers had begun."""
+    is_scoring = False
+    is_of_scorer = False
+    for event in events:
+        kind = event.get("event")
+        if kind in ("span_begin", "step") and event.get("type") in ("scorer", "scorers"):
+            is_scoring = True
+        elif kind == "error":
+            is_of_scorer = is_scoring
+    return is_of_scorer
 
 
 def _is_infra(error_type: str, message: str) -> bool:

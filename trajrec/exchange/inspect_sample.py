@@ -105,7 +105,7 @@ def read_sample(
         if output is not None:
             rest["output"] = messages.resolved(output)
     episode.items += verdicts_of(sample, events, place, account, reader.is_own)
-    add_ending(sample, place, account, episode)
+    add_ending(sample, events, place, account, episode)
     rest |= messages.unreferred()
     if messages.rewritten:
         rest["rewritten messages"] = messages.rewritten
