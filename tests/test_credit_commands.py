@@ -428,6 +428,35 @@ def test_episodes_without_a_return_are_counted(
     assert "2 episodes left out: their return is unknown" in capsys.readouterr().err
 
 
+def test_a_table_shows_the_actions_of_all_players() -> None:
+    def row(step: int, action: Any) -> Estimate:
+        return Estimate(
+            step=step,
+            value=0.0,
+            ci_low=0.0,
+            ci_high=0.0,
+            ci_method="none",
+            n=1,
+            n_discordant=None,
+            estimator="advantage",
+            estimand="",
+            action=action,
+        )
+
+    actions = [{"key": 0, "run": 1}, {"key": 1, "run": 0}, {f"player_{k}": k for k in range(9)}]
+    table = CreditTable(
+        run_id="",
+        episode_id="e",
+        policy_id="p",
+        estimates=[row(k, action) for k, action in enumerate(actions)],
+    )
+    first, second, third = str(table).splitlines()[-3:]
+    assert str(actions[0]) in first
+    assert str(actions[1]) in second
+    assert "'player_1': 1, 'player_…" in third
+    assert len({line.index("+0.000") for line in (first, second, third)}) == 1
+
+
 def test_gigpo_without_states_says_that_it_is_grpo(tmp_path: Path) -> None:
     record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
     with trajrec.open(tmp_path) as corpus:

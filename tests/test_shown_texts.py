@@ -21,7 +21,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.protocols import Tool
 from trajrec.recording.event_log import close_logs
 from trajrec.replay import replay_episode
-from trajrec.replay.credit.results.table import _line
+from trajrec.replay.credit.results.table import _action_text, _line
 from trajrec.replay.html import write_html
 from trajrec.replay.regressions import write_junit
 
@@ -177,7 +177,8 @@ def test_names_of_columns_are_no_formulas_in_csv(
 
 def test_an_action_is_no_line_of_a_table_of_credit() -> None:
     estimate: Any = types.SimpleNamespace(action="x\nFORGED\r\u2028y")
-    assert _line(3, {"value": estimate}, []) == "   3  x FORGED y"
+    action = _action_text({"value": estimate})
+    assert _line(3, action, {"value": estimate}, []) == "   3  x FORGED y"
 
 
 @pytest.mark.slow

@@ -25,6 +25,10 @@ from trajrec.values.html_cards import (
 # Wide enough for "-0.123 [-0.456, -0.789]" with a column's name above it.
 ESTIMATE_WIDTH = 26
 ACTION_WIDTH = 12
+"""The least width of the actions."""
+
+MAX_ACTION_WIDTH = 40
+"""A longer action is cut: the dict of many players, or a call with its arguments."""
 
 
 class ArmRollouts(NamedTuple):
@@ -143,11 +147,16 @@ class CreditTable(Sequence[Estimate]):
             lines.append(str(self.controls))
         names = list(dict.fromkeys(estimate.estimator for estimate in self.estimates))
         heads = [name.ljust(ESTIMATE_WIDTH) for name in names]
-        lines.append("  ".join(["step", "action".ljust(ACTION_WIDTH), *heads]).rstrip())
         by_step: dict[int, dict[str, Estimate]] = {}
         for estimate in self.estimates:
             by_step.setdefault(estimate.step, {})[estimate.estimator] = estimate
-        lines += [_line(step, row, names) for step, row in by_step.items()]
+        actions = [_action_text(row) for row in by_step.values()]
+        width = max(ACTION_WIDTH, *map(len, actions)) if actions else ACTION_WIDTH
+        lines.append("  ".join(["step", "action".ljust(width), *heads]).rstrip())
+        lines += [
+            _line(step, action.ljust(width), row, names)
+            for (step, row), action in zip(by_step.items(), actions, strict=True)
+        ]
         return "\n".join(lines)
 
     @card_method
@@ -187,11 +196,16 @@ class CreditTable(Sequence[Estimate]):
         )
 
 
-def _line(step: int, row: dict[str, Estimate], names: Sequence[str]) -> str:
-    """Return one step's line of the printed table."""
+def _action_text(row: dict[str, Estimate]) -> str:
+    """Return the action that a step's estimates judge."""
     actions = (str(e.action) for e in row.values() if e.action is not None)
     # On one line: a recorded text must not look like a line of the table.
-    action = " ".join(next(actions, "").split())[:ACTION_WIDTH]
+    text = " ".join(next(actions, "").split())
+    return text if len(text) <= MAX_ACTION_WIDTH else text[: MAX_ACTION_WIDTH - 1] + "…"
+
+
+def _line(step: int, action: str, row: dict[str, Estimate], names: Sequence[str]) -> str:
+    """Return one step's line of the printed table."""
     cells = [format_interval(row[name]) if name in row else "" for name in names]
     padded = [cell.ljust(ESTIMATE_WIDTH) for cell in cells]
-    return "  ".join([f"{step:4}", action.ljust(ACTION_WIDTH), *padded]).rstrip()
+    return "  ".join([f"{step:4}", action, *padded]).rstrip()
