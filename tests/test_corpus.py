@@ -148,6 +148,23 @@ def test_rewards_by_agent_have_their_own_table(tmp_path: Path) -> None:
         assert len({row[0] for row in result}) == 2
 
 
+@pytest.mark.parametrize(
+    "kind", [list, tuple, np.array, lambda parts: [np.float32(part) for part in parts]]
+)
+def test_lists_and_vectors_of_rewards_have_rows_by_place(kind: Any, tmp_path: Path) -> None:
+    record(Scripted(lambda k: (0, kind([k, 0.5]), k == 2, False, {})), tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT total_reward FROM episodes").fetchall() == [(None,)]
+        query = "SELECT step, agent, reward FROM agent_rewards ORDER BY 1, 2"
+        assert corpus.sql(query).fetchall() == [
+            (step, agent, reward)
+            for step in range(3)
+            for agent, reward in (("0", float(step)), ("1", 0.5))
+        ]
+        (episode,) = corpus.episodes()
+        assert episode.rewards_by_agent == {0: 3.0, 1: 1.5}
+
+
 def test_rewards_of_mixed_kinds_have_no_sum(
     tmp_path: Path,
 ) -> None:

@@ -209,7 +209,7 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def rewards_by_agent(self) -> dict[Value, float]:
-        """Sum of each of several agents' rewards, NaN as in `total_reward`; empty without any."""
+        """Sum of each agent's rewards, or of each place in a list of rewards; NaN as `total_reward`."""
         return sums_by_agent(self.reward_values, is_whole=not self.missing_steps)
 
     @cached_property

@@ -43,6 +43,24 @@ def real_number(value: Value) -> float | None:
     return _to_float(array.reshape(-1)[0])
 
 
+def reward_parts(value: Value) -> dict[Value, Value] | None:
+    """Return the parts of a reward of several agents or objectives; None if it has none.
+
+    They stand by agent in a dict, and by their place in a list, a tuple or a vector.
+
+    >>> reward_parts([0.5, 1]), reward_parts(np.array([2.0])), reward_parts(2.0)
+    ({0: 0.5, 1: 1}, None, None)
+    """
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, (list, tuple)):
+        return dict(enumerate(value))
+    array = _items(value)
+    if array is None or array.ndim != 1 or array.size < 2:
+        return None
+    return dict(enumerate(array))
+
+
 def _to_float(value: Value) -> float | None:
     try:
         return float(value)

@@ -1,4 +1,7 @@
-"""Rewards by agent to rows: with several agents, a step has a reward and flags for each of them."""
+"""Rewards by agent to rows: with several agents, a step has a reward and flags for each of them.
+
+A list or vector of rewards is of several agents or objectives, by their place.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from trajrec.log.chunk import LogChunk
 from trajrec.log.fields import field_values, sparse_values
 from trajrec.types import Array, Info, Value
 from trajrec.values import codec
-from trajrec.values.real_numbers import real_number
+from trajrec.values.real_numbers import real_number, reward_parts
 
 # Stands for a flag that an agent does not have: NumPy's columns of integers have no NULL.
 _UNKNOWN = -1
@@ -30,16 +33,19 @@ COLUMNS = "agent, CASE WHEN is_number THEN reward END, " + ", ".join(
 
 
 def agent_rewards(chunk: LogChunk, episodes: Array, steps: Array) -> dict[str, Array] | None:
-    """Return the rewards of a chunk's steps by agent, as columns; None if rewards are no dicts.
+    """Return the rewards of a chunk's steps by agent, as columns; None if a reward has no parts.
 
     Args:
         chunk: A chunk with rewards that are no numbers.
         episodes: The number that stands for the episode of each step, (T,) uint32.
         steps: The number of each step, (T,) int32.
     """
-    rewards = field_values(chunk, chunk.layout("reward"), 0, len(steps))
-    if not all(isinstance(reward, dict) for reward in rewards):
-        return None
+    rewards: list[dict[Value, Value]] = []
+    for reward in field_values(chunk, chunk.layout("reward"), 0, len(steps)):
+        parts = reward_parts(reward)
+        if parts is None:
+            return None
+        rewards.append(parts)
     rows: list[tuple[int, int, str, float, bool, int, int]] = []
     infos = _infos(chunk, len(steps))
     for number, step, reward, info in zip(

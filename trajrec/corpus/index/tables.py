@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 38
+INDEX_VERSION = 39
 
 
 ALL_EPISODES = Table(
@@ -181,13 +181,18 @@ STEPS = Table(
 )
 AGENT_REWARDS = Table(
     "agent_rewards",
-    "the reward of one of several players for a step (PettingZoo: rewards are a dict by agent)",
+    "the reward of one of several players for a step (PettingZoo: rewards are a dict by agent), or"
+    " the part of one at its place in a list or vector",
     ("episode_id", "step", "agent"),
     (
         EPISODE_ID,
         KIND,
         ("step", "INTEGER", "number of the step, from 0"),
-        ("agent", "VARCHAR", "the agent; an agent that has left has no rows"),
+        (
+            "agent",
+            "VARCHAR",
+            "the agent, or the place in a list, from 0; an agent that has left has no rows",
+        ),
         ("reward", "DOUBLE", "its reward for the step; NULL if it is no number"),
         ("terminated", "BOOLEAN", "its flag after the step; NULL if it has none"),
         ("truncated", "BOOLEAN", "its flag after the step; NULL if it has none"),
