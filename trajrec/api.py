@@ -10,7 +10,6 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
 
 from trajrec.envstate.pettingzoo import api_of, as_gymnasium, layers
 from trajrec.protocols import MultiAgentEnv
-from trajrec.recording.env_record import recorder_of
 from trajrec.recording.options import RecordOptions
 from trajrec.recording.recordable import check_recordable
 from trajrec.recording.recorder import Recorder
@@ -135,8 +134,12 @@ def _check_unrecorded(env: AnyEnv, folder: str | Path) -> None:
         ValueError: A recorder inside of it records into that folder.
     """
     for layer in layers(env):
-        recorder = recorder_of(layer)
-        if recorder is not None and recorder.path.parent.resolve() == Path(folder).resolve():
+        # A recorded environment of PettingZoo holds its recorder.
+        recorder = layer if isinstance(layer, Recorder) else getattr(layer, "recorder", None)
+        if (
+            isinstance(recorder, Recorder)
+            and recorder.path.parent.resolve() == Path(folder).resolve()
+        ):
             raise ValueError(
                 f"env is already recorded into {folder}, and each of its episodes would count twice; "
                 "record it once, or into another folder"

@@ -8,7 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import msgspec
@@ -17,12 +17,10 @@ from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
 from trajrec.log.schema import API_FIELD, FACTORY_FIELD, EnvRecord
+from trajrec.recording.unrecorded_copies import CopiedUnrecorded
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
-
-if TYPE_CHECKING:
-    from trajrec.recording.recorder import Recorder
 
 SPACE_CHARACTERS = 2000
 """Spaces are stored for people to read. The bounds of a large Box would fill pages."""
@@ -170,20 +168,6 @@ def _redacted_data(data: bytes, redactor: Redactor) -> tuple[bytes, int]:
     return (codec.encode(cleaned, opaque=True) if n else data), n
 
 
-def recorder_of(layer: object) -> Recorder | None:
-    """Return the recorder that a wrapper is, or that a PettingZoo wrapper holds; else None.
-
-    A recorder changes nothing, so it is no part of the environment.
-    """
-    # Late: a recorder is made with the description of its environment.
-    from trajrec.recording.recorder import Recorder
-
-    recorder = (
-        layer if isinstance(layer, Recorder) else getattr(layer, "__dict__", {}).get("recorder")
-    )
-    return recorder if isinstance(recorder, Recorder) else None
-
-
 def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:
     """Return the wrappers around the result of `gymnasium.make`, innermost first, and problems."""
     specs = () if env.spec is None else env.spec.additional_wrappers
@@ -199,7 +183,8 @@ def _gymnasium_wrappers(env: Any) -> tuple[list[StoredWrapper], list[str]]:
     problems: list[str] = []
     n_layers = Counter(type(layer).__name__ for layer in outermost_first)
     for layer in reversed(outermost_first):
-        if recorder_of(layer) is not None:
+        if isinstance(layer, CopiedUnrecorded):
+            # A recorder changes nothing, so it is no part of the environment.
             continue
         name = type(layer).__name__
         if name in STANDARD_WRAPPERS and type(layer).__module__.startswith("gymnasium."):
@@ -250,7 +235,7 @@ def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
         name = type(outermost_first[-1]).__name__
         problems.append(f"what wrapper {name} wraps is out of sight")
     for layer in reversed(outermost_first):
-        if recorder_of(layer) is None:
+        if not isinstance(layer, CopiedUnrecorded):
             _add_wrapper(layer, _wrapper_arguments(layer), wrappers, problems)
     return EnvRecord(
         env_id=str(view.metadata.get("name", cls.__name__)),
