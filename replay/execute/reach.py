@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,7 @@ def reach_step(
     """
     check_step(episode, step)
     check_reset(episode)
+    apply = functools.partial(apply_steps, episode, handle, compare_rewards=compare_rewards)
     obs, info = handle.env.reset(**prepare_reset(episode, handle))
     first = episode.first_step
     keyframes = [keyframe for keyframe in episode.keyframes if first < keyframe.step < step]
@@ -184,15 +186,7 @@ def reach_step(
         obs = enter_fork(episode, handle, obs)
         # A keyframe has no variables outside, and its recorder did not look at them before.
         early = min(first + EARLY_STEPS, keyframe.step)
-        obs, info = apply_steps(
-            episode,
-            handle,
-            obs,
-            info,
-            first=first,
-            last=early,
-            compare_rewards=compare_rewards,
-        )
+        obs, info = apply(obs, info, first=first, last=early)
         if outer.changed(OuterState.of_env(handle.env)):
             first = early
         elif late := _from_keyframe(
@@ -204,15 +198,7 @@ def reach_step(
             obs, info = handle.env.reset(**prepare_reset(episode, handle))
     if first == episode.first_step:
         obs = enter_fork(episode, handle, obs)
-    obs, info = apply_steps(
-        episode,
-        handle,
-        obs,
-        info,
-        first=first,
-        last=step,
-        compare_rewards=compare_rewards,
-    )
+    obs, info = apply(obs, info, first=first, last=step)
     verify_step(episode, handle, step, obs)
     return obs, info
 
