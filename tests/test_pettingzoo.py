@@ -831,7 +831,7 @@ def test_pages_name_the_player_of_each_turn_and_its_return(tmp_path: Path) -> No
         page = signed_in(corpus).get(f"/e/{episode.id}").text
     for text in ("ann: 1", "bob: 0", "ann: 2", "bob: null"):
         assert text in page
-    assert "ann 1, bob -1" in page
+    assert "ann: 1, bob: -1" in page
     assert "{&#34;level&#34;:3}" in page
 
 

@@ -295,7 +295,7 @@ def reward_text(episode: Episode) -> str | None:
     if not math.isnan(episode.total_reward):
         return f"{episode.total_reward:g}"
     by_player = [
-        f"{name} {'unknown' if math.isnan(total) else f'{total:g}'}"
+        f"{name}: {'unknown' if math.isnan(total) else f'{total:g}'}"
         for name, total in episode.rewards_by_agent.items()
     ]
     more = [f"and {len(by_player) - MAX_PLAYERS} more"] if len(by_player) > MAX_PLAYERS else []
