@@ -272,7 +272,7 @@ function openEpisode(data, steps) {
 
 // A report of a limited size has not all steps.
 function leftOut(step) {
-  return `<h2>Step ${step}</h2><p class="note">This step is left out, for the size of the file: \`trajrec view\` shows it.</p>`;
+  return `<h2>Step ${step}</h2><p class="note">This step is left out, for the size of the file: <code>trajrec view</code> shows it.</p>`;
 }
 
 // The text before the button, or the page's address.
