@@ -42,7 +42,7 @@ def check_rewards(episode: Episode) -> None:
     Raises:
         ValueError: Each of its agents has a reward of its own, or each step several ones.
     """
-    if episode.rewards_by_agent:
+    if any(isinstance(reward, dict) for reward in episode.reward_values):
         raise ValueError(
             f"success must be given for episode {episode.id}: each of its players has a reward of "
             "its own"
