@@ -163,7 +163,7 @@ HAS_GAMES = importlib.util.find_spec("pettingzoo") is not None
 ALL = [kind for kind in killed.KINDS if kind != "lock" and (HAS_GAMES or kind != "games")]
 
 
-@suite("kills", fixed=2, drawn=10, whole=2000)
+@suite("kills", fixed=2, drawn=10, whole=2000, n_tests=8)
 def test_kill_at_any_moment_loses_nothing_that_was_reported(
     share: Share, zygote: Zygote, tmp_path: Path
 ) -> None:
@@ -272,7 +272,7 @@ def kill_command(zygote: Zygote, command: str, base: Path, folder: Path, after_s
         assert corpus.problems() == []
 
 
-@suite("kills", fixed=1, drawn=6, whole=500)
+@suite("kills", fixed=1, drawn=6, whole=500, n_tests=4)
 def test_killed_command_loses_nothing_and_can_be_repeated(
     share: Share, zygote: Zygote, corpora: dict[str, Path], tmp_path: Path
 ) -> None:

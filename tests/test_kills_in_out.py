@@ -167,7 +167,7 @@ def kill_and_run_again(
     return ">" not in reports.read_text()
 
 
-@suite("kills", fixed=0, drawn=8, whole=400)
+@suite("kills", fixed=0, drawn=8, whole=400, n_tests=4)
 def test_a_killed_command_can_be_run_again(
     share: Share,
     zygote: Zygote,

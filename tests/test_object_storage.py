@@ -303,7 +303,7 @@ def test_an_unsealed_log_is_left_out_and_named(
     assert "bad.trj" in capsys.readouterr().err
 
 
-@suite("kills", fixed=0, drawn=3, whole=200)
+@suite("kills", fixed=0, drawn=3, whole=200, n_tests=4)
 def test_a_killed_push_can_be_run_again(
     share: Share, runs: Path, storage: tuple[Counted, str]
 ) -> None:

@@ -36,6 +36,9 @@ def test_a_suite_has_three_shares_that_are_marked() -> None:
     assert [p.values[0].size for p in (fixed, drawn, whole)] == [1, 2, None]
     (only,) = shares("log", "some_test", {"fixed": 0, "drawn": 0, "whole": 5})
     assert only.values[0].is_whole
+    split = shares("log", "some_test", {"drawn": 2, "whole": 9}, n_tests=4)
+    assert [p.values[0].size for p in split] == [2, 3, 3, 3, 3]
+    assert len({p.values[0].seed for p in split}) == 5
 
 
 def test_a_spread_leaves_every_case_in_a_tier() -> None:

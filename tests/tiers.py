@@ -115,22 +115,34 @@ class Share:
         return np.random.default_rng(self.seed)
 
 
-def shares(part: str, name: str, sizes: dict[str, int | None]) -> list[Any]:
-    """Return the shares of a suite as parameters of its test; a share of size 0 is left out."""
+def shares(part: str, name: str, sizes: dict[str, int | None], *, n_tests: int = 1) -> list[Any]:
+    """Return the shares of a suite as parameters of its test; a share of size 0 is left out.
+
+    Args:
+        part: The part of the deep tier.
+        name: The test's.
+        sizes: Name of a share -> its size.
+        n_tests: The tests of equal size that the whole suite is split into.
+    """
     marks = {"fixed": (), "drawn": (pytest.mark.slow,), "whole": (deep(part),)}
-    return [
-        pytest.param(
-            Share(share, size, 0 if share == "fixed" else seed_of(name)),
-            id=share,
-            marks=marks[share],
-        )
-        for share, size in sizes.items()
-        if size != 0
-    ]
+    parameters = []
+    for share, size in sizes.items():
+        if share == "whole" and size is not None and n_tests > 1:
+            each = -(-size // n_tests)
+            parameters += [
+                pytest.param(
+                    Share(share, each, seed_of(f"{name} {k}")), id=f"whole-{k}", marks=marks[share]
+                )
+                for k in range(n_tests)
+            ]
+        elif size != 0:
+            seed = 0 if share == "fixed" else seed_of(name)
+            parameters.append(pytest.param(Share(share, size, seed), id=share, marks=marks[share]))
+    return parameters
 
 
 def suite(
-    part: str, *, fixed: int | None, drawn: int | None, whole: int | None
+    part: str, *, fixed: int | None, drawn: int | None, whole: int | None, n_tests: int = 1
 ) -> Callable[[Test], Test]:
     """Run a test at three sizes: it takes an argument `share`, a `Share`.
 
@@ -139,11 +151,13 @@ def suite(
         fixed: The size of the unmarked share; 0 leaves it out, None stands for all cases.
         drawn: The size of the slow share.
         whole: The size of the whole suite.
+        n_tests: The tests that the whole suite is split into, so that several processes run it.
     """
 
     def decorate(test: Test) -> Test:
         sizes = {"fixed": fixed, "drawn": drawn, "whole": whole}
-        return pytest.mark.parametrize("share", shares(part, test.__name__, sizes))(test)
+        parameters = shares(part, test.__name__, sizes, n_tests=n_tests)
+        return pytest.mark.parametrize("share", parameters)(test)
 
     return decorate
 
