@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from conftest import rows
 from shop_agent import solve
+from tiers import third_slow
 
 import trajrec
 from trajrec.agents import running_calls
@@ -110,6 +111,7 @@ def test_a_killed_process_leaves_its_call_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_an_index_built_meanwhile_equals_one_built_later(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path, world=Shop(seed=1), options={"task": 4}) as ep:
         for order in ("O1001", "nowhere", "O1002"):

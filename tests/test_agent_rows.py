@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 from random_agents import record_agents
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -148,6 +148,7 @@ def test_a_log_that_grows_is_indexed_like_a_whole_one(
 
 
 @pytest.mark.slow
+@third_slow("index")
 def test_making_rows_leaves_no_garbage_in_cycles(tmp_path: Path) -> None:
     state = {"n": [0]}
 

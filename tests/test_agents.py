@@ -32,6 +32,7 @@ from trajrec.recording.event_log import close_logs, open_event_log
 from trajrec.replay import first_difference
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("task", range(len(TASKS)))
 def test_ground_truth_solves_each_task_of_the_shop(tmp_path: Path, task: int) -> None:

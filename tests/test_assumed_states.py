@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from compare_readers import compare_log
 from conftest import only
-from tiers import Share, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.agents.state_recorder import CHANGED, MAX_ASSUMED, OR_PROGRAM
@@ -484,6 +484,7 @@ def check_claims(folder: Path, calls: list[tuple[str, str]]) -> None:
     assert replay_episode(episode, world=Depot(is_honest=False)).grade == "exact"
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n", range(1, 60, 3))
 def test_an_interrupt_leaves_no_wrong_claim(tmp_path: Path, n: int) -> None:

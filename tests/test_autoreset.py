@@ -18,7 +18,7 @@ import pytest
 from conftest import Scripted, Witness, run
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from test_interrupts import Interrupter, InterruptError
-from tiers import Share, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.corpus.doctor import examine
@@ -339,6 +339,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@third_slow("agents")
 @pytest.mark.parametrize(
     ("at", "rows"),
     [

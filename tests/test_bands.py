@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -110,6 +111,7 @@ def test_unknown_code_of_a_check_is_not_that_of_another(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_forks_and_later_checks_change_no_band(tmp_path: Path) -> None:
     @trajrec.verifier(id="reached", version="2")
     def never(state: dict[str, Any]) -> bool:
@@ -171,6 +173,7 @@ def test_rate_of_unplanned_rollouts_is_that_of_the_first(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_a_plan_asks_for_fewer_tasks_with_more_rollouts(
     corpus: trajrec.Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:

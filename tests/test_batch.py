@@ -268,6 +268,7 @@ def test_replay_reports_what_a_changed_environment_breaks(
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_replay_reports_what_a_changed_world_breaks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

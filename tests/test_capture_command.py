@@ -111,6 +111,7 @@ def test_a_node_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     assert "called the tools get_order" in kept.stderr
 
 
+@third_slow("agents")
 @needs_curl
 def test_a_shell_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     command = ["sh", AGENTS / "agent.sh"]
@@ -124,6 +125,7 @@ def test_a_shell_agent_is_recorded_and_rerun(tmp_path: Path) -> None:
     check_rerun(tmp_path, ended, attempts, command)
 
 
+@third_slow("agents")
 def test_a_python_agent_with_its_own_address_is_recorded(tmp_path: Path) -> None:
     plan = lambda _request, number: Turn(f"answer {number}")  # noqa: E731
     with ModelServer(plan) as server:
@@ -293,6 +295,7 @@ def test_watched_state_is_recorded_before_and_after(tmp_path: Path) -> None:
     assert any(part == str(database) for part, *_ in changes), changes
 
 
+@third_slow("agents")
 def test_exit_status_and_signals_pass_through(tmp_path: Path) -> None:
     python = [sys.executable, "-c"]
     assert trajrec_command("capture", tmp_path, "--", *python, "exit(7)").returncode == 7
@@ -358,6 +361,7 @@ def test_a_command_without_a_model_call_is_said_to_have_none(tmp_path: Path) -> 
     assert "no model call was recorded" in ended.stderr.splitlines()[-1]
 
 
+@third_slow("agents")
 def test_requests_that_are_no_model_calls_are_told(tmp_path: Path) -> None:
     program = (
         "import os, urllib.request\n"
@@ -559,6 +563,7 @@ def test_a_rerun_reports_a_damaged_log(tmp_path: Path) -> None:
     assert "foreign.trj: at byte 0: not a trajrec log" in ended.stderr
 
 
+@third_slow("agents")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_a_server_with_tls_is_checked_and_recorded(tmp_path: Path) -> None:
     key = tmp_path / "key.pem"

@@ -258,6 +258,7 @@ async def use_ledger(url: str) -> list[Any]:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("options", [[], ["json_response", "stateless_http"]])
 def test_servers_over_http_are_recorded_and_answered(tmp_path: Path, options: list[str]) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")

@@ -21,7 +21,7 @@ import gymnasium as gym
 import pytest
 from counter_runs import counts, interface, record_one, record_run
 from question_corpus import make_corpus
-from tiers import deep
+from tiers import deep, third_slow
 
 import trajrec
 from trajrec.analysis.card import About, make_card
@@ -390,6 +390,7 @@ def test_no_backtick_ends_the_code_that_it_is_in(text: str) -> None:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_release_has_the_episodes_that_a_killed_writer_left(tmp_path: Path) -> None:
     program = (
         "import os, trajrec\n"
@@ -410,6 +411,7 @@ def test_release_has_the_episodes_that_a_killed_writer_left(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_log_that_is_being_written_is_not_released(tmp_path: Path) -> None:
     record_one(tmp_path / "runs", True, task="t")
     with trajrec.open(tmp_path / "runs") as corpus:

@@ -163,6 +163,7 @@ def test_env_kwargs_reach_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_sql_writes_csv_and_parquet(kind: str, runs: Path, tmp_path: Path) -> None:
     import duckdb
@@ -312,6 +313,7 @@ WRONG = {
 }
 
 
+@third_slow("replay")
 @pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize(("harm", "command", "status", "text"), WRONG.values(), ids=WRONG.keys())
 def test_an_error_is_one_sentence_with_its_status(
@@ -429,6 +431,7 @@ def test_an_episode_that_is_not_found_may_be_in_the_damaged_log(
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_a_diverged_episode_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -487,6 +490,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_the_demo_replays_exactly_and_answers_a_query(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -748,6 +752,7 @@ def test_an_agents_episode_needs_a_world_to_replay(
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_named_modules_are_imported_from_the_working_folder(tmp_path: Path) -> None:
     (tmp_path / "my_grid.py").write_text(
         "import gymnasium as gym\n"

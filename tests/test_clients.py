@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import only
+from tiers import third_slow
 
 import trajrec
 from trajrec.envs import Shop
@@ -121,6 +122,7 @@ def test_async_calls_streams_and_errors_are_recorded(tmp_path: Path, url: str) -
 
 
 @pytest.mark.slow
+@third_slow("replay")
 @pytest.mark.filterwarnings("default")
 def test_an_mcp_session_records_calls_and_access(tmp_path: Path) -> None:
     pytest.importorskip("mcp", reason="mcp is not installed")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
+from tiers import third_slow
 
 import trajrec
 from trajrec.analysis import forest_plot
@@ -195,6 +196,7 @@ def test_more_variants_widen_the_interval(corpus: trajrec.Corpus) -> None:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_a_comparison_is_drawn_with_each_task(corpus: trajrec.Corpus, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     comparison = compare(corpus, "plain", "plain again")
@@ -354,6 +356,7 @@ def passes_all(state: dict[str, Any]) -> bool:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_a_gate_is_not_passed_by_an_easier_check(tmp_path: Path) -> None:
     lost = {f"t{k}": [False] * 4 for k in range(10)}
     record_run(tmp_path, "a", lost)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import gymnasium as gym
 import pytest
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.analysis.conditions import outcome_columns
@@ -139,6 +139,7 @@ def test_no_condition_is_an_internal_error(
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_condition_may_end_in_a_comment(
     runs: Path,

@@ -26,7 +26,7 @@ from hidden_state import (
     after,
     truth,
 )
-from tiers import mostly_deep, spread
+from tiers import mostly_deep, spread, third_slow
 
 import trajrec
 from trajrec.corpus.episode_parts import EpisodeParts
@@ -286,6 +286,7 @@ class Late(gym.Env[Any, Any]):
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.parametrize("state", [None, lambda env: env.unwrapped.sum])
 def test_a_wrong_snapshot_on_the_way_is_another_ways_chance(state: Any, tmp_path: Path) -> None:
     interval = sys.getswitchinterval()

@@ -260,6 +260,7 @@ def test_an_open_corpus_sees_later_episodes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.parametrize(
     "env_id",
     [
@@ -456,6 +457,7 @@ def test_a_folder_of_another_type_is_refused(wrong: Any) -> None:
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.parametrize("sandbox", [False, True])
 def test_long_queries_draw_no_progress_on_stdout(sandbox: bool) -> None:
     # DuckDB does it where the program has no file: under `python -c` and in an interactive Python.

@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.recheck import recheck
@@ -87,6 +88,7 @@ CHOICES = [
 ]
 
 
+@third_slow("index")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("checks", "primary", "outcome", "name"), CHOICES)
 @pytest.mark.parametrize("kind", ["environment", "agent"])

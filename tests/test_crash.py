@@ -298,6 +298,7 @@ def test_a_reader_that_asks_for_the_writer_takes_no_lock_from_it(tmp_path: Path)
 
 
 @pytest.mark.slow
+@third_slow("kills")
 @pytest.mark.parametrize(
     "env_id", ["CartPole-v1", "Taxi-v4", "MiniGrid-DoorKey-5x5-v0", "Blackjack-v1"]
 )

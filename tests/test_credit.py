@@ -269,6 +269,7 @@ def test_unseeded_randomness_makes_the_noise_fresh_for_every_restore(
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.parametrize("noise", ["shared", "fresh"])
 def test_forked_rollouts_do_not_repeat_one_future(noise: Any, tmp_path: Path) -> None:
     hidden = np.random.default_rng(0)

@@ -370,6 +370,7 @@ def test_a_budget_holds_in_other_processes(options: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_a_budget_starts_its_workers_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Worker] = []
 
@@ -483,6 +484,7 @@ def test_a_policys_own_generator_follows_the_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_two_processes_do_not_draw_the_same_numbers(tmp_path: Path) -> None:
     episode = record(tmp_path, Steps(), [1] * 6)
     options: Any = {"env": Steps, "n_rollouts": 32, "steps": [0], "folder": None}

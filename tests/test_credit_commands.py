@@ -281,6 +281,7 @@ def test_credit_prints_a_table_or_json_and_draws(
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_lost_rollouts_count_as_the_command_says(
     lost_taxi: Episode, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -598,6 +599,7 @@ def test_a_fork_with_another_outcome_gives_a_preference_pair(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_an_export_loads_one_chosen_episode_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -627,6 +629,7 @@ def test_an_export_loads_one_chosen_episode_at_a_time(
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_remarks_say_why_forks_and_groups_train_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -667,6 +670,7 @@ def broken_policy(cell: int) -> int:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_an_exception_of_a_policy_names_policy_and_observation(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

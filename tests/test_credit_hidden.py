@@ -237,6 +237,7 @@ def test_a_tool_world_may_have_hidden_facts(restore: Any, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_constants_may_be_changed_only_in_forked_processes(
     tmp_path: Path,
 ) -> None:

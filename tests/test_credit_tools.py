@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from chains import chain
+from tiers import third_slow
 
 import trajrec
 import trajrec.envs
@@ -425,6 +426,7 @@ def test_a_step_that_does_not_stand_out_is_undecided(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_two_needed_steps_share_the_outcome(tmp_path: Path) -> None:
     env = trajrec.record(gym.make("trajrec/Switches-v0", rule="and"), tmp_path)
     env.reset(seed=0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
+from tiers import third_slow
 
 import trajrec
 from trajrec.analysis.disagreement import mcnemar
@@ -41,6 +42,7 @@ def record_versions(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_a_changed_verifier_is_split_from_equal_behaviour(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +78,7 @@ def test_a_changed_verifier_is_split_from_equal_behaviour(
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_behaviour_is_zero_and_the_verifier_has_the_known_share(tmp_path: Path) -> None:
     record_versions(tmp_path)
     with trajrec.open(tmp_path) as corpus:
@@ -172,6 +175,7 @@ def test_support_names_each_missing_field(
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_a_split_is_of_the_difference_that_it_splits(tmp_path: Path) -> None:
     record_versions(tmp_path)
     with trajrec.open(tmp_path) as corpus:

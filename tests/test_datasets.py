@@ -19,7 +19,7 @@ from conftest import Scripted, record
 from fuzz_parts import put_together, take_apart
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from plain_transitions import assert_same, plain_transitions
-from tiers import deep
+from tiers import deep, third_slow
 
 import trajrec
 from trajrec.datasets import cache as caches
@@ -617,6 +617,7 @@ def plain_windows(folder: Path, length: int, stride: int, *, pad: bool) -> Itera
                         yield window
 
 
+@third_slow("index")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("cache", [None, True])
 @pytest.mark.parametrize(("length", "stride"), [(4, 1), (16, 5), (1, 3)])

@@ -240,6 +240,7 @@ def test_unrepeatable_environment_fails_with_step_and_field(fault: str, probe: s
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_reused_buffer_is_reported_and_passes() -> None:
     report = check_determinism(lambda: Faulty("buffer"), n_steps=20)
     report.raise_if_failed()
@@ -435,6 +436,7 @@ def test_a_forked_process_that_waits_for_ever_is_ended(monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_violations_fail_a_deterministic_environment() -> None:
     report = check_determinism(
         lambda: gym.wrappers.TransformReward(WithState("forgets"), lambda r: [r]), n_steps=20
@@ -597,6 +599,7 @@ class ClassSpaces(broken.Sound):
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_spaces_of_the_class_are_restored_too() -> None:
     report = check_determinism(ClassSpaces, n_steps=60)
     assert report.restore["snapshot"].is_granted, report.restore

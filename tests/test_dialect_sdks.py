@@ -10,7 +10,7 @@ from typing import Any
 import dialect_bodies as bodies
 import pytest
 from dialect_bodies import ANSWERS, REQUESTS, STREAMS, dump, sse
-from tiers import deep
+from tiers import deep, third_slow
 
 from trajrec.wire.contents import AnswerContent, RequestContent
 from trajrec.wire.dialects.choose import dialect_named, dialect_of
@@ -121,6 +121,7 @@ def send(name: str, server: Server, **changes: Any) -> Any:
 SDKS = ["chat", "responses", "anthropic", "gemini"]
 
 
+@third_slow("agents")
 @pytest.mark.parametrize("is_streamed", [False, True])
 @pytest.mark.parametrize("name", SDKS)
 def test_requests_of_the_sdks_are_read(name: str, is_streamed: bool) -> None:

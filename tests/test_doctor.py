@@ -17,6 +17,7 @@ import pytest
 from conftest import record
 from fuzz_parts import put_together, take_apart
 from test_hostile_files import make_bad_name, make_loop, make_socket, needs_posix
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -143,6 +144,7 @@ def contents(folder: Path) -> Iterator[tuple[str, os.stat_result, bytes]]:
         yield str(path), os.lstat(path), data
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @needs_posix
 @pytest.mark.parametrize("name", BAD)

@@ -16,6 +16,7 @@ import pytest
 import zstandard
 from conftest import only
 from planted import KINDS, plant
+from tiers import third_slow
 
 import trajrec
 from trajrec.agents.routing import router
@@ -271,6 +272,7 @@ def test_conversations_that_take_turns_share_their_bodies() -> None:
     assert n_stored <= 1.1 * REMEMBERED * len(body)
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("shape", ["chat", "responses", "anthropic", "calls"])
 @pytest.mark.parametrize("size", [1, 3, 11])

@@ -13,6 +13,7 @@ import pytest
 from imported import DATA, needs_data, sources_of, texts_of_logs, write_json, write_lines
 from test_imports import trajectory
 from test_messages import assistant, chat, send, user
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -152,6 +153,7 @@ def test_many_random_documents_come_back_equal(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
+@third_slow("imports")
 def test_real_documents_come_back_equal(tmp_path: Path) -> None:
     files = [*(DATA / "atif").iterdir(), *DATA.glob("harbor-trial/*/agent/*.json")]
     assert len(files) == 11
@@ -180,6 +182,7 @@ def test_a_validator_accepts_what_came_of_each_format(tmp_path: Path) -> None:
 
 @needs_data
 @pytest.mark.slow
+@third_slow("imports")
 @pytest.mark.parametrize("name", ["agentdojo", "codex", "gemini-cli", "swe-agent", "tau-bench"])
 def test_no_text_of_an_import_is_lost(name: str, tmp_path: Path) -> None:
     import_trajectories(DATA / name, tmp_path / "runs")

@@ -13,6 +13,7 @@ import pytest
 from conftest import Scripted
 from test_datasets import damaged, endless, in_chunks
 from test_messages import assistant, chat, send, user
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.exit_status import ExitStatus
@@ -100,6 +101,7 @@ OUTPUTS = {
 }
 
 
+@third_slow("imports")
 @pytest.mark.parametrize("kind", OUTPUTS)
 @pytest.mark.mostly_slow(2)
 def test_no_export_takes_the_place_of_another(
@@ -153,6 +155,7 @@ def test_labels_replace_what_the_same_call_wrote(tmp_path: Path) -> None:
     assert not (tmp_path / "none.jsonl").exists()
 
 
+@third_slow("imports")
 @pytest.mark.parametrize("kind", ["parquet", "transitions", "grpo", "minari"])
 @pytest.mark.mostly_slow(1)
 def test_an_export_replaces_what_the_same_command_wrote(

@@ -13,6 +13,7 @@ import duckdb
 import gymnasium as gym
 import pytest
 from conftest import Scripted, record
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -118,6 +119,7 @@ def test_the_account_of_tables_adds_up(runs: Path, exported: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("imports")
 def test_a_condition_selects_the_rows_of_all_tables(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

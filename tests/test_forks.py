@@ -294,6 +294,7 @@ class Leaky(gym.Env[Any, Any]):
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_a_wrong_snapshot_is_refused_and_auto_avoids_it(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, Leaky()).episodes()
     with pytest.raises(
@@ -439,6 +440,7 @@ with trajrec.open(sys.argv[1]) as corpus:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked for in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_no_process_outlives_an_interrupted_or_killed_caller(tmp_path: Path, number: int) -> None:
@@ -517,6 +519,7 @@ class Remembering(Drawing):
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_a_policy_draws_from_its_branchs_generator(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
     policies: list[Any] = [draw, draw, Drawing()]
@@ -581,6 +584,7 @@ def test_snapshots_include_wrappers_and_the_generators_of_spaces() -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.parametrize("game", ["Breakout", "Pong", "MontezumaRevenge"])
 def test_a_restored_ale_repeats_the_same_sticky_action(game: str) -> None:
     import ale_py  # noqa: F401
@@ -603,6 +607,7 @@ def test_a_restored_ale_repeats_the_same_sticky_action(game: str) -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_an_environment_lives_as_long_as_its_last_snapshot() -> None:
     env = make("MiniGrid-DoorKey-8x8-v0")
     env.reset(seed=0)
@@ -828,6 +833,7 @@ def test_a_bipedal_walker_replays_alone_and_says_why(
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_near_steps_are_reexecuted_and_far_ones_forked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

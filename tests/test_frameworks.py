@@ -20,7 +20,7 @@ from conftest import only
 from framework_agents import ENTRIES, in_new_process, lookup, missing
 from model_server import Call, ModelServer, Turn
 from test_docs import FRAMEWORKS, run_page
-from tiers import deep
+from tiers import deep, third_slow
 
 import trajrec
 from trajrec.errors import AgentDivergedError, ToolNotHeldError
@@ -60,6 +60,7 @@ def check_attempts(folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("name", FAST)
 def test_an_agent_of_a_framework_is_seen_whole_and_reruns(tmp_path: Path, name: str) -> None:
     check_agent(name, tmp_path)

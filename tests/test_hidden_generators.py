@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import third_slow
 
 import trajrec
 from trajrec.envstate.contents import attributes_of
@@ -98,6 +99,7 @@ def record(hold: Any, folder: Path) -> Any:
     return next(trajrec.open(folder).episodes())
 
 
+@third_slow("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("hold", HOLDERS)
 def test_branches_draw_numbers_of_their_own(hold: Any, tmp_path: Path) -> None:
@@ -112,6 +114,7 @@ def test_branches_draw_numbers_of_their_own(hold: Any, tmp_path: Path) -> None:
             assert replay_episode(child, env=make).grade == "exact"
 
 
+@third_slow("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("restore", ["auto", "reexecute"])
 @pytest.mark.parametrize("hold", HOLDERS)

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record, run
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.corpus.doctor import examine
@@ -349,6 +349,7 @@ def test_unchanged_folders_are_not_listed(folder: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.parametrize("is_open", [False, True])
 def test_errors_of_reading_are_tried_again(
     is_open: bool, folder: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.index import ids
@@ -80,6 +81,7 @@ def test_ids_that_are_none_are_not_found(folder: Path) -> None:
                 corpus.episode(name)
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("change", ["compact", "move", "delete", "replace", "new"])
 def test_old_file_of_ids_gives_no_wrong_episode(folder: Path, change: str) -> None:
@@ -118,6 +120,7 @@ def test_old_file_of_ids_gives_no_wrong_episode(folder: Path, change: str) -> No
         assert len({*episode_ids(folder)} - {*every}) == 9
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("size", [0, 5, 31, 32, 100, 700])
 def test_truncated_file_of_ids_is_passed_over(folder: Path, size: int) -> None:

@@ -104,6 +104,7 @@ def stored_zip(path: Path, packed: bytes, size: int, method: int, n_members: int
     return path
 
 
+@third_slow("imports")
 def test_a_member_of_gigabytes_of_values_is_refused(tmp_path: Path) -> None:
     packed = zeros_of(300 << 20)
     path = stored_zip(tmp_path / "t.eval", packed, (300 << 20) + 3, zipfile.ZIP_DEFLATED)
@@ -117,6 +118,7 @@ def test_a_member_that_states_a_small_size_is_cut(tmp_path: Path) -> None:
     assert "samples/0.json: is damaged" in limited_import(path, tmp_path)
 
 
+@third_slow("imports")
 def test_members_that_overlap_are_refused_before_they_are_read(tmp_path: Path) -> None:
     for method, packed in (
         (zipfile.ZIP_DEFLATED, zeros_of(200 << 20)),
@@ -221,6 +223,7 @@ PLACES = {
 }
 
 
+@third_slow("imports")
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_file_of_the_folder_is_never_read(kind: str, place: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from imported import DATA, check_account, needs_data, write_json
+from tiers import third_slow
 
 import trajrec
 from trajrec.errors import ImportFileError
@@ -124,6 +125,7 @@ def test_text_in_another_encoding_is_refused(name: str, encoding: str, tmp_path:
         import_trajectories(path, tmp_path / "out")
 
 
+@third_slow("imports")
 @pytest.mark.parametrize("name", ["traces.pb", "traces", "traces.json", "traces.bin"])
 def test_traces_in_protobuf_equal_those_in_json(name: str, tmp_path: Path) -> None:
     path = tmp_path / name

@@ -19,6 +19,7 @@ from imported import (
     texts_of_logs,
     write_json,
 )
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -320,6 +321,7 @@ ODD_SAMPLES: tuple[dict[str, Any], ...] = (
 """Samples with values that have no place, or stand beside those that take theirs."""
 
 
+@third_slow("imports")
 @pytest.mark.parametrize("odd", ODD_SAMPLES)
 def test_odd_parts_of_a_sample_are_kept(odd: dict[str, Any], tmp_path: Path) -> None:
     path = write_json(tmp_path / "log.json", log(odd))

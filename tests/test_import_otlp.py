@@ -18,6 +18,7 @@ from imported import (
     write_json,
     write_lines,
 )
+from tiers import third_slow
 
 from trajrec.exchange.otlp_spans import attributes_of
 from trajrec.exchange.reading import Place
@@ -304,6 +305,7 @@ ODD_LISTS: tuple[dict[str, str], ...] = (
 """Attributes of OpenInference that have no place in its lists of messages and tools."""
 
 
+@third_slow("imports")
 @pytest.mark.parametrize("attributes", ODD_LISTS)
 def test_odd_items_of_openinferences_lists_are_kept(
     attributes: dict[str, str], tmp_path: Path

@@ -19,7 +19,7 @@ import pytest
 from conftest import record
 from random_agents import record_agents
 from random_logs import record_env
-from tiers import Share, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -101,6 +101,7 @@ def die(function: Callable[[Task], Part], task: Task) -> Part:
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.usefixtures("small_tasks")
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_logs_of_a_process_that_dies_are_indexed(recorded: Path) -> None:

@@ -15,7 +15,7 @@ import gymnasium as gym
 import pytest
 from conftest import record
 from killing import Zygote, forking_process, record_and_kill
-from tiers import Share, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.cli import main as cli
@@ -229,6 +229,7 @@ def test_training_data_removes_what_a_killed_export_left(
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_a_file_never_has_the_lineage_of_the_one_before(
     tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

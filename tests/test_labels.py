@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -137,6 +138,7 @@ def test_verdicts_of_a_rubric_are_checks(cartpole: trajrec.Corpus) -> None:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_the_command_tags_and_reads_and_writes(
     cartpole: trajrec.Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

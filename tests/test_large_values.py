@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -84,6 +85,7 @@ def test_large_options_are_replayed_and_continued_as_given(tmp_path: Path) -> No
     assert branch.transcript.attempts[-1].result == str(3 + 6 * len(LARGE["note"]))
 
 
+@third_slow("agents")
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_large_options_reach_the_rollouts_of_credit(tmp_path: Path, jobs: int) -> None:
     episode = record(tmp_path)

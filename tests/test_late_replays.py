@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from conftest import record as record_env
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -89,6 +90,7 @@ def test_a_late_replay_compares_the_state_it_begins_in(tmp_path: Path, first: in
     assert [report.grade for report in beyond] == ["refused"]
 
 
+@third_slow("agents")
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_verifiers_run_in_batches(tmp_path: Path, jobs: int) -> None:
     episode = record(tmp_path)

@@ -99,6 +99,7 @@ LINES = [
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_a_session_is_relayed_recorded_and_answered(tmp_path: Path, server: list[str]) -> None:
     folder = tmp_path / "runs"
     bare = talk(server, LINES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import gymnasium as gym
 import pytest
 from conftest import record
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -89,6 +90,7 @@ def test_what_cannot_be_merged_is_refused_before_a_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("imports")
 def test_a_removed_episode_does_not_come_back(tmp_path: Path) -> None:
     a = tmp_path / "a"
     record(gym.make("CartPole-v1"), a, 3)

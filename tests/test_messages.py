@@ -12,6 +12,7 @@ import dialect_bodies as bodies
 import pytest
 from conftest import only
 from planted import KINDS, plant
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.said_messages import SaidMessage
@@ -64,6 +65,7 @@ STORY = {
 }
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("dialect", STORY)
 @pytest.mark.parametrize("is_streamed", [False, True])

@@ -28,7 +28,7 @@ from minari_data import (
     run_episode,
 )
 from test_import_mutations import change_file, check_import
-from tiers import Share, spread, suite
+from tiers import Share, spread, suite, third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -51,6 +51,7 @@ def reads(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return minari.load_dataset(dataset.name)
 
 
+@third_slow("imports")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", SPACES)
 def test_an_export_comes_back_with_equal_bits(kind: str, tmp_path: Path) -> None:

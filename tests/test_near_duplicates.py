@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from counter_runs import record_one
+from tiers import third_slow
 
 import trajrec
 from trajrec.analysis import near_duplicates as near
@@ -73,6 +74,7 @@ def plain_similarity(a: str, b: str) -> float:
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.parametrize("seed", range(5))
 def test_the_search_finds_what_comparing_all_pairs_finds(seed: int) -> None:
     texts = drawn(random.Random(seed), 300)

@@ -96,6 +96,7 @@ def rows(corpus: Any, query: str) -> list[Any]:
 
 
 @pytest.mark.slow
+@third_slow("imports")
 def test_a_pushed_corpus_answers_as_the_folder_does(
     runs: Path, storage: tuple[Counted, str]
 ) -> None:
@@ -198,6 +199,7 @@ def test_a_second_push_uploads_what_is_new(runs: Path, storage: tuple[Counted, s
 
 
 @pytest.mark.slow
+@third_slow("imports")
 def test_removed_episodes_are_removed_from_the_storage(
     runs: Path, storage: tuple[Counted, str]
 ) -> None:
@@ -220,6 +222,7 @@ def test_removed_episodes_are_removed_from_the_storage(
 
 
 @pytest.mark.slow
+@third_slow("imports")
 def test_forks_of_a_remote_episode_stay_on_this_machine(
     runs: Path, storage: tuple[Counted, str]
 ) -> None:

@@ -32,7 +32,7 @@ from outer_envs import (
     SeedsRandom,
     counts,
 )
-from tiers import mostly_deep, spread
+from tiers import mostly_deep, spread, third_slow
 
 import trajrec
 from trajrec.envs import Bank
@@ -175,6 +175,7 @@ def test_a_changed_value_outside_has_another_digest(before: Any, after: Any) -> 
     assert digest_all([("value", copy.deepcopy(before))]) == {"value": first}
 
 
+@third_slow("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_a_generator_outside_draws_by_the_scenario(kind: Any, tmp_path: Path) -> None:
@@ -231,6 +232,7 @@ def test_a_snapshot_without_a_variable_is_refused_by_name(tmp_path: Path) -> Non
         )
 
 
+@third_slow("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", GENERATORS)
 def test_branches_draw_from_a_generator_outside(kind: Any, tmp_path: Path) -> None:
@@ -288,6 +290,7 @@ def test_a_generator_that_only_forks_seed_is_put_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.parametrize("restore", ["auto", "os_fork"])
 def test_visits_are_not_pooled_without_a_variable(restore: Any, tmp_path: Path) -> None:
     episode = record(GlobalCount(), tmp_path)

@@ -154,6 +154,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_light_environments_replay_exactly_in_another_process(runs: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "trajrec", "replay", str(runs)], capture_output=True, text=True
@@ -263,6 +264,7 @@ def test_aec_log_has_the_result_of_last_for_each_turn(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("replay")
 def test_fork_with_recorded_actions_equals_the_episode(
     tmp_path: Path,
 ) -> None:

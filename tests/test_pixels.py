@@ -11,7 +11,7 @@ import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from tiers import examples, suite
+from tiers import examples, suite, third_slow
 
 import trajrec
 from trajrec.log.pixel_changes import PixelDiff, PixelPacker
@@ -328,6 +328,7 @@ def test_replay_finds_one_changed_pixel_across_chunks(tmp_path):
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("noisy", [False, True])
 def test_reused_camera_buffer_is_recorded_losslessly_and_compacted(tmp_path, noisy):
     from trajrec.log.compaction import compact

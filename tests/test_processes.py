@@ -122,6 +122,7 @@ CALLERS = {
 
 
 @pytest.mark.slow
+@third_slow("kills")
 @pytest.mark.skipif(
     sys.platform != "linux",
     reason="elsewhere processes see that their caller is gone when they read",
@@ -164,6 +165,7 @@ def forking() -> Any:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_ended_branch_is_noticed_although_its_fork_runs(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path)
     with trajrec.open(tmp_path) as corpus:
@@ -261,6 +263,7 @@ def interrupts(_: Any) -> int:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 @pytest.mark.parametrize(
     ("policy", "name"), [(exits, "SystemExit: 3"), (interrupts, "KeyboardInterrupt: ")]
 )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Scripted
+from tiers import third_slow
 
 import trajrec
 from trajrec.errors import LogWriteError
@@ -54,6 +55,7 @@ def ended(program: str, folder: Path) -> int:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_steps_of_a_daemon_thread_survive_the_end(tmp_path: Path) -> None:
     n_reported = ended(
         """
@@ -88,6 +90,7 @@ def test_steps_of_a_function_at_the_end_survive(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_calls_of_a_daemon_thread_survive_the_end(tmp_path: Path) -> None:
     n_reported = ended(
         """

@@ -135,6 +135,7 @@ LARGE = [
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold to such a limit")
 def test_one_value_does_not_exceed_the_memory(runs: Path) -> None:
     with trajrec.open(runs, sandbox=Sandbox(seconds=60, memory="500MB")) as corpus:
@@ -163,6 +164,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold to such a limit")
 def test_refused_values_were_never_in_memory(runs: Path) -> None:
     command = [sys.executable, "-c", PEAK, str(runs), json.dumps(LARGE)]
@@ -265,6 +267,7 @@ def test_no_process_outlives_the_one_that_asks(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("index")
 def test_the_command_line_ends_at_the_memory(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

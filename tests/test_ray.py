@@ -41,6 +41,7 @@ def cluster(no_cluster_is_left: None) -> None:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=paths)
 
 
+@third_slow("index")
 def test_a_cluster_of_its_own_is_shut_down_again() -> None:
     ray.shutdown()
     assert list(map_on_ray(abs, [-1, 2, -3], 2)) == [1, 2, 3]

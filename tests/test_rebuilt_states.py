@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from test_state_history import any_keys, plain
-from tiers import examples
+from tiers import examples, third_slow
 
 from trajrec.corpus import part_history
 from trajrec.corpus.part_history import MIN_COPY_DISTANCE
@@ -161,6 +161,7 @@ def random_states(seed: int, n: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("seed", range(3))
 def test_states_in_any_order_are_those_of_a_slow_rebuild(seed: int) -> None:
     states = random_states(seed, 2 * MIN_COPY_DISTANCE)

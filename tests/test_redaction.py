@@ -410,6 +410,7 @@ def test_passwords_of_letters_or_digits_are_found_where_nothing_else_stands() ->
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_hostile_texts_are_searched_in_good_time() -> None:
     parts = [
         "%41", "%25", "password,x\n", "password,", "id,password\n1,Summer2024!\n", "values (1,2)",
@@ -723,6 +724,7 @@ JUDGED = (
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_ten_megabytes_of_installed_packages_stay_as_they_are() -> None:
     changed = [
         f"{path}: {text[span.start : span.end]!r} ({span.kind})"

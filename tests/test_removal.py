@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from conftest import Scripted, record
 from plain_transitions import plain_transitions
-from tiers import deep
+from tiers import deep, third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -141,6 +141,7 @@ def test_a_value_that_another_episode_shares_moves_to_it(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_what_depends_on_an_episode_keeps_it(cartpole: trajrec.Corpus) -> None:
     parent = max(cartpole.episodes(), key=lambda episode: episode.n_steps)
     fork_many(parent, at=[3], policy="random", n_branches=2)
@@ -193,6 +194,7 @@ def test_a_log_that_is_written_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_a_dry_run_foretells_each_refusal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 from conftest import Scripted, record, run
-from tiers import spread
+from tiers import spread, third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -635,6 +635,7 @@ class Level(enum.IntEnum):
     LOW = 1
 
 
+@third_slow("replay")
 @pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("where", ["reward", "info/x"])
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pydantic
 import pytest
 from conftest import only
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -126,6 +127,7 @@ print(ep.difference)
 
 
 @pytest.mark.slow
+@third_slow("agents")
 def test_a_changed_prompt_is_found_in_another_process(
     tmp_path: Path,
 ) -> None:

@@ -19,7 +19,7 @@ import gymnasium as gym
 import pytest
 from conftest import run
 from test_crash import Rows, assert_within, read
-from tiers import Share, suite
+from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.errors import LogError
@@ -394,6 +394,7 @@ def test_waiting_for_a_rewrite_ends_with_an_error(
 
 
 @pytest.mark.slow
+@third_slow("kills")
 def test_compact_refuses_a_log_with_damaged_columns(logs: dict[str, bytes], tmp_path: Path) -> None:
     path = put(tmp_path / "folder", logs["sealed"])
     with LogReader(path) as reader:

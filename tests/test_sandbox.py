@@ -17,7 +17,7 @@ import duckdb
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -194,6 +194,7 @@ def test_files_of_duckdb_itself_are_closed_too(
 
 
 @pytest.mark.slow
+@third_slow("index")
 def test_a_query_of_somebody_else_ends_at_its_limits(runs: Path) -> None:
     endless = (
         "WITH RECURSIVE x AS (SELECT 1 AS a UNION ALL SELECT a + 1 FROM x) SELECT max(a) FROM x"
@@ -308,6 +309,7 @@ def test_our_own_queries_find_views_that_are_not_there_yet(runs: Path) -> None:
 
 
 @pytest.mark.slow
+@third_slow("index")
 def test_views_that_a_query_does_not_name_are_still_there(runs: Path) -> None:
     from trajrec.corpus.index.views import VIEWS
 
@@ -554,6 +556,7 @@ def test_an_index_that_is_not_ours_is_not_believed(
 
 
 @pytest.mark.slow
+@third_slow("index")
 @pytest.mark.parametrize("size", [0, 1, 100, 5000, 20000])
 def test_a_truncated_index_is_made_again(tmp_path: Path, size: int) -> None:
     fill(tmp_path)

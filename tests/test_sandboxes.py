@@ -156,6 +156,7 @@ def test_snapshots_that_nobody_needs_are_dropped(episode: Any) -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_rollouts_in_different_sandbox_states_are_not_merged(episode: Any) -> None:
     some = lambda observation, rng: int(rng.random() < 0.7)  # noqa: E731
     tables = [
@@ -185,6 +186,7 @@ def test_keyframe_of_a_sandbox_is_refused() -> None:
 
 
 @pytest.mark.slow
+@third_slow("credit")
 def test_sandbox_that_restores_nothing_is_noticed(episode: Any) -> None:
     branches = fork_many(
         episode, at=[5, 9], actions=[0], n_branches=30, env=Forgetful, noise="recorded", folder=None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.envs import Office, Shop, Workspace, office
@@ -104,6 +104,7 @@ def test_sql_counts_failures_retries_and_recoveries_as_scripted(
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("task", range(len(WORKSPACE_TASKS)))
 def test_only_the_ground_truth_solves_a_task_of_the_workspace(task: int) -> None:
     world = Workspace()

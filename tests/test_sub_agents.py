@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from model_server import Call, ModelServer, Turn
 from test_capture_command import AGENTS, trajrec_command
+from tiers import third_slow
 
 import trajrec
 from trajrec.agents.routing import router
@@ -260,6 +261,7 @@ def planned(request: dict[str, Any], _number: int) -> Turn:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("way", ["process", "thread"])
 def test_a_sub_agent_of_a_command_is_nested(tmp_path: Path, way: str) -> None:
     with ModelServer(planned) as server:

@@ -17,7 +17,7 @@ from conftest import only
 from model_server import ModelServer, Turn
 from noted import Note, answering, noting, save
 from tapped_agents import AGENTS
-from tiers import spread
+from tiers import spread, third_slow
 
 import trajrec
 from trajrec.agents.exchanges import RecordedExchange
@@ -61,6 +61,7 @@ def in_new_process(name: str, path: Path, url: str) -> object:
     return json.loads(done.stdout)
 
 
+@third_slow("agents")
 @pytest.mark.parametrize(
     "name",
     [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in AGENTS],

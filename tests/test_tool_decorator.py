@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import only
+from tiers import third_slow
 
 import trajrec
 from trajrec.corpus.attempts import Attempt
@@ -308,6 +309,7 @@ def odd_results() -> dict[str, Any]:
     }
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", list(odd_results()))
 def test_a_result_that_cannot_be_stored_never_raises(tmp_path: Path, kind: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from test_docs import TRAINERS, run_page
-from tiers import deep
+from tiers import deep, third_slow
 from trainer_envs import check_recording, recorded_env
 
 import trajrec
@@ -34,6 +34,7 @@ CARTPOLE = "CartPole-v1"
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
 
 
+@third_slow("replay")
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("vector", [SyncVectorEnv, AsyncVectorEnv])
 def test_vectors_of_gymnasium_are_recorded_as_they_ran(

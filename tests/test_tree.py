@@ -14,7 +14,7 @@ import msgspec
 import pydantic
 import pytest
 from hypothesis import strategies as st
-from tiers import examples
+from tiers import examples, third_slow
 
 from trajrec.tracking.tree import Tree, is_digest_of
 from trajrec.values import codec
@@ -169,6 +169,7 @@ def database(n: int, seed: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("n", [10, 63, 64, 65, 700])
 def test_changes_lead_through_any_edits_of_large_data(n: int) -> None:
     draw = random.Random(n)

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 from test_trust import CARTPOLE, Counter, episode_of
+from tiers import third_slow
 
 import trajrec
 from trajrec import worlds
@@ -231,6 +232,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize(
     ("kwargs", "error", "line"),
     [

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import pytest
+from tiers import third_slow
 
 from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.execute.handle import EnvHandle
@@ -162,6 +163,7 @@ def test_a_change_after_many_steps_changes_the_key(number: int) -> None:
     assert remembering() is not None
 
 
+@third_slow("agents")
 @pytest.mark.parametrize(
     "seed",
     [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 100))],

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from outer_envs import LENGTH, Game
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.envstate.contents import parts_of
@@ -235,6 +235,7 @@ class SeedsEachStep(Coins):
         return float(random.getrandbits(1))
 
 
+@third_slow("credit")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "more", [{"noise": "fresh"}, {"noise": "shared"}, {"restore": "os_fork"}, {"jobs": 2}], ids=str

@@ -18,6 +18,7 @@ from test_unset_noise import (
     SeedsEachStep,
     record,
 )
+from tiers import third_slow
 
 import trajrec
 from trajrec.cli.main import main
@@ -43,6 +44,7 @@ def branches_of(kind: Any, folder: Path, **options: Any) -> Any:
     return fork_many(episode, **options)
 
 
+@third_slow("credit")
 @pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize(
     ("kind", "note", "by_branch"),
@@ -67,6 +69,7 @@ def test_branches_note_noise_that_no_seed_sets(
 
 
 @pytest.mark.slow
+@third_slow("credit")
 @pytest.mark.parametrize("more", [{"restore": "os_fork"}, {"jobs": 2}], ids=str)
 def test_branches_of_other_processes_note_it_too(more: Any, tmp_path: Path) -> None:
     (note,) = branches_of(SeedsEachStep, tmp_path, **more).notes

@@ -11,7 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from tiers import mostly_deep
+from tiers import mostly_deep, third_slow
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -299,6 +299,7 @@ class Carries(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("restore", ["snapshot", "reexecute", "os_fork", "auto"])
 def test_branches_come_to_the_same_however_a_step_is_reached(restore: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Window(), lambda k: 1)

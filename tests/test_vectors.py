@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from tiers import third_slow
 
 import trajrec
 from trajrec.replay import replay_episode
@@ -35,6 +36,7 @@ def play(env: Any, n_steps: int = 150, mode: AutoresetMode = AutoresetMode.NEXT_
 
 
 @pytest.mark.slow
+@third_slow("agents")
 @pytest.mark.parametrize("mode", MODES)
 def test_each_episode_of_a_vector_replays_alone(tmp_path: Path, mode: AutoresetMode) -> None:
     make = functools.partial(gym.make, "CartPole-v1")

@@ -132,6 +132,7 @@ def test_no_group_of_rollouts_has_a_probe(tmp_path: Path, method: Any) -> None:
 
 
 @pytest.mark.slow
+@third_slow("attribution")
 def test_the_health_of_a_check_counts_its_probes(tmp_path: Path) -> None:
     record_runs(tmp_path)
     record_probes(tmp_path)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tiers import third_slow
 
 import trajrec
 from trajrec.envs import Office
@@ -406,6 +407,7 @@ def watched(folder: Path, state: Any, tool: Callable[[], Any]) -> list[tuple[Any
         return corpus.sql("SELECT part, path, after FROM state_changes").fetchall()
 
 
+@third_slow("agents")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("cls", [Till, SlottedTill, LinkedTill])
 def test_attributes_of_an_object_are_watched(tmp_path: Path, cls: type[Till]) -> None:

@@ -149,6 +149,7 @@ def test_failed_call_has_no_effect(make: Make) -> None:
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 @pytest.mark.parametrize(
     ("change", "holds"),
     [
@@ -268,6 +269,7 @@ class Stores:
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 @pytest.mark.parametrize("kind", ["connection", "path"])
 def test_watched_state_is_put_back_for_each_run(make: Make, tmp_path: Path, kind: str) -> None:
     stores = Stores(tmp_path)
@@ -318,6 +320,7 @@ def hidden(kind: str, folder: Path) -> Callable[[Any, int], Any]:
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_control_catches_a_state_that_is_not_put_back(
     make: Make, tmp_path: Path, kind: str
@@ -609,6 +612,7 @@ def test_run_with_a_change_is_not_rerun(make: Make) -> None:
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 def test_budget_of_tokens_ends_the_experiment(make: Make) -> None:
     world = make()
     result = world.try_(RIGHT_AMOUNT, n=5, budget=Budget(tokens=30))
@@ -633,6 +637,7 @@ def test_interrupt_keeps_the_runs_so_far(make: Make) -> None:
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 def test_runs_without_a_verdict_widen_the_interval(make: Make) -> None:
     world = make()
     verdicts = itertools.cycle([True, None])

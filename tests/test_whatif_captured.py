@@ -105,6 +105,7 @@ def captured(agent: Plain, folder: Path) -> Episode:
         return corpus.episode(own.id)
 
 
+@third_slow("whatif")
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("way", ["run", "run_in_threads", "run_async", "of_episode"])
 def test_captured_function_is_run_from_the_step_on(

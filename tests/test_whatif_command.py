@@ -94,6 +94,7 @@ urllib.request.urlopen(sys.argv[1] + "/v1/chat/completions", json.dumps(asked).e
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 def test_a_program_without_an_episode_asks_no_model(tmp_path: Path) -> None:
     with ModelServer(Script()) as server:
         subprocess.run(program(tmp_path, server.url), check=True)

@@ -147,6 +147,7 @@ def test_other_model_is_asked_at_its_own_address(
 
 
 @pytest.mark.slow
+@third_slow("whatif")
 @pytest.mark.filterwarnings("default")
 def test_signed_request_is_not_sent_with_another_model(
     paths: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
