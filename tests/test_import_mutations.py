@@ -89,7 +89,9 @@ def change_json(document: Any, rng: random.Random) -> Any:
         elif kind == 3 and isinstance(container, list):
             container.insert(rng.randrange(len(container) + 1), copy.deepcopy(container[key]))
         elif isinstance(container, dict):
-            container[rng.choice(("new", "id", "content", "role", "steps"))] = rng.choice(STRANGE)
+            # A copy: later changes would change the list of strange values, too.
+            name = rng.choice(("new", "id", "content", "role", "steps"))
+            container[name] = copy.deepcopy(rng.choice(STRANGE))
     return document
 
 
@@ -279,5 +281,17 @@ def test_an_attachment_that_nothing_refers_to_is_kept(tmp_path: Path) -> None:
     log["samples"][0]["transcript"]["content"]["0" * 32] = "said nowhere else"
     file = tmp_path / "log.json"
     file.write_text(json.dumps(log))
+    import_trajectories(file, tmp_path / "out")
+    assert "said nowhere else" not in lost_leaves(sources_of(file), tmp_path / "out")
+
+
+@needs_data
+@pytest.mark.slow
+def test_an_odd_source_of_an_observation_is_kept(tmp_path: Path) -> None:
+    events = json.loads((DATA / "openhands" / "basic.json").read_text())
+    assert events[2]["observation"] == "edit"
+    events[2]["source"] = "said nowhere else"
+    file = tmp_path / "basic.json"
+    file.write_text(json.dumps(events))
     import_trajectories(file, tmp_path / "out")
     assert "said nowhere else" not in lost_leaves(sources_of(file), tmp_path / "out")

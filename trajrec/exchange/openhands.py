@@ -211,7 +211,7 @@ class _EventReader:
         return turn
 
     def _add_observation(self, event: JsonObject, time_ns: int) -> None:
-        rest = self._account.take(event, "observation", OBSERVATION) or {}
+        rest = self._account.take(event, "observation", OBSERVATION, {"source": "agent"}) or {}
         call = self._calls.pop(_key(event.get("cause")))
         call.has_result = True
         call.result = event.get("content")
