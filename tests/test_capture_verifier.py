@@ -23,6 +23,12 @@ def untouched(folder):
 def ended_well(status):
     return status == 0
 
+def share(folder):
+    return 0.5
+
+def unsure(folder):
+    return None
+
 def broken(folder):
     raise KeyError("no such order")
 
@@ -71,6 +77,18 @@ def test_an_exit_status_is_judged_without_a_watched_path(status: int, outcome: s
     ended = capture("--verifier", "capture_judges:ended_well", script=f"exit {status}")
     assert ended == status
     assert rows(Path("runs"), "SELECT outcome FROM episodes") == [(outcome,)]
+
+
+@pytest.mark.parametrize(
+    ("name", "score", "said"), [("share", 0.5, "score 0.5"), ("unsure", None, "no verdict")]
+)
+def test_a_score_or_none_decides_no_outcome(
+    name: str, score: float | None, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert capture("--watch", "shop", "--verifier", f"capture_judges:{name}") == 0
+    assert f"trajrec: capture_judges:{name}: {said}" in capsys.readouterr().err
+    assert rows(Path("runs"), "SELECT outcome, fault FROM episodes") == [(None, None)]
+    assert rows(Path("runs"), "SELECT verdict, score FROM checks") == [(None, score)]
 
 
 def test_a_verifier_that_raises_leaves_the_outcome_unknown(
