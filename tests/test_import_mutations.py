@@ -143,6 +143,18 @@ def words_of(source: Path) -> frozenset[str]:
     return frozenset(lost) | short | PART_TYPES
 
 
+def is_resolved(text: str, path: Path, stored: str) -> bool:
+    """Return whether a text is the name of an attachment whose content is among the stored texts."""
+    name = text.removeprefix("attachment://")
+    contents = (
+        holder[key]
+        for document in sources_of(path)
+        for holder, key in spots(document)
+        if name != text and key == name
+    )
+    return any(type(content) is str and content in stored for content in contents)
+
+
 def check_import(path: Path, folder: Path, source: Path) -> None:
     """Import a file that was made of another, and check that nothing of it is lost in silence."""
     files: list[FileReport] = []
@@ -177,9 +189,10 @@ def check_import(path: Path, folder: Path, source: Path) -> None:
             for text in lost
             if not text.lstrip("-").isdigit() and not text.startswith(("gen_ai.", "llm."))
         ]
+        stored = texts_of_logs(output)[0] if lost_texts else ""
+        lost_texts = [text for text in lost_texts if not is_resolved(text, path, stored)]
         # A lone surrogate, which no UTF-8 has, is stored as its escape.
         escapes = (text.encode("ascii", "backslashreplace").decode() for text in lost_texts)
-        stored = texts_of_logs(output)[0] if lost_texts else ""
         # An id that is a number, such as that of a task, is stored as its text.
         whole_texts = set(stored.splitlines())
         lost_texts = [
@@ -295,3 +308,12 @@ def test_an_odd_source_of_an_observation_is_kept(tmp_path: Path) -> None:
     file.write_text(json.dumps(events))
     import_trajectories(file, tmp_path / "out")
     assert "said nowhere else" not in lost_leaves(sources_of(file), tmp_path / "out")
+
+
+def test_an_attachment_counts_only_with_its_content(tmp_path: Path) -> None:
+    file = tmp_path / "log.json"
+    file.write_text(json.dumps({"attachments": {"h": "a picture"}, "image": "attachment://h"}))
+    assert is_resolved("attachment://h", file, "text\na picture")
+    assert not is_resolved("attachment://h", file, "text")
+    assert not is_resolved("attachment://g", file, "text\na picture")
+    assert not is_resolved("h", file, "text\na picture")
