@@ -137,5 +137,5 @@ def test_an_experiment_asks_for_the_verifier_again(
     experiment = ["whatif", "runs", only(Path("runs")).id, "--at", "1"]
     assert main([*experiment, "--", sys.executable, "-c", program]) == 4
     said = capsys.readouterr().err
-    assert "the check capture_judges:ended_well decided the recording" in said
-    assert "give it by --success module:function" in said
+    assert "the check capture_judges:ended_well decided the recorded outcome" in said
+    assert "name its function again, by --success module:function" in said

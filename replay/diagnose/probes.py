@@ -147,8 +147,8 @@ def probe_determinism(
         "after another episode",
         "state that leaks from one episode to the next; clear it in reset",
     )
-    # State that the object carries shows in each run of it, whatever the condition: those under a
-    # condition are compared with one that has run before, too.
+    # An object that carries state differs from its own first run under any condition. Its later runs
+    # are equal, so one of them is what the conditions are compared with.
     carried = first_row_difference(first, again) is not None
     settled = plan.run(env) if carried else first
     for variants, probe, cause in CONDITIONS:

@@ -177,10 +177,11 @@ def require_captured(episode: Episode, plan: Plan, watch: Value, *, runs_tools: 
         )
     deciding = [check.check_id for check in episode.checks if check.is_primary]
     if deciding and not plan.success:
-        # The exit status, which would decide otherwise, is another test than that of the recording.
+        # Without it the exit status would decide, which is another test. No code runs because a log
+        # names it.
         raise ReplayError(
-            f"the check {deciding[0]} decided the recording, and a log names no code to run: give it "
-            "by --success module:function",
+            f"the check {deciding[0]} decided the recorded outcome: name its function again, by "
+            "--success module:function",
             episode_id=episode.id,
         )
     tools = {attempt.tool for attempt in episode.transcript.attempts} - {COMMAND_TOOL}

@@ -33,7 +33,7 @@ EARLY_STEPS = 1024
 """The steps of an episode after which a recorder looks first at the variables outside of the
 environment, which no keyframe has. To look reads the `__dict__` of each layer, and Python 3.11 and
 3.12 read their attributes more slowly ever after (1 µs a step of CartPole); most episodes end before.
-Whoever uses a keyframe takes these steps again, and looks at the variables himself."""
+A replay or fork that uses a keyframe takes these steps again first, and compares the variables."""
 
 _KEY_TYPES = frozenset((str, int, bool))
 

@@ -18,8 +18,8 @@ class KeyframeSchedule:
     """Takes keyframes of one environment, if it holds only plain data.
 
     No keyframe has the variables of modules, classes and closures. If steps change one, a keyframe
-    would lead to a state that never was, so none is taken any more. The first `EARLY_STEPS` steps are
-    left to whoever uses a keyframe.
+    would lead to a state that never was, so none is taken any more. Replays and forks look at the
+    first `EARLY_STEPS` steps.
 
     Args:
         env: The environment, with its wrappers.
