@@ -106,6 +106,26 @@ def test_each_error_of_short_memory_is_one_line(
     assert "ulimit -v" in line
 
 
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("another")])
+def test_an_object_without_memory_for_its_end_prints_nothing(
+    runs: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[BaseException | None] = []
+
+    class Ending:
+        def __del__(self) -> None:
+            raise error
+
+    def update(*_: Any, **__: Any) -> None:
+        Ending()
+        raise MemoryError
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: told.append(args.exc_value))
+    monkeypatch.setattr(index_file, "update_index", update)
+    assert main(["index", str(runs)]) == ExitStatus.EXCEPTION
+    assert told == ([] if isinstance(error, MemoryError) else [error])
+
+
 def test_other_errors_are_not_taken_for_short_memory() -> None:
     for error in (RuntimeError("no"), OSError(errno.ENOSPC, "No space left"), ValueError("memory")):
         assert not is_out_of_memory(error)

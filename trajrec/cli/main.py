@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TextIO, cast
 
@@ -70,8 +70,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     # All output passes here, so no recorded text can steer the terminal.
     out = cast("TextIO", SafeStream(sys.stdout))
     errors = cast("TextIO", SafeStream(sys.stderr))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        _short_memory_told_once(),
+    ):
         return _run(argv)
+
+
+@contextlib.contextmanager
+def _short_memory_told_once() -> Iterator[None]:
+    """Keep Python from printing that an object found no memory for its own end.
+
+    The command's own error tells it, in one line.
+    """
+    hook = sys.unraisablehook
+
+    def tell(unraisable: sys.UnraisableHookArgs) -> None:
+        exc = unraisable.exc_value
+        if exc is None or not is_out_of_memory(exc):
+            hook(unraisable)
+
+    sys.unraisablehook = tell
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _run(argv: Sequence[str] | None) -> int:
