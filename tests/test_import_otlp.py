@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from imported import (
 )
 from tiers import third_slow
 
+from trajrec.errors import ImportFileError
+from trajrec.exchange.importing import import_trajectories
 from trajrec.exchange.otlp_spans import attributes_of
 from trajrec.exchange.reading import Place
 
@@ -27,6 +30,8 @@ from trajrec.exchange.reading import Place
 pytestmark = pytest.mark.slow
 
 OTLP = DATA / "otlp"
+
+AGENT = {"gen_ai__operation__name": "invoke_agent"}
 
 
 def value(item: Any) -> dict[str, Any]:
@@ -57,7 +62,7 @@ def export(*spans: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_ids_are_kept_in_hex_as_they_stand(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "t.json", export(span("00f067aa0ba902b7")))
+    path = write_json(tmp_path / "t.json", export(span("00f067aa0ba902b7", **AGENT)))
     with imported(path, tmp_path / "out") as corpus:
         position = one(corpus, "SELECT source->>'$.position' FROM episodes")
         assert position == "trace 0af7651916cd43dd8448eb211c80319c span 00f067aa0ba902b7"
@@ -155,7 +160,7 @@ def test_a_trace_without_its_root_is_named_as_not_whole(tmp_path: Path) -> None:
 
 
 def test_spans_that_name_each_other_as_parents_end(tmp_path: Path) -> None:
-    path = write_json(tmp_path / "t.json", export(span("a", "b"), span("b", "a")))
+    path = write_json(tmp_path / "t.json", export(span("a", "b", **AGENT), span("b", "a")))
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT count(*) FROM episodes") >= 1
 
@@ -413,3 +418,39 @@ def test_a_caller_of_the_same_time_is_still_before(tmp_path: Path) -> None:
         main = one(corpus, "SELECT episode_id FROM episodes")
         nested = "SELECT caller_id, caller_step FROM all_episodes WHERE kind = 'nested'"
         assert one(corpus, nested) == (main, 0)
+
+
+WORDS = {
+    "OpenLLMetry": {"traceloop__span__kind": "tool"},
+    "Vercel's AI SDK": {"ai__operationId": "ai.toolCall"},
+    "MLflow": {"mlflow__spanType": '"TOOL"'},
+    "gen_ai without gen_ai.operation.name": {"gen_ai__request__model": "m"},
+}
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_trace_in_words_that_are_not_read_is_refused(words: str, tmp_path: Path) -> None:
+    path = write_json(tmp_path / "t.json", export(span("a1"), span("b1", "a1", **WORDS[words])))
+    with pytest.raises(ImportFileError, match=f"words of {re.escape(words)} are not read"):
+        import_trajectories(path, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.trj"))
+
+
+def test_a_trace_of_no_agent_is_no_episode(tmp_path: Path) -> None:
+    request = {**span("c1"), "traceId": "1" * 32}
+    chat = span("a1", gen_ai__operation__name="chat")
+    path = write_json(tmp_path / "t.json", export(request, chat))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT count(*) FROM episodes") == 1
+        assert one(corpus, "SELECT dropped FROM imports") == 1
+        assert "a span of a trace that names no model" in one(corpus, "SELECT report FROM imports")
+
+
+def test_spans_in_other_words_beside_an_agents_are_named(tmp_path: Path) -> None:
+    chat = span("a1", gen_ai__operation__name="chat")
+    tool = span("b1", "a1", traceloop__span__kind="tool")
+    path = write_json(tmp_path / "t.json", export(chat, tool))
+    with imported(path, tmp_path / "out") as corpus:
+        assert one(corpus, "SELECT n_steps FROM episodes") == 1
+        (note,) = json.loads(one(corpus, "SELECT report->'$.notes' FROM imports"))
+        assert note == "spans in words of OpenLLMetry are kept as notes, and are no calls"

@@ -388,3 +388,13 @@ def test_a_killed_import_can_be_run_again(tmp_path: Path) -> None:
     with trajrec.open(out) as corpus:
         assert one(corpus, "SELECT count(*) FROM episodes") == 300
         assert one(corpus, "SELECT count(*) FROM attempts") == 300 * 60
+
+
+def test_a_single_files_error_is_printed_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "trace.json"
+    path.write_text('{"resourceSpans": []}')
+    assert main(["import", str(path), "-o", str(tmp_path / "out")]) != 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "holds no trajectory" in line

@@ -71,7 +71,8 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     def report(file: FileReport) -> None:
         if arguments.json:
             print_json(file.as_dict())
-        elif file.status == "failed":
+        elif file.status == "failed" and not arguments.path.is_file():
+            # That of a single file is the error of the command.
             say(one_line(f"trajrec: {file.path}: {file.reason}"))
 
     result = import_trajectories(

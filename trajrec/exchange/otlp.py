@@ -28,6 +28,16 @@ _STATUSES: dict[str, Literal["error", "not_evaluated"]] = {
     "error": "error",
     "not_evaluated": "not_evaluated",
 }
+_OTHER_WORDS = {
+    "traceloop.span.kind": "OpenLLMetry",
+    "llm.request.type": "OpenLLMetry",
+    "ai.operationId": "Vercel's AI SDK",
+    "mlflow.spanType": "MLflow",
+    "langfuse.observation.type": "Langfuse",
+    "langsmith.span.kind": "LangSmith",
+    "gen_ai.request.model": f"gen_ai without {otlp_genai.OPERATION}",
+}
+"""An attribute -> whose words it is of, which are not read."""
 _PASSED = {"pass": True, "passed": True, "true": True, "fail": False, "failed": False}
 
 
@@ -58,7 +68,24 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
     for span in _once(spans, account):
         by_trace[span.trace_id].append(span)
     for trace_id, of_trace in by_trace.items():
+        unread = sorted({words for span in of_trace if (words := _unread_words(span))})
+        if not any(map(kind_of, of_trace)):
+            # Such as the requests of a service: an episode of it would count as one without steps.
+            reason = f": words of {', '.join(unread)} are not read" if unread else ""
+            account.drop(
+                f"a span of a trace that names no model, tool or agent{reason}", len(of_trace)
+            )
+            continue
+        for words in unread:
+            account.note(f"spans in words of {words} are kept as notes, and are no calls")
         yield from _Trace(trace_id, of_trace, place, account).episodes()
+
+
+def _unread_words(span: Span) -> str:
+    """Return whose words a span of no known kind is in, "" if nobody's who describes agents."""
+    if kind_of(span) or span.text(otlp_genai.OPERATION) or span.text(otlp_openinference.KIND):
+        return ""
+    return next((words for name, words in _OTHER_WORDS.items() if name in span.attributes), "")
 
 
 def _once(spans: list[Span], account: Account) -> Iterator[Span]:
