@@ -73,6 +73,7 @@ class Files(RuleBasedStateMachine):
         self.agents: list[tuple[Any, dict[str, int]]] = []
         self.corpus: trajrec.Corpus | None = None
         self.n_names = 0
+        self.places: dict[int, int] = {}
 
     def teardown(self) -> None:
         for env in self.recorders:
@@ -88,7 +89,17 @@ class Files(RuleBasedStateMachine):
     # What is in the folder
 
     def logs(self) -> list[Path]:
-        return sorted(self.folder.rglob("*.trj"))
+        """The logs in the order of their making: the names of recorders are drawn anew each time.
+
+        A number must pick the same log whenever the same sequence runs, also after a renaming.
+        """
+        found = {path.stat().st_ino: path for path in self.folder.rglob("*.trj")}
+        self.places = {file: k for file, k in self.places.items() if file in found}
+        new = [file for file in found if file not in self.places]
+        next_place = max(self.places.values(), default=-1) + 1
+        for k, file in enumerate(sorted(new, key=lambda file: found[file].stat().st_mtime_ns)):
+            self.places[file] = next_place + k
+        return [found[file] for file in sorted(found, key=self.places.__getitem__)]
 
     def written(self) -> set[Path]:
         """The logs that this process writes."""
