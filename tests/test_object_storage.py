@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.cli.main import main
-from trajrec.corpus.mirror import read_manifest
+from trajrec.corpus.mirror import Manifest, read_manifest
 from trajrec.corpus.push import push
 from trajrec.corpus.removal import remove
 from trajrec.errors import CorpusError, LogError
@@ -272,6 +273,80 @@ def test_a_push_keeps_what_another_adds_meanwhile(
 
 
 @pytest.mark.slow
+def test_pushes_at_once_leave_a_corpus_that_opens(
+    runs: Path, tmp_path: Path, storage: tuple[Counted, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = storage
+    other = tmp_path / "other"
+    record(gym.make("CartPole-v1"), other, 3)
+    # The whole push of another folder runs between the index of this one and its manifest.
+    others = [other]
+    n_read = 0
+
+    def read_manifest_late(address: str) -> Manifest | None:
+        nonlocal n_read
+        n_read += 1
+        if n_read == 2:
+            push(others.pop(), url)
+        return read_manifest(address)
+
+    monkeypatch.setattr("trajrec.corpus.push.read_manifest", read_manifest_late)
+    push(runs, url)
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, "SELECT count(*) FROM episodes") == [(13,)]
+
+
+@pytest.mark.slow
+def test_a_missing_index_is_read_from_the_logs(runs: Path, storage: tuple[Counted, str]) -> None:
+    import fsspec
+
+    _, url = storage
+    push(runs, url)
+    system = fsspec.filesystem("s3")
+    (name,) = system.glob(f"{url}/.trajrec/index-*.duckdb")
+    system.rm_file(name)
+    for _ in range(2):
+        with trajrec.open(url) as corpus:
+            assert rows(corpus, "SELECT count(*) FROM episodes") == [(10,)]
+            assert {replay_episode(episode).grade for episode in corpus.episodes()} == {"exact"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("condition", ["number = 0", "true"])
+def test_a_push_leaves_no_text_of_removed_episodes(
+    condition: str, tmp_path: Path, storage: tuple[Counted, str]
+) -> None:
+    import fsspec
+
+    _, url = storage
+    mine = tmp_path / "mine"
+    for name, folder in {"kept": tmp_path / "other", "private": mine}.items():
+        for _ in range(2):
+            with trajrec.episode(folder, task=f"{name} words") as ep:
+                ep.tool(lambda words: words, name="say")
+                ep.call("say", words=f"{name} words")
+        trajrec.close_logs()
+        push(folder, url)
+    remove(mine, f"task = 'private words' AND {condition}")
+    trajrec.close_logs()
+    remaining = 1 if condition == "number = 0" else 0
+    result = push(mine, url)
+    assert len(result.deleted) == 1 - remaining
+    query = "SELECT task, count(*) FROM episodes GROUP BY 1 ORDER BY 1"
+    with trajrec.open(url) as corpus:
+        assert (
+            rows(corpus, query)
+            == [("kept words", 2), ("private words", remaining)][: 1 + remaining]
+        )
+    system = fsspec.filesystem("s3")
+    indexes = system.glob(f"{url}/.trajrec/index-*.duckdb")
+    system.get_file(indexes[0], str(tmp_path / "index.duckdb"))
+    assert len(indexes) == 1
+    with duckdb.connect(str(tmp_path / "index.duckdb"), read_only=True) as con:
+        assert con.execute("SELECT count(*) FROM attempts").fetchall() == [(remaining,)]
+
+
+@pytest.mark.slow
 def test_another_form_of_a_log_is_refused(
     runs: Path, tmp_path: Path, storage: tuple[Counted, str]
 ) -> None:
@@ -410,6 +485,8 @@ def test_a_missing_corpus_or_bucket_is_named(
     _, url = storage
     with pytest.raises(CorpusError, match="trajrec push"):
         trajrec.open(url)
+    with pytest.raises(CorpusError, match="bucket does not exist"):
+        trajrec.open("s3://no-such-bucket/runs")
     assert main(["push", str(runs), "s3://no-such-bucket/runs"]) == 2
     assert "no-such-bucket" in capsys.readouterr().err
     assert main(["push", str(runs), "runs2"]) == 2

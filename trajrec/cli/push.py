@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
             }
         )
     else:
-        deleted = f", {len(result.deleted)} deleted" if arguments.delete else ""
+        deleted = f", {len(result.deleted)} deleted" if arguments.delete or result.deleted else ""
         print(f"{len(result.uploaded)} logs uploaded, {result.n_known} were there{deleted}")
     for name, reason in result.left.items():
         say(f"left out: {arguments.dir / name}: {reason}")

@@ -80,12 +80,22 @@ def read_manifest(url: str) -> Manifest | None:
         CorpusError: It cannot be read.
         MissingPackageError: A package for such addresses is not installed.
     """
+    data = _manifest_bytes(url)
+    return None if isinstance(data, FileNotFoundError) else _manifest_of(url, data)
+
+
+def _manifest_bytes(url: str) -> bytes | FileNotFoundError:
+    """Return the manifest as it is stored, or what the storage says is missing."""
     with asking(url):
         system, root = file_system(url)
         try:
-            data = system.cat_file(f"{root}/{MANIFEST_NAME}")
-        except FileNotFoundError:
-            return None
+            data: bytes = system.cat_file(f"{root}/{MANIFEST_NAME}")
+        except FileNotFoundError as exc:
+            return exc
+    return data
+
+
+def _manifest_of(url: str, data: bytes) -> Manifest:
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -121,18 +131,26 @@ def open_mirror(url: str) -> Path:
         MissingPackageError: A package for such addresses is not installed.
     """
     url = url.rstrip("/")
-    manifest = read_manifest(url)
-    if manifest is None:
-        raise CorpusError(
-            f"{url}: no corpus, since there is no {MANIFEST_NAME}; "
-            f"upload one with `trajrec push FOLDER {url}`"
-        )
+    manifest = _require_manifest(url)
     digest = hashlib.blake2b(url.encode(), digest_size=16).hexdigest()
     folder = mirrors_folder() / digest
     (folder / INDEX_FOLDER).mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
-        _bring_up_to_date(folder, url, manifest)
+        # A push may have replaced the index since the manifest was read. If the index is missing
+        # all the same, its rows are read from the logs.
+        if not _bring_up_to_date(folder, url, manifest):
+            _bring_up_to_date(folder, url, _require_manifest(url))
     return folder
+
+
+def _require_manifest(url: str) -> Manifest:
+    data = _manifest_bytes(url)
+    if isinstance(data, FileNotFoundError):
+        raise CorpusError(
+            f"{url}: no corpus, since there is no {MANIFEST_NAME} ({data}); "
+            f"upload one with `trajrec push FOLDER {url}`"
+        )
+    return _manifest_of(url, data)
 
 
 def index_name(file: io.BufferedReader) -> str:
@@ -170,11 +188,12 @@ def _only_one(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _bring_up_to_date(folder: Path, url: str, manifest: Manifest) -> None:
+def _bring_up_to_date(folder: Path, url: str, manifest: Manifest) -> bool:
+    """Make a mirror what a manifest says, and return whether the storage has its index."""
     state = _read_state(folder, url)
     digest = hashlib.blake2b(msgspec.json.encode(manifest, order="sorted")).hexdigest()
     if state.manifest == digest:
-        return
+        return True
     # Before any placeholder: it would stand for nothing.
     _write(folder / MIRROR_NAME, msgspec.json.encode(Mirror(url=url, index=state.index)))
     for name, file in find_logs(folder).items():
@@ -183,11 +202,13 @@ def _bring_up_to_date(folder: Path, url: str, manifest: Manifest) -> None:
     for name, log in manifest.logs.items():
         _place(folder / name, log)
     if manifest.index is not None and manifest.index != state.index:
-        _fetch_index(folder, url, manifest.index)
+        if not _fetch_index(folder, url, manifest.index):
+            return False
         state.index = manifest.index
     # Last: if this is broken off, it is done again.
     state.manifest = digest
     _write(folder / MIRROR_NAME, msgspec.json.encode(state))
+    return True
 
 
 def _read_state(folder: Path, url: str) -> Mirror:
@@ -220,12 +241,16 @@ def _place(path: Path, log: RemoteLog) -> None:
     os.replace(temporary, path)
 
 
-def _fetch_index(folder: Path, url: str, name: str) -> None:
+def _fetch_index(folder: Path, url: str, name: str) -> bool:
+    """Put an index of the storage into a mirror, and return whether the storage has it."""
     temporary = folder / INDEX_FOLDER / f"{name}.tmp"
     try:
         with asking(url):
             system, root = file_system(url)
-            system.get_file(f"{root}/{INDEX_FOLDER}/{name}", os.fspath(temporary))
+            try:
+                system.get_file(f"{root}/{INDEX_FOLDER}/{name}", os.fspath(temporary))
+            except FileNotFoundError:
+                return False
         with temporary.open("rb") as file:
             fetched = index_name(file)
         if fetched != name:
@@ -237,6 +262,7 @@ def _fetch_index(folder: Path, url: str, name: str) -> None:
         for old in ("index.duckdb.wal", "ids.bin"):
             (folder / INDEX_FOLDER / old).unlink(missing_ok=True)
         os.replace(temporary, folder / INDEX_FOLDER / "index.duckdb")
+        return True
     finally:
         # A later index has another name, and would leave the part of this one for ever.
         temporary.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from trajrec.corpus.corpus import open as open_corpus
 from trajrec.corpus.index.file import copy_index, update_index
 from trajrec.corpus.location import require_logs
 from trajrec.corpus.mirror import (
@@ -25,8 +26,11 @@ from trajrec.corpus.mirror import (
 )
 from trajrec.errors import CorpusError, LogError
 from trajrec.log.folder import INDEX_FOLDER, find_logs
+from trajrec.log.frames import log_id_bytes
 from trajrec.log.identity import read_identity
-from trajrec.log.remote import file_system, is_placeholder, url_of
+from trajrec.log.reader import LogReader
+from trajrec.log.remote import RemoteSource, file_system, is_placeholder, url_of
+from trajrec.log.schema import episode_id
 from trajrec.log.source import FileSource
 
 # A push that is broken off is continued from its last manifest.
@@ -67,12 +71,13 @@ def push(
 
     A log is known by its id and its contents, so a second call uploads nothing, and one that was
     killed is made again. Readers see a log once it is there whole. The folder stays as it is.
+    Episodes that `trajrec rm` has removed from the folder go from the storage too: their logs are
+    replaced or deleted, and so are all indexes that name them.
 
     Args:
         folder: The corpus.
         url: Where it goes, for instance "s3://bucket/runs".
-        delete: Whether to delete the logs there that the folder does not have. Without it, the
-            bytes of episodes that `trajrec rm` has removed together with their log stay there.
+        delete: Whether to delete all logs there that the folder does not have.
         progress: Called with (bytes uploaded, bytes to upload).
 
     Raises:
@@ -92,8 +97,7 @@ def push(
     upload = _Upload(folder, url.rstrip("/"), progress)
     upload.look()
     upload.send()
-    if delete:
-        upload.delete()
+    upload.delete(upload.others() if delete else upload.removed())
     upload.finish()
     return upload.result
 
@@ -110,6 +114,9 @@ class _Upload:
         self._added: dict[str, RemoteLog] = {}
         self._own: set[str] = set()
         self._new: dict[str, RemoteLog] = {}
+        self._replaces = False
+        # Indexes that come later are those of other pushes, which may be about to name them.
+        self._indexes = self._find_indexes()
 
     def look(self) -> None:
         """Find the logs that the storage lacks; refuse before anything is uploaded."""
@@ -154,6 +161,7 @@ class _Upload:
                 f"often as {self._folder / name} or more (by `trajrec compact` or `rm`); "
                 "keep one of them, and push again"
             )
+        self._replaces = True
 
     def send(self) -> None:
         """Upload the logs."""
@@ -174,16 +182,48 @@ class _Upload:
                 self._put_manifest()
                 noted = time.monotonic()
 
-    def delete(self) -> None:
-        """Delete the logs that the folder does not have; readers miss them first."""
-        gone = sorted(self._manifest.logs.keys() - self._own)
-        if not gone:
+    def others(self) -> list[str]:
+        """Return the logs there that the folder does not have."""
+        return sorted(self._manifest.logs.keys() - self._own)
+
+    def removed(self) -> list[str]:
+        """Return those of which the folder has removed every episode, and the log with them."""
+        others = self.others()
+        if not others:
+            return []
+        with open_corpus(self._folder) as corpus:
+            removed = {
+                log_id_bytes(log_id).hex(): set(episodes)
+                for log_id, episodes in corpus.sql(
+                    "SELECT log_id, list(episode_id) FROM removals "
+                    "WHERE log_id NOT IN (SELECT log_id FROM logs WHERE log_id IS NOT NULL) "
+                    "GROUP BY log_id"
+                ).fetchall()
+            }
+        return [
+            name
+            for name in others
+            for episodes in [removed.get(self._manifest.logs[name].log_id)]
+            if episodes is not None and self._episodes_there(name) <= episodes
+        ]
+
+    def _episodes_there(self, name: str) -> set[str]:
+        """Return the ids of the episodes of a log in the storage."""
+        url = f"{self._url}/{name}"
+        source = RemoteSource(Path(name), url, self._manifest.logs[name].size)
+        with LogReader(Path(name), source) as reader:
+            log_id = reader.header.log_id
+            return {episode_id(log_id, episode.number) for episode in reader.episodes()}
+
+    def delete(self, names: list[str]) -> None:
+        """Delete logs there; readers miss them first."""
+        if not names:
             return
-        self.result.deleted = gone
+        self.result.deleted = names
         # The index names them too.
         self._manifest.index = None
         self._put_manifest()
-        self._remove(gone)
+        self._remove(names)
 
     def finish(self) -> None:
         """Upload the index, and the manifest that names it."""
@@ -201,16 +241,20 @@ class _Upload:
         self._remove_old_indexes(old)
 
     def _remove_old_indexes(self, old: str | None) -> None:
-        # A reader that has the manifest of before may still fetch the index that it names.
-        kept = {self._manifest.index, old}
+        kept = {self._manifest.index}
+        if not self._replaces and not self.result.deleted:
+            # A reader that has the manifest of before may still fetch the index that it names.
+            kept.add(old)
+        stale = self._indexes - kept
+        if stale:
+            now = read_manifest(self._url) or Manifest()
+            self._remove([f"{INDEX_FOLDER}/{name}" for name in sorted(stale - {now.index})])
+
+    def _find_indexes(self) -> set[str]:
         with asking(self._url):
             system, root = file_system(self._url)
-            names = [
-                os.path.basename(path)
-                for path in system.find(f"{root}/{INDEX_FOLDER}")
-                if path.endswith(".duckdb")
-            ]
-        self._remove([f"{INDEX_FOLDER}/{name}" for name in names if name not in kept])
+            paths = system.find(f"{root}/{INDEX_FOLDER}")
+        return {os.path.basename(path) for path in paths if path.endswith(".duckdb")}
 
     def _put(self, path: Path, name: str) -> None:
         with asking(f"{self._url}/{name}"):
