@@ -297,6 +297,36 @@ def test_pushes_at_once_leave_a_corpus_that_opens(
 
 
 @pytest.mark.slow
+def test_a_push_notices_that_another_replaced_its_manifest(
+    runs: Path, tmp_path: Path, storage: tuple[Counted, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = storage
+    other = tmp_path / "other"
+    record(gym.make("CartPole-v1"), other, 3)
+    first = threading.Thread(target=push, args=(other, url))
+    n_read = 0
+
+    def read_manifest_of_before(address: str) -> Manifest | None:
+        nonlocal n_read
+        manifest = read_manifest(address)
+        if threading.current_thread() is first:
+            return manifest
+        n_read += 1
+        # The second time, the push is about to write its own manifest.
+        if n_read == 2:
+            first.start()
+            while read_manifest(address) == manifest:
+                time.sleep(0.01)
+        return manifest
+
+    monkeypatch.setattr("trajrec.corpus.push.read_manifest", read_manifest_of_before)
+    push(runs, url)
+    first.join()
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, "SELECT count(*) FROM episodes") == [(13,)]
+
+
+@pytest.mark.slow
 def test_a_missing_index_is_read_from_the_logs(runs: Path, storage: tuple[Counted, str]) -> None:
     import fsspec
 

@@ -37,6 +37,12 @@ from trajrec.log.source import FileSource
 _MANIFEST_S = 30.0
 
 
+# A push looks this long after its manifest whether another one has replaced it, which reads the
+# manifest and writes it in about a tenth of that.
+_SETTLE_S = 0.5
+_TRIES = 5
+
+
 # Kinds of storage that have folders. An object storage has none: there, to make one would make a
 # bucket that is missing.
 _FOLDERS = {"file", "local", "memory", "sftp", "ssh", "smb", "hdfs"}
@@ -238,6 +244,8 @@ class _Upload:
                     self._put(copy, f"{INDEX_FOLDER}/{self._manifest.index}")
         if self._added or self.result.deleted or self._manifest.index != old:
             self._put_manifest()
+        if self._added or self.result.deleted:
+            self._confirm()
         self._remove_old_indexes(old)
 
     def _remove_old_indexes(self, old: str | None) -> None:
@@ -276,6 +284,18 @@ class _Upload:
             system, root = file_system(self._url)
             data = msgspec.json.encode(self._manifest, order="sorted")
             system.pipe_file(f"{root}/{MANIFEST_NAME}", data)
+
+    def _confirm(self) -> None:
+        """Write the manifest again if another push has replaced it by one without these changes."""
+        for _ in range(_TRIES):
+            time.sleep(_SETTLE_S)
+            now = (read_manifest(self._url) or Manifest()).logs.keys()
+            if self._added.keys() <= now and now.isdisjoint(self.result.deleted):
+                return
+            self._put_manifest()
+        raise CorpusError(
+            f"{self._url}/{MANIFEST_NAME}: other pushes replace it all the time; push again"
+        )
 
     def _remove(self, names: list[str]) -> None:
         for name in names:
