@@ -37,8 +37,9 @@ def calls_of(name: str) -> list[ToolCall]:
     first, second = CALL_IDS[name]
     is_malformed = name in HAS_TEXT_ARGUMENTS
     arguments = bodies.BROKEN if is_malformed else {}
+    text = '{"order":"O1"}' if name in HAS_TEXT_ARGUMENTS else None
     return [
-        ToolCall(first, "get_order", {"order": "O1"}, False, 0),
+        ToolCall(first, "get_order", {"order": "O1"}, False, 0, text=text),
         ToolCall(second, "refund", arguments, is_malformed, 1),
     ]
 
@@ -463,7 +464,7 @@ def test_id_and_name_in_each_piece_count_once() -> None:
             ),
         },
     )
-    assert answer.calls == (ToolCall("a", "look", {}, False, 0),)
+    assert answer.calls == (ToolCall("a", "look", {}, False, 0, text="{}"),)
     message = answer.value["choices"][0]["message"]
     assert message["role"] == "assistant"
     assert message["tool_calls"][0]["type"] == "function"
@@ -493,14 +494,14 @@ def test_alternatives_keep_their_own_texts_and_calls() -> None:
     )
     assert answer.text == "a"
     assert [choice["message"]["content"] for choice in answer.value["choices"]] == ["a", "bb"]
-    assert answer.calls == (ToolCall("a", "look", {}, False, 0, choice=1),)
+    assert answer.calls == (ToolCall("a", "look", {}, False, 0, choice=1, text="{}"),)
 
 
 def test_older_function_call_is_a_call_without_id() -> None:
     call = {"name": "look", "arguments": '{"x":1}'}
     message = {"role": "assistant", "content": None, "function_call": call}
     answer = whole("chat", {"choices": [{"index": 0, "message": message}]})
-    assert answer.calls == (ToolCall(None, "look", {"x": 1}, False, 0),)
+    assert answer.calls == (ToolCall(None, "look", {"x": 1}, False, 0, text='{"x":1}'),)
     pieces = chat_stream(
         {"function_call": {"name": "look", "arguments": ""}},
         {"function_call": {"arguments": '{"x":1}'}},

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import only
+from test_messages import send, user
 
 import trajrec
 from trajrec.cli.main import main
@@ -138,6 +139,105 @@ def test_a_last_call_has_the_result_of_its_own_step(tmp_path: Path) -> None:
     found = decisions(only(tmp_path))
     contents = [[message["content"] for message in found[step].results] for step in (0, 1)]
     assert contents == [['{"lamps": 4}'], ['{"lamps": 6}']]
+
+
+def said(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [choice["message"] for choice in answer["choices"]]
+
+
+def record_dropping(folder: Path, *, is_right: bool) -> None:
+    """Record an agent that drops two answers: one of two samples, and one whose JSON is broken."""
+    good = reply("Look.", ("c1", "look", '{"place": "hall"}'))
+    other = reply("Look.", ("c2", "look", '{"place": "den"}'))
+    broken = reply(None, ("c3", "look", '{"place": '))
+    done = reply("7")
+    talk: list[Any] = [user("How many?")]
+    with trajrec.episode(
+        folder, task="t", goal="How many?", watch={"part": {}}, checks=[lambda _: is_right]
+    ) as ep:
+        look = trajrec.Tool.with_args("look", "read", place="string")
+        ep.register_tool(look)
+        for answer in (good, other):
+            send(ep, {"model": "m", "messages": talk, "tools": TOOLS}, answer)
+        ep.execute("look", {"place": "hall"}, call_id="c1", run=lambda: {"lamps": 4})
+        talk += [*said(good), {"role": "tool", "tool_call_id": "c1", "content": "four"}]
+        for answer in (broken, done):
+            send(ep, {"model": "m", "messages": talk, "tools": TOOLS}, answer)
+        ep.stop("done")
+
+
+@pytest.mark.parametrize("messages", [False, True])
+def test_an_answer_that_was_dropped_is_no_completion(
+    messages: bool, tmp_path: Path, capsys: Any
+) -> None:
+    for is_right in (True, False):
+        record_dropping(tmp_path / "runs", is_right=is_right)
+    trajrec.close_logs()
+    target = tmp_path / "rows.jsonl"
+    told: list[str] = []
+    options: dict[str, Any] = {"measure": "outcome", "messages": messages, "tell": told.append}
+    with trajrec.open(tmp_path / "runs") as corpus:
+        assert credit.export(corpus, "grpo", target, **options) == 2
+        talks = [(talk.is_dropped, talk.answers) for talk in corpus.messages()]
+    assert talks[:3] == [(True, [1, 3]), (True, [1]), (False, [1, 3])]
+    assert (
+        main(["export", str(tmp_path / "runs"), "messages", "-o", str(tmp_path / "all.jsonl")]) == 0
+    )
+    assert "4 conversations end in an answer that the agent dropped" in capsys.readouterr().err
+    assert [remark[:24] for remark in told] == ["4 steps are left out: th"]
+    for line in target.read_text().splitlines():
+        row = json.loads(line)
+        assert len(row["completions"]) == len(row["advantages"]) == 2
+        if messages:
+            (asked, result), (last,) = row["completions"]
+            assert (asked["tool_calls"][0]["id"], result["content"]) == ("c1", "four")
+            assert last["content"] == "7"
+
+
+def test_the_alternative_that_the_agent_took_is_the_answer(tmp_path: Path) -> None:
+    first = reply(None, ("c1", "look", '{"place": "hall"}'))["choices"]
+    second = reply("I look.", ("c2", "look", '{"place": "den"}'))["choices"]
+    both = {"choices": [*first, {**second[0], "index": 1}]}
+    result = {"role": "tool", "tool_call_id": "c2", "content": "three"}
+    talk: list[Any] = [user("How many?")]
+    with trajrec.episode(tmp_path, task="t") as ep:
+        send(ep, {"model": "m", "n": 2, "messages": talk, "tools": TOOLS}, both)
+        talk += [second[0]["message"], result]
+        send(ep, {"model": "m", "messages": talk, "tools": TOOLS}, reply("3"))
+    trajrec.close_logs()
+    episode = only(tmp_path)
+    found = decisions(episode)
+    assert found[0].answer["tool_calls"][0]["id"] == "c2"
+    assert [row["content"] for row in found[0].results] == ["three"]
+    with trajrec.open(tmp_path) as corpus:
+        (talk_of_all,) = corpus.messages()
+    assert talk_of_all.answers == [1, 3]
+
+
+def test_a_text_of_unknown_alternatives_is_no_decision(tmp_path: Path) -> None:
+    both = {"choices": [*reply("3")["choices"], *reply("4")["choices"]]}
+    with trajrec.episode(tmp_path, task="t") as ep:
+        send(ep, {"model": "m", "n": 2, "messages": [user("How many?")]}, both)
+    trajrec.close_logs()
+    assert decisions(only(tmp_path)) == {}
+
+
+def test_arguments_stand_as_the_model_wrote_them(tmp_path: Path) -> None:
+    written = '{ "place" : "caf\\u00e9", "n": 1e2}'
+    asked = reply(None, ("c1", "look", written))
+    with trajrec.episode(tmp_path, task="t") as ep:
+        send(ep, {"model": "m", "messages": [user("How many?")], "tools": TOOLS}, asked)
+    trajrec.close_logs()
+    (call,) = decisions(only(tmp_path))[0].answer["tool_calls"]
+    assert call["function"]["arguments"] == written
+
+
+def test_a_call_that_never_ended_has_no_result(tmp_path: Path) -> None:
+    asked = reply(None, ("c1", "look", '{"place": "hall"}'))
+    with trajrec.episode(tmp_path, task="t") as ep:
+        send(ep, {"model": "m", "messages": [user("How many?")], "tools": TOOLS}, asked)
+    trajrec.close_logs()
+    assert decisions(only(tmp_path))[0].results == []
 
 
 @pytest.mark.slow

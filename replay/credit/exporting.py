@@ -176,6 +176,12 @@ def export(
                 f"{form.n_with_omitted} episodes have messages with images, files or reasoning, "
                 "which are left out"
             )
+        if form.n_dropped:
+            note(
+                f"{form.n_dropped} steps are left out: the agent asked again with the same messages "
+                "and none of their calls ran, or it is unknown which of several alternatives of an "
+                "answer the agent took"
+            )
         if not n_rows:
             raise CorpusError(f"{corpus.path}: no rows: {'; '.join(remarks) or _NEEDS[kind]}")
     return n_rows

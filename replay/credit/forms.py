@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
 
-from trajrec.corpus.chat import Decision, decisions
+from trajrec.corpus.chat import Decision, decisions, dropped_steps
 from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.texts import NO_CALLS, counterfactual_text, prompt_text, step_texts
 from trajrec.types import JsonObject, Value
@@ -20,6 +20,9 @@ class Form(Protocol):
 
     def takes(self, episode: Episode) -> bool:
         """Return whether an episode can be written so."""
+
+    def kept(self, episode: Episode, steps: Iterable[int]) -> list[int]:
+        """Return the steps that can be written: those whose answer the agent did not drop."""
 
     def prompt(self, episode: Episode, step: int | None = None) -> Value:
         """Return what was known before a step; None for the first one."""
@@ -62,10 +65,33 @@ class _LastOnes(Generic[T]):
         return self._known[episode.id]
 
 
-class TextForm:
+class _KeptSteps:
+    """Leaves out the steps whose answer the agent dropped, and counts them."""
+
+    def __init__(self) -> None:
+        self._dropped = _LastOnes(dropped_steps)
+        self._n_dropped: dict[str, int] = {}
+
+    @property
+    def n_dropped(self) -> int:
+        """The number of steps that were left out."""
+        return sum(self._n_dropped.values())
+
+    def kept(self, episode: Episode, steps: Iterable[int]) -> list[int]:
+        given = list(steps)
+        if not episode.is_agent_episode:
+            return given
+        dropped = self._dropped(episode)
+        kept = [step for step in given if step not in dropped]
+        self._n_dropped[episode.id] = len(given) - len(kept)
+        return kept
+
+
+class TextForm(_KeptSteps):
     """Actions and tool calls as JSON, and prompts with an item a line."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._texts = _LastOnes(step_texts)
 
     def takes(self, episode: Episode) -> bool:
@@ -89,7 +115,7 @@ class TextForm:
         return {}
 
 
-class MessageForm:
+class MessageForm(_KeptSteps):
     """Messages of agents' episodes, with tool calls and results; see `Conversation.messages`.
 
     A completion has the message of the step and the results of its calls. A step at which nothing
@@ -97,6 +123,7 @@ class MessageForm:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._decisions = _LastOnes(decisions)
         self._with_omitted: set[str] = set()
 

@@ -118,15 +118,19 @@ def step_labels(
         n_unknown += run is not None and shares is None
         if run is None or shares is None or not whole.take(episode):
             continue
-        labels = [share.share > 0 for share in shares.values()]
+        steps = form.kept(episode, shares)
+        kept = [shares[step] for step in steps]
+        if not kept:
+            continue
+        labels = [share.share > 0 for share in kept]
         if not run.has_check:
             unchecked_labels.update(labels)
         yield {
             "prompt": form.prompt(episode),
-            "completions": form.completions(episode, shares),
+            "completions": form.completions(episode, steps),
             "labels": labels,
-            "soft_labels": [share.share for share in shares.values()],
-            "n": [share.n for share in shares.values()],
+            "soft_labels": [share.share for share in kept],
+            "n": [share.n for share in kept],
             "episode_id": episode.id,
             "run_id": run.run_id,
             "policy_id": run.policy_id,
@@ -309,13 +313,17 @@ def step_advantages(
     whole = WholeEpisodes(form)
     for episode in corpus.episodes(where):
         if episode.id in tables and whole.take(episode):
+            values_of = {row.step: row.value for row in tables[episode.id]}
+            steps = form.kept(episode, values_of)
+            if not steps:
+                continue
             # A step with an unknown advantage must not train: 0 gives no gradient.
-            values = [row.value for row in tables[episode.id]]
+            values = [values_of[step] for step in steps]
             advantages = [value if math.isfinite(value) else 0.0 for value in values]
             yield {
                 "prompt": form.prompt(episode),
                 # Those of the table: an agent's step without any record has no advantage.
-                "completions": form.completions(episode, [row.step for row in tables[episode.id]]),
+                "completions": form.completions(episode, steps),
                 "advantages": advantages,
                 # JSON has neither NaN nor infinities: the file has null in their place.
                 "reward": math.nan if episode.is_agent_episode else episode.total_reward,

@@ -14,17 +14,17 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from trajrec.corpus.answers import Answered, answered_calls, continues
 from trajrec.corpus.attempts import Attempt
-from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
-from trajrec.corpus.chat_rows import Talk, key_of, turns_of
+from trajrec.corpus.call_contents import CallContent
+from trajrec.corpus.chat_rows import Talk
 from trajrec.corpus.episode import Episode
-from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.untold_parts import has_untold, has_untold_result
 from trajrec.datasets.token_spans import ChatTokenizer, token_spans
 from trajrec.log.schema import Check
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
-from trajrec.wire.contents import Message, OfferedTool, ToolCall
+from trajrec.wire.contents import Message, ToolCall
 
 Source = Literal["model calls", "messages", "tool calls"]
 
@@ -42,6 +42,9 @@ class Conversation(msgspec.Struct, kw_only=True):
             a prompt are none.
         omitted: The numbers of the messages that had images, files or reasoning too, which are left
             out.
+        is_dropped: Whether the agent dropped the last answer: it asked again with the same
+            messages, and none of the answer's tool calls ran; or it is unknown which of several
+            alternatives it took.
         tools: The tools on offer, each {"type": "function", "function": {...}}.
         source: The records that the messages come from: "model calls" as the model saw them;
             "messages" of an imported record; "tool calls", if no model call was recorded, of which
@@ -58,6 +61,7 @@ class Conversation(msgspec.Struct, kw_only=True):
     messages: list[JsonObject]
     answers: list[int]
     omitted: list[int]
+    is_dropped: bool
     tools: list[JsonObject]
     source: Source
     outcome: str | None
@@ -104,34 +108,50 @@ def decisions(episode: Episode) -> dict[int, Decision]:
     """Return the decisions of an agent's episode by step, the last one of each step.
 
     They come from the model calls, and from the tool calls at steps without one: nothing was
-    recorded of the model then, or, in a fork, its answer came from the recording.
+    recorded of the model then, or, in a fork, its answer came from the recording. Answers that the
+    agent dropped are left out: `dropped_steps`.
     """
     transcript = episode.transcript
-    answered = list(_answered(transcript.model_calls))
-    with_answer = {call.start.step for call, _ in answered}
+    answered = _answered(episode)
+    with_answer = {item.call.start.step for item in answered}
     steps = {attempt.start.step for attempt in transcript.attempts}
     found = {} if steps <= with_answer else _of_attempts(episode)
     # Some servers give the calls of each answer the same ids: they tell calls of one step apart.
     by_step: dict[int, list[Attempt]] = {}
     for attempt in transcript.attempts:
         by_step.setdefault(attempt.start.step, []).append(attempt)
-    for number, (call, talk) in enumerate(answered):
+    for number, (call, talk, is_dropped) in enumerate(answered):
+        if is_dropped:
+            continue
         *before, answer = talk.messages
         results: list[JsonObject] = []
         has_omitted = bool(talk.omitted)
-        if number + 1 < len(answered):
-            _, later = answered[number + 1]
-            if _continues(later.keys, talk):
-                # Without its own answer: a request may end with the results.
-                first = len(talk.messages)
-                results = _results(later.messages[first:-1])
-                places = range(first, first + len(results))
-                has_omitted = has_omitted or not set(places).isdisjoint(later.omitted)
+        # Calls of other agents, and of alternatives, may lie between.
+        after = (item.talk for item in itertools.islice(answered, number + 1, None))
+        later = next((other for other in after if continues(other.keys, talk)), None)
+        if later is not None:
+            # Without its own answer: a request may end with the results.
+            first = len(talk.messages)
+            results = _results(later.messages[first:-1])
+            places = range(first, first + len(results))
+            has_omitted = has_omitted or not set(places).isdisjoint(later.omitted)
         results = results or _results_by_id(by_step.get(call.start.step, ()), answer)
         found[call.start.step] = Decision(
             before, answer, results, talk.tools, has_omitted=has_omitted
         )
     return found
+
+
+def dropped_steps(episode: Episode) -> frozenset[int]:
+    """Return the steps of an agent's episode whose answer the agent dropped; see `Answered`."""
+    answered = _answered(episode)
+    kept = {item.call.start.step for item in answered if not item.is_dropped}
+    return frozenset(item.call.start.step for item in answered) - kept
+
+
+def _answered(episode: Episode) -> list[Answered]:
+    transcript = episode.transcript
+    return answered_calls(transcript.model_calls, transcript.attempts)
 
 
 def _before_fork(episode: Episode) -> Decision | None:
@@ -174,7 +194,12 @@ def _results(messages: Sequence[JsonObject]) -> list[JsonObject]:
 def _results_by_id(attempts: Sequence[Attempt], answer: JsonObject) -> list[JsonObject]:
     """Return the results of the calls of an answer that no later request has."""
     # Of several attempts at a call, the last.
-    by_id = {attempt.start.call_id: attempt for attempt in attempts if attempt.start.call_id}
+    # A call that never ended has no result, and one that never ran neither.
+    by_id = {
+        attempt.start.call_id: attempt
+        for attempt in attempts
+        if attempt.start.call_id and (attempt.end is not None or attempt.result is not None)
+    }
     return [
         _result(by_id[call["id"]], call["id"])
         for call in answer.get("tool_calls", ())
@@ -201,16 +226,16 @@ def conversations(episode: Episode) -> Iterator[Conversation]:
     messages were changed or left out is another one from there on.
     """
     transcript = episode.transcript
-    found = _of_model_calls(transcript.model_calls)
+    found = _of_model_calls(_answered(episode))
     source: Source = "model calls"
     if not found and episode.messages:
-        found = [_of_messages(episode)]
+        found = [(_of_messages(episode), False)]
         source = "messages"
     elif not found and transcript.attempts:
-        found = [_of_tool_calls(episode)]
+        found = [(_of_tool_calls(episode), False)]
         source = "tool calls"
     task = "" if episode.task_start is None else episode.task_start.task
-    for number, talk in enumerate(found):
+    for number, (talk, is_dropped) in enumerate(found):
         yield Conversation(
             episode_id=episode.id,
             task=task,
@@ -218,6 +243,7 @@ def conversations(episode: Episode) -> Iterator[Conversation]:
             messages=talk.messages,
             answers=talk.answers,
             omitted=talk.omitted,
+            is_dropped=is_dropped,
             tools=talk.tools,
             source=source,
             outcome=episode.outcome,
@@ -230,62 +256,17 @@ def _check(check: Check) -> JsonObject:
     return {"check_id": check.check_id, "verdict": check.verdict, "score": check.score}
 
 
-def _tool(tool: OfferedTool) -> JsonObject:
-    return {
-        "type": "function",
-        "function": {
-            "name": tool.name,
-            "description": tool.description or "",
-            "parameters": tool.schema or {},
-        },
-    }
-
-
-def _of_model_calls(calls: Sequence[ModelCall]) -> list[Talk]:
-    """Return the conversations of model calls that were answered."""
-    talks: list[Talk] = []
-    for _, talk in _answered(calls):
-        before = next((t for t in talks if _continues(talk.keys, t)), None)
-        if before is None:
-            talks.append(talk)
+def _of_model_calls(answered: Sequence[Answered]) -> list[tuple[Talk, bool]]:
+    """Return the conversations of model calls, each with whether its last answer was dropped."""
+    found: list[tuple[Talk, bool]] = []
+    for _, talk, is_dropped in answered:
+        places = (i for i, (earlier, _) in enumerate(found) if continues(talk.keys, earlier))
+        place = next(places, None)
+        if place is None:
+            found.append((talk, is_dropped))
         else:
-            talks[talks.index(before)] = talk
-    return talks
-
-
-def _answered(calls: Sequence[ModelCall]) -> Iterator[tuple[ModelCall, Talk]]:
-    """Yield the model calls that were answered, each with its messages and its answer."""
-    said: set[str] = set()
-    for call in calls:
-        content = content_of(call)
-        answer = content.answer
-        chosen = () if answer is None else tuple(c for c in answer.calls if not c.choice)
-        if answer is None or (answer.text is None and not chosen) or answer.error is not None:
-            continue
-        talk = _talk_of(call, content, said)
-        message = Message("assistant", answer.text or "", chosen)
-        talk.answer_key = key_of(message)
-        said.add(talk.answer_key)
-        talk.add(message, is_partial=has_untold(content.answered()), is_answer=True)
-        yield call, talk
-
-
-def _continues(keys: Sequence[str], earlier: Talk) -> bool:
-    """Return whether a request has all messages of an earlier one, its answer, and more."""
-    return list(keys[: len(earlier.keys) + 1]) == [*earlier.keys, earlier.answer_key]
-
-
-def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> Talk:
-    """Return the messages of a request."""
-    talk = Talk()
-    talk.tools = [_tool(tool) for tool in offered_tools(call)]
-    read = [] if content.system is None else [(Message("system", content.system), None)]
-    read += [content.message(value) for value in content.messages]
-    for message, is_partial in turns_of(read):
-        key = key_of(message)
-        talk.keys.append(key)
-        talk.add(message, is_partial=is_partial, is_answer=key in said)
-    return talk
+            found[place] = (talk, is_dropped)
+    return found
 
 
 def _of_messages(episode: Episode) -> Talk:

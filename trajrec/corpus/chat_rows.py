@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from trajrec.corpus.untold_parts import has_untold, has_untold_result
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_canonical_json, to_json
-from trajrec.wire.contents import Message, ToolCall
+from trajrec.wire.contents import Message, OfferedTool, ToolCall
 
 
 class Talk:
@@ -71,12 +71,29 @@ class Talk:
 
 
 def _call(call: ToolCall) -> JsonObject:
-    """Return a call as the chat API writes it, with arguments as JSON text."""
-    arguments = call.arguments if call.is_malformed else to_json(call.arguments)
+    """Return a call as the chat API writes it, with arguments as JSON text.
+
+    A text stands as it was written: other spaces are other tokens, which the model did not say.
+    """
+    arguments = call.text
+    if arguments is None or not arguments.strip():
+        arguments = call.arguments if call.is_malformed else to_json(call.arguments)
     return {
         "id": call.call_id,
         "type": "function",
         "function": {"name": call.name, "arguments": arguments},
+    }
+
+
+def tool_row(tool: OfferedTool) -> JsonObject:
+    """Return a tool on offer as the chat API writes it."""
+    return {
+        "type": "function",
+        "function": {
+            "name": tool.name,
+            "description": tool.description or "",
+            "parameters": tool.schema or {},
+        },
     }
 
 

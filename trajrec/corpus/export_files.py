@@ -128,6 +128,7 @@ def export_messages(
     episodes: set[str] = set()
     n_rows = 0
     n_with_omitted = 0
+    n_dropped = 0
     command = {"kind": "messages", "where": where}
     with (
         exporting(corpus.path, path, command, overwrite=overwrite) as temporary,
@@ -140,10 +141,16 @@ def export_messages(
             episodes.add(talk.episode_id)
             n_rows += 1
             n_with_omitted += bool(talk.omitted)
+            n_dropped += talk.is_dropped
         if not n_rows:
             raise CorpusError(
                 f"{corpus.path}: no conversation of an agent is selected by {where!r}"
             )
+    if tell is not None and n_dropped:
+        tell(
+            f"{n_dropped} conversations end in an answer that the agent dropped: `is_dropped` is "
+            "true in these lines, which are no examples to learn from"
+        )
     if tell is not None and n_with_omitted:
         tell(
             f"{n_with_omitted} conversations have messages with images, files or reasoning, which "

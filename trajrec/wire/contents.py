@@ -28,6 +28,8 @@ class ToolCall(NamedTuple):
             only be cut off.
         number: The number of the call among all of its answer or message, from 0.
         choice: The number of the answer's alternative, mostly 0.
+        text: The text of the arguments as it was written; None if it is no JSON, and in dialects
+            that write JSON values.
     """
 
     call_id: str | None
@@ -36,6 +38,7 @@ class ToolCall(NamedTuple):
     is_malformed: bool
     number: int
     choice: int = 0
+    text: str | None = None
 
 
 class ToolResult(NamedTuple):

@@ -211,13 +211,15 @@ def call_of(
     True
     """
     is_malformed = False
+    text = None
     if type(arguments) is str:
         value = read_json(arguments.encode("utf-8", "surrogatepass")) if arguments.strip() else {}
         is_malformed = value is NOT_JSON
+        text = None if is_malformed else arguments
         arguments = arguments if is_malformed else value
     elif arguments is None:
         arguments = {}
-    return ToolCall(as_text(call_id), as_text(name), arguments, is_malformed, number, choice)
+    return ToolCall(as_text(call_id), as_text(name), arguments, is_malformed, number, choice, text)
 
 
 def all_but(value: JsonObject, *names: str, flat: tuple[str, ...] = ()) -> JsonObject:

@@ -1,0 +1,168 @@
+"""The answers of models in an episode: which alternative the agent took, and which it dropped.
+
+A request repeats the messages before it, so a later request tells what became of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trajrec.corpus.attempts import Attempt
+from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
+from trajrec.corpus.chat_rows import Talk, key_of, tool_row, turns_of
+from trajrec.corpus.model_calls import ModelCall
+from trajrec.corpus.untold_parts import has_untold
+from trajrec.types import Value
+from trajrec.wire.contents import Message
+from trajrec.wire.json_bodies import as_dict, dicts_in
+
+
+class Answered(NamedTuple):
+    """A model call that was answered.
+
+    Attributes:
+        call: The call.
+        talk: The messages of its request and its answer: of several alternatives, the one that the
+            agent took.
+        is_dropped: Whether the agent did not go on from the answer: it asked again with the same
+            messages, and none of its tool calls ran. Or it is unknown which of several
+            alternatives the agent took.
+    """
+
+    call: ModelCall
+    talk: Talk
+    is_dropped: bool
+
+
+class _Asked(NamedTuple):
+    """A request with its answer's alternatives, each with its value; and where the request ends."""
+
+    call: ModelCall
+    talk: Talk
+    alternatives: list[tuple[Message, Value]]
+    node: int | None
+
+
+class _Requests:
+    """All requests of an episode, as a tree of messages: each node is a beginning of requests."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[int, str], int] = {}
+        self._last: dict[int, int] = {}
+
+    def add(self, keys: Sequence[str], number: int) -> int:
+        """Add a request, and return the node at its end."""
+        node = 0
+        for key in keys:
+            node = self._nodes.setdefault((node, key), len(self._nodes) + 1)
+            self._last[node] = number
+        return node
+
+    def is_continued(self, node: int, key: str) -> bool:
+        """Return whether a request goes on from a node with a message."""
+        return (node, key) in self._nodes
+
+    def is_repeated(self, node: int, number: int) -> bool:
+        """Return whether a later request has the messages of a node too."""
+        return self._last.get(node, number) > number
+
+
+def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> list[Answered]:
+    """Return the model calls that were answered, in order.
+
+    Args:
+        calls: The model calls of an episode.
+        attempts: Its attempts at tool calls.
+    """
+    requests = _Requests()
+    asked = _read(calls, requests)
+    ran_by_step: dict[int, list[str]] = {}
+    for attempt in attempts:
+        if not attempt.is_from_wire:
+            ran_by_step.setdefault(attempt.start.step, []).append(attempt.start.call_id)
+    ran_ids = {call_id for ids in ran_by_step.values() for call_id in ids if call_id}
+    found = []
+    for number, item in enumerate(asked):
+        message, value, is_known = _taken(item, requests, ran_ids)
+        talk = item.talk
+        talk.answer_key = key_of(message)
+        talk.add(message, is_partial=has_untold(value), is_answer=True)
+        ids = {call.call_id for call in message.calls if call.call_id}
+        # A call without an id, or an action that a text names, is known by its step alone.
+        has_run = any(
+            not ids or not call_id or call_id in ids
+            for call_id in ran_by_step.get(item.call.start.step, ())
+        ) or not ids.isdisjoint(ran_ids)
+        is_dropped = (
+            item.node is not None
+            and not requests.is_continued(item.node, talk.answer_key)
+            and not has_run
+            and requests.is_repeated(item.node, number)
+        )
+        found.append(Answered(item.call, talk, is_dropped or not is_known))
+    return found
+
+
+def _read(calls: Sequence[ModelCall], requests: _Requests) -> list[_Asked]:
+    said: set[str] = set()
+    asked: list[_Asked] = []
+    for call in calls:
+        content = content_of(call)
+        alternatives = _alternatives(content)
+        if not alternatives:
+            continue
+        talk = _talk_of(call, content, said)
+        said.update(key_of(message) for message, _ in alternatives)
+        # A request that continues an earlier answer by its id does not repeat the messages before.
+        node = None if content.continues else requests.add(talk.keys, len(asked))
+        asked.append(_Asked(call, talk, alternatives, node))
+    return asked
+
+
+def _alternatives(content: CallContent) -> list[tuple[Message, Value]]:
+    """Return the alternatives of an answer; none if it says nothing, or is an error."""
+    answer = content.answer
+    if answer is None or answer.error is not None:
+        return []
+    value = as_dict(answer.value)
+    others = [item.get("message") for item in dicts_in(value.get("choices"))]
+    others += [item.get("content") for item in dicts_in(value.get("candidates"))]
+    if len(others) > 1 and all(type(item) is dict for item in others):
+        read = [content.message(item) for item in others]
+        return [(message._replace(role="assistant"), item) for message, item in read]
+    calls = tuple(call for call in answer.calls if not call.choice)
+    if answer.text is None and not calls:
+        return []
+    return [(Message("assistant", answer.text or "", calls), content.answered())]
+
+
+def _taken(item: _Asked, requests: _Requests, ran_ids: set[str]) -> tuple[Message, Value, bool]:
+    """Return the alternative that the agent took, and whether that is known."""
+    for message, value in item.alternatives:
+        if item.node is not None and requests.is_continued(item.node, key_of(message)):
+            return message, value, True
+    for message, value in item.alternatives:
+        if not ran_ids.isdisjoint(call.call_id for call in message.calls if call.call_id):
+            return message, value, True
+    first, value = item.alternatives[0]
+    words = [(message.text, [c[1:3] for c in message.calls]) for message, _ in item.alternatives]
+    return first, value, all(word == words[0] for word in words)
+
+
+def continues(keys: Sequence[str], earlier: Talk) -> bool:
+    """Return whether a request has all messages of an earlier one, its answer, and more."""
+    return list(keys[: len(earlier.keys) + 1]) == [*earlier.keys, earlier.answer_key]
+
+
+def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> Talk:
+    """Return the messages of a request."""
+    talk = Talk()
+    talk.tools = [tool_row(tool) for tool in offered_tools(call)]
+    read = [] if content.system is None else [(Message("system", content.system), None)]
+    read += [content.message(value) for value in content.messages]
+    for message, is_partial in turns_of(read):
+        key = key_of(message)
+        talk.keys.append(key)
+        talk.add(message, is_partial=is_partial, is_answer=key in said)
+    return talk
