@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from counter_runs import counts, interface, of_run, reached, record_one, record_run
+from test_messages import chat, send, user
 from tiers import third_slow
 
 import trajrec
@@ -568,3 +569,28 @@ def test_a_drawn_interval_ends_where_it_ends() -> None:
     assert {line.get_solid_capstyle() for line in axes.lines if line.get_linewidth() == 4} == {
         "butt"
     }
+
+
+def test_a_tool_described_in_other_words_is_a_difference(tmp_path: Path) -> None:
+    for name, words in (("a", "Clear an order."), ("b", "Clear an order. Never undo.")):
+        function = {"name": "purge", "description": words, "parameters": {"type": "object"}}
+        request = {"model": "m", "tools": [{"type": "function", "function": function}]}
+        for _ in range(2):
+            state = {"count": 3}
+            with trajrec.episode(
+                tmp_path,
+                task="t",
+                # The program describes its tools without the words that the model reads.
+                tools=[trajrec.Tool.with_args("purge", "write")],
+                watch=state,
+                checks=[reached],
+                interface=interface(),
+                metadata={"run": name},
+            ) as ep:
+                send(ep, {**request, "messages": [user("Clear.")]}, chat("Done."))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        scaffold = corpus.compare(a=of_run("a"), b=of_run("b")).factors["scaffold"]
+    assert [(item.path, item.is_declared) for item in scaffold.differences] == [
+        ("scaffold.offered_digest", False)
+    ]

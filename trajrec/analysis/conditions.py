@@ -25,6 +25,7 @@ FIXED_COLUMNS = frozenset(
         "metadata",
         "goal_digest",
         "tools_digest",
+        "offered_digest",
         "system_digest",
         "started_at",
         "seed",

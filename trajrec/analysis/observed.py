@@ -53,6 +53,7 @@ _FACET_FACTORS = (
     ("env", "env_id"),
     ("env", "state_adapter"),
     ("scaffold", "tools_digest"),
+    ("scaffold", "offered_digest"),
     ("scaffold", "system_digest"),
 )
 

@@ -132,6 +132,7 @@ FACETS = (
     "env_id",
     "state_adapter",
     "tools_digest",
+    "offered_digest",
     "system_digest",
     "task_revision",
     "goal_digest",

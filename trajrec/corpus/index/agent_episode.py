@@ -179,9 +179,13 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         row.task_revision = task.task_revision or None
         row.metadata = json_or_null(transcript.value(task.metadata_data))
         row.goal_digest = digest_or_none(transcript.value(task.goal_data))
-        row.tools_digest = digest_or_none(
-            transcript.value(task.tools_data) or None
-        ) or tools_digest(transcript.model_calls)
+        row.tools_digest = digest_or_none(transcript.value(task.tools_data) or None)
+        offered = tools_digest(transcript.model_calls)
+        if row.tools_digest is None:
+            row.tools_digest = offered
+        else:
+            # The program may describe its tools to the model in other words than to the recorder.
+            row.offered_digest = offered
         row.system_digest = digest_or_none(system_prompt(transcript))
         row.extra = leftovers_json(transcript, task.extra_data)
     return row

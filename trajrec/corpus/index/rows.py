@@ -41,6 +41,7 @@ class EpisodeRow(Row, kw_only=True):
     metadata: str | None = None
     goal_digest: str | None = None
     tools_digest: str | None = None
+    offered_digest: str | None = None
     system_digest: str | None = None
     stop_reason: str | None = None
     claimed_done: bool | None = None

@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 39
+INDEX_VERSION = 40
 
 
 ALL_EPISODES = Table(
@@ -45,6 +45,12 @@ ALL_EPISODES = Table(
             "VARCHAR",
             "digest of the descriptions of its tools; if it names none itself, of those that its"
             " first model call offers; NULL if there are none",
+        ),
+        (
+            "offered_digest",
+            "VARCHAR",
+            "digest of the tools that its first model call offers, if it names tools itself too; "
+            "else NULL",
         ),
         ("system_digest", "VARCHAR", "digest of its first system message; NULL if it had none"),
         ("n_steps", "BIGINT", "its own steps, with those that raised; without the parent's steps"),
