@@ -48,7 +48,13 @@ def estimate(step: int, estimator: str, value: float, low: float, high: float) -
     )
 
 
-def append(folder: Path, run_id: str, *estimates: Estimate, episode_id: str = EPISODE) -> None:
+def append(
+    folder: Path,
+    run_id: str,
+    *estimates: Estimate,
+    episode_id: str = EPISODE,
+    note: str = "a note",
+) -> None:
     table = CreditTable(
         run_id=run_id,
         episode_id=episode_id,
@@ -56,7 +62,7 @@ def append(folder: Path, run_id: str, *estimates: Estimate, episode_id: str = EP
         estimates=list(estimates),
         noise="shared",
         restore="snapshot",
-        notes=("a note",),
+        notes=(note,),
     )
     append_run(table, folder)
 
@@ -218,6 +224,21 @@ def test_the_episode_opens_at_the_decisive_step(
 
 def test_the_corpus_counts_the_steps_with_credit(browser: TestClient) -> None:
     assert f'<a href="/e/{EPISODE}/credit">3 steps</a>' in browser.get("/").text
+
+
+def test_an_undecided_search_names_no_decisive_step(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "sample_trajectories" / "won-shop.trj", tmp_path)
+    with trajrec.open(tmp_path) as corpus:
+        ((episode_id,),) = corpus.sql("SELECT episode_id FROM episodes LIMIT 1").fetchall()
+        found = estimate(1, "decisive", -0.7, -0.8, -0.5)
+        note = "undecided among steps 1, 0: 32 scenarios do not tell the steps apart"
+        append(tmp_path, "run", found, episode_id=episode_id, note=note)
+        trajrec.close_logs()
+        credit = credit_view.read_latest_credit(corpus, episode_id)
+        page = read_credit(corpus, episode_id, range(9), run_id="run", sort="step")
+    assert credit_view.decision_words(credit) == "undecided"
+    assert page.decision == "Undecided: the search found step 1 and could not be sure."
+    assert page.decided is None
 
 
 def test_a_decisive_step_is_not_called_the_largest(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ class Estimate:
         low: The lower end of its interval of 95 %; None without one.
         high: The upper end.
         action: The action that it judges, as text; "" for none.
+        is_undecided: Whether it is that of a search for the decisive step that named none.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Estimate:
     n: int
     n_invalid: int
     action: str
+    is_undecided: bool = False
 
     @property
     def is_comparison(self) -> bool:

@@ -60,7 +60,8 @@ WHERE episode_id = ? AND run_id = ?
 
 _COLUMNS = """
 SELECT step, estimator, estimand, value, ci_low, ci_high, ci_method, n, n_invalid,
-    action::VARCHAR
+    action::VARCHAR,
+    estimator = 'decisive' AND coalesce(notes::VARCHAR LIKE '%"undecided among %', false)
 """
 
 _ESTIMATES = f"""{_COLUMNS} FROM credit WHERE episode_id = ? AND run_id = ?
@@ -214,6 +215,8 @@ def decide(estimates: Sequence[Estimate]) -> tuple[str, int | None]:
     most = extremes(rows)
     if judge == "decisive":
         (item, *_) = most
+        if item.is_undecided:
+            return f"Undecided: the search found step {item.step} and could not be sure.", None
         return f"Step {item.step} decided it: an effect of {item.words}.", item.step
     named = [f"Step {item.step} {_verb(item)} most: {judge} {item.words}." for item in most]
     n_more = len({item.step for item in certain} - {item.step for item in most})
@@ -238,9 +241,10 @@ def decision_words(estimates: Sequence[Estimate]) -> str:
         return "values alone"
     # `decisive_step` names the earliest large effect, which need not be the largest.
     is_search = rows[0].estimator == "decisive"
+    most = extremes([item for item in rows if not item.is_undecided])
     named = [
         f"step {item.step} {'decided it' if is_search else f'{_verb(item)} most'}: {item.text}"
-        for item in extremes(rows)
+        for item in most
     ]
     return "; ".join(named) or "undecided"
 
@@ -343,6 +347,7 @@ def _estimate(row: Sequence[Value]) -> Estimate:
         n=row[7] or 0,
         n_invalid=row[8] or 0,
         action="" if row[9] is None else cell(row[9], 90),
+        is_undecided=row[10],
     )
 
 
