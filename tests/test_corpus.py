@@ -472,6 +472,22 @@ def test_long_queries_draw_no_progress_on_stdout(sandbox: bool) -> None:
     assert printed.stdout == "[(False,)]\n", printed.stderr
 
 
+def test_a_notebook_without_widgets_opens_a_corpus() -> None:
+    # DuckDB knows a notebook by the settings of IPython's shell.
+    folder = Path(__file__).parents[1] / "sample_trajectories" / "support"
+    program = (
+        "import sys, types\n"
+        "shell = types.SimpleNamespace(config={'IPKernelApp': {}})\n"
+        "sys.modules['ipywidgets'] = None\n"
+        "sys.modules['IPython'] = types.SimpleNamespace(get_ipython=lambda: shell)\n"
+        "import duckdb, trajrec\n"
+        f"with trajrec.open({str(folder)!r}) as corpus:\n"
+        "    print(duckdb.__jupyter__, corpus.sql('SELECT count(*) FROM episodes').fetchall())"
+    )
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert printed.stdout == "True [(12,)]\n", printed.stderr
+
+
 WRITER = """
 import sys, time
 import gymnasium as gym, trajrec

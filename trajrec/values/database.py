@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import duckdb
@@ -26,7 +27,9 @@ def connect(
         duckdb.Error: The file cannot be opened.
     """
     con = duckdb.connect(str(database), config={**_within_limits(), **config})
-    con.execute("SET enable_progress_bar = false")
+    # In a notebook without ipywidgets DuckDB draws nothing, and refuses any such setting.
+    with contextlib.suppress(duckdb.InvalidInputException):
+        con.execute("SET enable_progress_bar = false")
     return con
 
 
