@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -379,6 +380,35 @@ def test_full_disk_does_not_end_training(tiny_disk: Path) -> None:
     rows = read(env.path)[0]
     assert 20 < len(rows) < 1000
     assert all(is_same(row[1], noise(step)[0]) for step, row in rows.items())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+@pytest.mark.parametrize("on_full", ["stop-recording", "raise"])
+def test_full_disk_does_not_end_agents_that_begin_later(
+    tiny_disk: Path, on_full: Literal["stop-recording", "raise"]
+) -> None:
+    def work_on(n_episodes: int) -> None:
+        for k in range(n_episodes):
+            with trajrec.episode(tiny_disk, task=str(k), on_full=on_full) as ep:
+                ep.tool(lambda seed: random.Random(seed).randbytes(50_000), name="draw")(k)
+
+    if on_full == "raise":
+        with pytest.raises(LogWriteError, match="No space left on device"):
+            work_on(60)
+        return
+    with pytest.warns(RuntimeWarning, match="No space left on device") as warned:
+        work_on(60)
+    assert len(warned) == 1
+    with trajrec.open(tiny_disk) as corpus:
+        ((n_episodes,),) = corpus.sql("SELECT count(*) FROM episodes").fetchall()
+    assert 3 < n_episodes < 60
+    # With space again, the next episode begins a log.
+    resized = ["mount", "-o", "remount,size=4m", str(tiny_disk)]
+    subprocess.run(resized, check=True)
+    work_on(1)
+    trajrec.close_logs()
+    with trajrec.open(tiny_disk) as corpus:
+        assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(n_episodes + 1,)]
 
 
 def run_in_child(function: Callable[[], None]) -> None:

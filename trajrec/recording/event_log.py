@@ -232,12 +232,24 @@ _open_logs_lock = threading.RLock()
 
 
 def open_event_log(folder: str | Path, on_full: OnFull, durability: Durability) -> EventLog:
-    """Return this process's log in a folder; a new one if the last was closed or failed."""
+    """Return this process's log in a folder; a new one if the last was closed or failed.
+
+    Raises:
+        LogWriteError: The log cannot be created. With `on_full="stop-recording"`, a log that failed
+            stays in the place of one that cannot be created: recording has stopped, with a warning.
+    """
     key: _Key = (os.getpid(), str(Path(folder).resolve()), on_full, durability)
     with _open_logs_lock:
         log = _open_logs.get(key)
-        if log is None or log.writer.is_closed or log.writer.error is not None:
-            log = _open_logs[key] = EventLog(Path(folder), on_full, durability)
+        if log is not None and not log.writer.is_closed:
+            if log.writer.error is None:
+                return log
+            if on_full == "stop-recording":
+                with contextlib.suppress(LogWriteError):
+                    log = EventLog(Path(folder), on_full, durability)
+                _open_logs[key] = log
+                return log
+        log = _open_logs[key] = EventLog(Path(folder), on_full, durability)
         return log
 
 
