@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,30 @@ def test_a_retried_model_call_is_one_step(tmp_path: Path) -> None:
     )
     assert result == [(0, "error", None, None, None, None), (0, "ok", "scaffold", "m-1", 5, 2)]
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("model", "infra")]
+
+
+def test_a_clock_that_is_put_back_gives_no_latency(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_ns = time.time_ns
+    day_ns = 86_400 * 10**9
+    n_days = 0
+
+    def put_back(**_: Any) -> str:
+        nonlocal n_days
+        n_days += 1
+        return "done"
+
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() - n_days * day_ns)
+    with trajrec.episode(tmp_path, task="clock") as ep:
+        ep.model(put_back, messages=[])
+        ep.tool(put_back, name="set_clock")()
+        ep.tool(lambda: "done", name="look")()
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        assert corpus.sql("SELECT latency_ms FROM model_calls").fetchall() == [(None,)]
+        query = "SELECT tool, latency_ms >= 0 FROM attempts ORDER BY step, call"
+        assert corpus.sql(query).fetchall() == [("set_clock", None), ("look", True)]
 
 
 def test_failed_model_calls_count_as_failures_of_the_episode(tmp_path: Path) -> None:

@@ -91,15 +91,18 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     @property
     def latency_ms(self) -> float | None:
-        """Duration in milliseconds; None if the attempt is open, or a time is unknown."""
+        """Duration in milliseconds; None if the attempt is open, or its times do not tell it."""
         return (
             None if self.end is None else milliseconds_between(self.start.time_ns, self.end.time_ns)
         )
 
 
 def milliseconds_between(start_ns: int, end_ns: int) -> float | None:
-    """Return the milliseconds between two times, None if one of them is unknown (0)."""
-    return (end_ns - start_ns) / 1e6 if start_ns and end_ns else None
+    """Return the milliseconds between two times, None if one of them is unknown (0).
+
+    None too if the end lies before the start: the machine's clock was put back between them.
+    """
+    return (end_ns - start_ns) / 1e6 if start_ns and start_ns <= end_ns else None
 
 
 MAX_OPEN_FAILURES = 64

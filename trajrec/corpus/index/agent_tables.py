@@ -29,7 +29,11 @@ ATTEMPTS = Table(
         ("is_raised", "BOOLEAN", "whether its error was raised and not returned"),
         ("error_type", "VARCHAR", "class of the exception; NULL if there was none"),
         ("message", "VARCHAR", "error message; NULL if there was no error"),
-        ("latency_ms", "DOUBLE", "its duration; NULL if it is open or a time is unknown"),
+        (
+            "latency_ms",
+            "DOUBLE",
+            "its duration; NULL if it is open, a time is unknown, or the clock was put back meanwhile",
+        ),
         ("backoff_ms", "DOUBLE", "wait before it"),
         (
             "retry_by",
@@ -113,7 +117,8 @@ MODEL_CALLS = Table(
         (
             "latency_ms",
             "DOUBLE",
-            "its duration, to the end of a stream; NULL if it is open or a time is unknown",
+            "its duration, to the end of a stream; NULL if it is open, a time is unknown, or the"
+            " clock was put back meanwhile",
         ),
         ("is_streamed", "BOOLEAN", "whether the answer was streamed"),
         (
