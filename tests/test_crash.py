@@ -22,6 +22,7 @@ from killing import kill_child
 from tiers import Share, suite, third_slow
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.corpus.episode import Episode
 from trajrec.errors import LogError, LogWriteError
 from trajrec.log import locks
@@ -282,6 +283,24 @@ def test_recover_refuses_a_log_that_is_being_written(tmp_path: Path) -> None:
     env.flush()
     with pytest.raises(LogError, match="a living process is writing this log"):
         recover(env.path)
+    env.close()
+
+
+def test_logs_that_are_being_written_do_not_fail_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl")
+    record(gym.make("CartPole-v1"), tmp_path, 1)
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    run(env, 1)
+    env.flush()
+    before = env.path.read_bytes()
+    for command in ("recover", "compact"):
+        assert main([command, str(tmp_path)]) == 0
+        assert f"{env.path}: left as it is" in capsys.readouterr().err
+        assert main([command, str(env.path)]) == 3
+        assert "a living process is writing this log" in capsys.readouterr().err
+    assert env.path.read_bytes() == before
     env.close()
 
 

@@ -115,6 +115,7 @@ def compact(arguments: argparse.Namespace) -> ExitStatus:
 
 def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -> ExitStatus:
     from trajrec.corpus.location import refuse_address
+    from trajrec.log.locks import is_being_written
 
     path: Path = arguments.path
     refuse_address(path)
@@ -126,6 +127,10 @@ def _each_log(arguments: argparse.Namespace, repair: Callable[[Path], Repair]) -
     with Progress("working", " logs") as progress:
         for n_done, log in enumerate(logs, 1):
             try:
+                # A folder that is recorded into all day can be cared for all the same.
+                if path.is_dir() and is_being_written(log):
+                    say(f"trajrec: {log}: left as it is, since a living process is writing it")
+                    continue
                 result = repair(log)
             except LogError as exc:
                 # One damaged log does not stop the others.

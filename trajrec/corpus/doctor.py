@@ -220,7 +220,7 @@ class _Examination:
 
     def _add_unsealed(self, reader: LogReader, is_alive: bool | None) -> None:
         n_torn = sum(part.size for part in reader.damage if part.is_tail)
-        problem = "its writer was killed"
+        problem = "its writer was killed, or could not write"
         if is_alive is None:
             problem = "it has no end; whether a process still writes it is unknown here"
         if n_torn:

@@ -82,6 +82,11 @@ def compact(path: Path) -> Compaction:
     with rewriting(path) as rewrite, LogReader(rewrite.path) as reader:
         before = _read_chunks(reader) if reader.is_sealed else []
         # Asked after all of it was read: a chunk with damaged columns comes without its rows.
+        if reader.is_being_written():
+            raise LogError(
+                "a living process is writing this log; compact it when its recorder is closed",
+                path=path,
+            )
         if not reader.is_sealed or reader.damage:
             raise LogError(
                 "only an undamaged sealed log is compacted; run `trajrec recover` first", path=path
