@@ -356,24 +356,28 @@ def test_a_push_leaves_no_text_of_removed_episodes(
                 ep.tool(lambda words: words, name="say")
                 ep.call("say", words=f"{name} words")
         trajrec.close_logs()
+        with trajrec.open(folder) as corpus:
+            for episode in corpus.episodes():
+                corpus.note(episode.id, f"{name} note")
+                # Each in a log of its own.
+                trajrec.close_logs()
         push(folder, url)
-    remove(mine, f"task = 'private words' AND {condition}")
+    remove(mine, f"task = 'private words' AND {condition}", with_dependents=True)
     trajrec.close_logs()
-    remaining = 1 if condition == "number = 0" else 0
-    result = push(mine, url)
-    assert len(result.deleted) == 1 - remaining
-    query = "SELECT task, count(*) FROM episodes GROUP BY 1 ORDER BY 1"
+    n_left = 1 if condition == "number = 0" else 0
+    assert len(push(mine, url).deleted) == (1 if n_left else 3)
+    counts = [("kept", 2), ("private", n_left)][: 1 + n_left]
     with trajrec.open(url) as corpus:
-        assert (
-            rows(corpus, query)
-            == [("kept words", 2), ("private words", remaining)][: 1 + remaining]
-        )
+        for query in (
+            "SELECT split_part(task, ' ', 1), count(*) FROM episodes GROUP BY 1 ORDER BY 1",
+            "SELECT split_part(value, ' ', 1)[2:], count(*) FROM labels GROUP BY 1 ORDER BY 1",
+        ):
+            assert rows(corpus, query) == counts
     system = fsspec.filesystem("s3")
-    indexes = system.glob(f"{url}/.trajrec/index-*.duckdb")
-    system.get_file(indexes[0], str(tmp_path / "index.duckdb"))
-    assert len(indexes) == 1
+    (index,) = system.glob(f"{url}/.trajrec/index-*.duckdb")
+    system.get_file(index, str(tmp_path / "index.duckdb"))
     with duckdb.connect(str(tmp_path / "index.duckdb"), read_only=True) as con:
-        assert con.execute("SELECT count(*) FROM attempts").fetchall() == [(remaining,)]
+        assert con.execute("SELECT count(*) FROM attempts").fetchall() == [(n_left,)]
 
 
 @pytest.mark.slow

@@ -24,13 +24,12 @@ from trajrec.corpus.mirror import (
     index_name,
     read_manifest,
 )
+from trajrec.corpus.removal import emptied_logs
 from trajrec.errors import CorpusError, LogError
 from trajrec.log.folder import INDEX_FOLDER, find_logs
 from trajrec.log.frames import log_id_bytes
 from trajrec.log.identity import read_identity
-from trajrec.log.reader import LogReader
-from trajrec.log.remote import RemoteSource, file_system, is_placeholder, url_of
-from trajrec.log.schema import episode_id
+from trajrec.log.remote import file_system, is_placeholder, url_of
 from trajrec.log.source import FileSource
 
 # A push that is broken off is continued from its last manifest.
@@ -119,6 +118,7 @@ class _Upload:
         self._manifest = read_manifest(url) or Manifest()
         self._added: dict[str, RemoteLog] = {}
         self._own: set[str] = set()
+        self._own_ids: set[str] = set()
         self._new: dict[str, RemoteLog] = {}
         self._replaces = False
         # Indexes that come later are those of other pushes, which may be about to name them.
@@ -138,6 +138,8 @@ class _Upload:
                 self.result.left[name] = exc.what
                 continue
             known = self._manifest.logs.get(name)
+            if log is not None:
+                self._own_ids.add(log.log_id)
             if log is None:
                 # It stands for a log of a storage, and is no log itself.
                 if known is None:
@@ -193,33 +195,19 @@ class _Upload:
         return sorted(self._manifest.logs.keys() - self._own)
 
     def removed(self) -> list[str]:
-        """Return those of which the folder has removed every episode, and the log with them."""
+        """Return those of which `trajrec rm` has left nothing in the folder."""
         others = self.others()
         if not others:
             return []
         with open_corpus(self._folder) as corpus:
-            removed = {
-                log_id_bytes(log_id).hex(): set(episodes)
-                for log_id, episodes in corpus.sql(
-                    "SELECT log_id, list(episode_id) FROM removals "
-                    "WHERE log_id NOT IN (SELECT log_id FROM logs WHERE log_id IS NOT NULL) "
-                    "GROUP BY log_id"
-                ).fetchall()
-            }
-        return [
-            name
-            for name in others
-            for episodes in [removed.get(self._manifest.logs[name].log_id)]
-            if episodes is not None and self._episodes_there(name) <= episodes
-        ]
-
-    def _episodes_there(self, name: str) -> set[str]:
-        """Return the ids of the episodes of a log in the storage."""
-        url = f"{self._url}/{name}"
-        source = RemoteSource(Path(name), url, self._manifest.logs[name].size)
-        with LogReader(Path(name), source) as reader:
-            log_id = reader.header.log_id
-            return {episode_id(log_id, episode.number) for episode in reader.episodes()}
+            logs = corpus.sql("SELECT DISTINCT log FROM removals").fetchall()
+        emptied = {
+            log_id_bytes(log_id).hex()
+            for (log,) in logs
+            for log_id in emptied_logs(self._folder / log)
+        }
+        gone = emptied - self._own_ids
+        return [name for name in others if self._manifest.logs[name].log_id in gone]
 
     def delete(self, names: list[str]) -> None:
         """Delete logs there; readers miss them first."""

@@ -17,7 +17,7 @@ from trajrec.errors import CorpusError, LogError
 from trajrec.log.annotations import Tombstone
 from trajrec.log.folder import INDEX_FOLDER
 from trajrec.log.reader import LogReader
-from trajrec.log.removal import check_rewritable, digests_of, remove_episodes
+from trajrec.log.removal import check_rewritable, digests_of, id_if_emptied, remove_episodes
 from trajrec.log.rewriting import SUFFIX_OF_DAMAGED
 from trajrec.log.schema import episode_id
 from trajrec.recording.event_log import open_event_log
@@ -206,6 +206,15 @@ def _unwritable(corpus: Corpus, plan: RemovalPlan) -> Iterator[str]:
 def _append_tombstones(folder: Path, plan: RemovalPlan, reason: str, told: set[Value]) -> None:
     """Append a tombstone for each log. Before the removal: one that is killed is made again."""
     events = []
+    targets = [*plan.episodes, *plan.dependents]
+    emptied = sorted(
+        {
+            log_id
+            for log, numbers in plan.logs.items()
+            for log_id in [id_if_emptied(folder / log, numbers, targets)]
+            if log_id is not None
+        }
+    )
     for log, numbers in plan.logs.items():
         digests = _digests(folder / log, numbers)
         new = {target: digest for target, digest in digests.items() if target not in told}
@@ -220,7 +229,7 @@ def _append_tombstones(folder: Path, plan: RemovalPlan, reason: str, told: set[V
                     log_id=log_id,
                     targets=list(new),
                     reason=reason,
-                    extra_data=codec.encode({"digests": new}),
+                    extra_data=codec.encode({"digests": new, "emptied": emptied}),
                 )
             )
     if events:
@@ -228,6 +237,17 @@ def _append_tombstones(folder: Path, plan: RemovalPlan, reason: str, told: set[V
         for event in events:
             writer.add(event)
         writer.flush()
+
+
+def emptied_logs(path: Path) -> set[str]:
+    """Return the ids of the logs of which a removal left nothing, by the tombstones of a log."""
+    emptied: set[str] = set()
+    with LogReader(path) as reader:
+        for chunk in reader.chunks():
+            for event in chunk.record.events:
+                if isinstance(event, Tombstone) and event.extra_data is not None:
+                    emptied |= set(codec.decode(event.extra_data).get("emptied", []))
+    return emptied
 
 
 def _digests(path: Path, numbers: Sequence[int]) -> Mapping[str, str]:

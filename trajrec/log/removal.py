@@ -6,6 +6,7 @@ The episodes that stay are compared with the old ones before the new file takes 
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,24 @@ def check_rewritable(path: Path) -> None:
     """
     with LogReader(path) as reader:
         LogChunks(reader, path)
+
+
+def id_if_emptied(path: Path, numbers: Collection[int], targets: Collection[str]) -> str | None:
+    """Return the id of a log of which `remove_episodes` would leave nothing, else None.
+
+    Raises:
+        LogError: The log is not sealed, is damaged, or has unknown records.
+    """
+    with LogReader(path) as reader:
+        if reader.footer is not None:
+            # Without it, what the footer does not state is read.
+            left = {episode.number for episode in reader.episodes()}.difference(numbers)
+            if left:
+                return None
+        chunks = LogChunks(reader, path)
+        kept = _Kept(chunks, frozenset(numbers), frozenset(targets))
+        first_two = list(itertools.islice(_new_frames(reader, chunks, kept), 2))
+        return reader.header.log_id if len(first_two) == 1 else None
 
 
 def remove_episodes(path: Path, numbers: Collection[int], targets: Collection[str]) -> Removal:
