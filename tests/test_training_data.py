@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import Scripted
 from test_datasets import damaged
-from test_messages import chat, user
+from test_messages import chat, send, user
 
 import trajrec
 from trajrec.errors import CorpusError
@@ -142,3 +142,27 @@ def test_a_number_that_json_lacks_is_null_in_tools(tmp_path: Path) -> None:
         json.loads(row[0]) for row in duckdb.sql(f"SELECT tools FROM '{targets[1]}'").fetchall()
     ]
     assert [tools[0]["function"]["parameters"] for tools in written] == [{"x": None}] * 2
+
+
+def test_an_outage_is_no_member_of_a_group(tmp_path: Path) -> None:
+    def record(answers: list[Any], check: Any) -> None:
+        with trajrec.episode(tmp_path / "runs", task="t", watch={"a": 1}, checks=[check]) as ep:
+            for status, answer in answers:
+                send(ep, {"model": "m", "messages": [user("Go.")]}, answer, status=status)
+
+    busy = (503, {"error": {"message": "overloaded"}})
+    for check in (passes, passes, fails):
+        record([busy, (200, chat("Done."))], check)
+    record([busy, busy], fails)  # the program caught the exception of its client
+    record([], fails)
+    close_logs()
+    target = tmp_path / "rows.jsonl"
+    told: list[str] = []
+    with trajrec.open(tmp_path / "runs") as corpus:
+        faults = corpus.sql("SELECT fault FROM episodes ORDER BY number").fetchall()
+        options: dict[str, Any] = {"method": "rloo", "measure": "outcome", "tell": told.append}
+        credit.export(corpus, "grpo", target, messages=True, **options)
+    assert faults == [(None,), (None,), (None,), ("infra",), (None,)]
+    rows = [json.loads(line)["advantages"][0] for line in target.read_text().splitlines()]
+    assert rows == pytest.approx([0.5, 0.5, -1.0])
+    assert [remark[:36] for remark in told] == ["2 of 5 episodes are in no group: the"]

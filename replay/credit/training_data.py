@@ -16,6 +16,7 @@ from trajrec.replay.credit.estimators.groups import (
 )
 from trajrec.replay.credit.forms import Form
 from trajrec.replay.credit.labelled_runs import is_asked, latest_runs, shares_after_steps
+from trajrec.replay.credit.results.table import CreditTable
 from trajrec.replay.credit.same_context import has_same_context, says_the_same
 from trajrec.replay.credit.whole_episodes import Remark, WholeEpisodes
 from trajrec.types import Value
@@ -282,34 +283,8 @@ def step_advantages(
         table.episode_id: table
         for table in group_advantages(corpus, method, where=where, **options)
     }
-    if remark is not None and options.get("measure", "return") == "return":
-        unmeasured = f"{bracketed(where)} AND total_reward IS NULL AND outcome IS NOT NULL"
-        ((n_unmeasured,),) = corpus.sql(
-            f"SELECT count(*) FROM episodes WHERE {unmeasured}", sandbox=True
-        ).fetchall()
-        if n_unmeasured:
-            remark(
-                f"{n_unmeasured} episodes have an outcome and no known return: "
-                "measure='outcome' (--measure outcome) compares them"
-            )
     if remark is not None:
-        # The n of a row of GRPO is the size of the group; other methods count other things.
-        sizes = list(tables.values())
-        if method != "grpo":
-            sizes = group_advantages(corpus, "grpo", where=where, **options)
-        n_alone = sum(table[0].n == 1 for table in sizes)
-        if n_alone:
-            remark(
-                f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing "
-                "to compare them with"
-            )
-        n_mixed = count_mixed_groups(corpus, where, **options)
-        if n_mixed:
-            verb = "group holds" if n_mixed == 1 else "groups hold"
-            remark(
-                f"{n_mixed} {verb} episodes of several base models: an advantage compares one "
-                "policy with another then; select one by where (--where), or group by= more columns"
-            )
+        _tell_of_groups(corpus, where, method, list(tables.values()), remark, options)
     whole = WholeEpisodes(form)
     for episode in corpus.episodes(where):
         if episode.id in tables and whole.take(episode):
@@ -332,3 +307,51 @@ def step_advantages(
                 **form.extra(episode),  # type: ignore[typeddict-item]
             }
     whole.tell(remark)
+
+
+def _tell_of_groups(
+    corpus: Corpus,
+    where: str,
+    method: Method,
+    tables: list[CreditTable],
+    remark: Remark,
+    options: GroupOptions,
+) -> None:
+    """Tell of episodes that are in no group, or alone in theirs, and of groups of several models."""
+    if options.get("measure", "return") == "return":
+        unmeasured = f"{bracketed(where)} AND total_reward IS NULL AND outcome IS NOT NULL"
+        ((n_unmeasured,),) = corpus.sql(
+            f"SELECT count(*) FROM episodes WHERE {unmeasured}", sandbox=True
+        ).fetchall()
+        if n_unmeasured:
+            remark(
+                f"{n_unmeasured} episodes have an outcome and no known return: "
+                "measure='outcome' (--measure outcome) compares them"
+            )
+    # The n of a row of GRPO is the size of the group; other methods count other things.
+    sizes = tables
+    if method != "grpo":
+        sizes = group_advantages(corpus, "grpo", where=where, **options)
+    n_alone = sum(table[0].n == 1 for table in sizes)
+    if n_alone:
+        remark(
+            f"{n_alone} of {len(tables)} episodes are alone in their group: there is nothing "
+            "to compare them with"
+        )
+    ((n_selected,),) = corpus.sql(
+        f"SELECT count(*) FROM episodes WHERE {bracketed(where)}", sandbox=True
+    ).fetchall()
+    n_out = n_selected - len(tables)
+    if tables and n_out:
+        remark(
+            f"{n_out} of {n_selected} episodes are in no group: they are probes, have not ended, "
+            "have no step, no outcome or return, or a fault of the environment or "
+            "infrastructure"
+        )
+    n_mixed = count_mixed_groups(corpus, where, **options)
+    if n_mixed:
+        verb = "group holds" if n_mixed == 1 else "groups hold"
+        remark(
+            f"{n_mixed} {verb} episodes of several base models: an advantage compares one "
+            "policy with another then; select one by where (--where), or group by= more columns"
+        )

@@ -11,7 +11,7 @@ from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.gaps import find_gaps
 from trajrec.corpus.indices import check_index
 from trajrec.corpus.notebook import EpisodeCard
-from trajrec.corpus.outcomes import find_fault, outcome_of
+from trajrec.corpus.outcomes import fault_of_models, find_fault, outcome_of
 from trajrec.corpus.parents import load_parent
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.reward_sums import sums_by_agent
@@ -194,7 +194,7 @@ class Episode(StepArrays, EpisodeCard):
 
         "infra", "env" (environment, world, tools) or "verifier".
         """
-        return find_fault(self.end, self.checks)
+        return find_fault(self.end, self.checks) or fault_of_models(self)
 
     @cached_property
     def task_start(self) -> TaskStart | None:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from trajrec.corpus.model_calls import ModelCall
 from trajrec.log.schema import Check, EpisodeEnd
+from trajrec.recording.faults import INFRA_STATUSES
+
+if TYPE_CHECKING:
+    from trajrec.corpus.episode import Episode
 
 
 def primary_id(checks: Sequence[Check]) -> str | None:
@@ -39,3 +45,24 @@ def find_fault(end: EpisodeEnd | None, checks: Sequence[Check]) -> str | None:
     if is_ungraded and any(c.check_id == own and c.status == "error" for c in checks):
         return "verifier"
     return None
+
+
+def fault_of_models(episode: Episode) -> str | None:
+    """Return "infra" if an agent asked models in vain, and so did nothing; else None.
+
+    A program may catch the exception of its client, and end its episode as if nothing had happened.
+    """
+    if episode.end is None or not episode.is_agent_episode:
+        return None
+    calls = episode.transcript.model_calls
+    if not calls or episode.transcript.attempts:
+        return None
+    return "infra" if all(map(_is_outage, calls)) else None
+
+
+def _is_outage(call: ModelCall) -> bool:
+    """Return whether no server answered a model call, or one that failed by itself."""
+    if call.wire is None or call.end is None or call.outcome != "error":
+        return False
+    status = call.wire.exchange.status
+    return status is None or status in INFRA_STATUSES

@@ -76,6 +76,8 @@ WITH returns AS (
   FROM episodes
   WHERE ending NOT IN ('running', 'interrupted')
     AND {measure} IS NOT NULL AND {where} AND {of_agent}
+    -- Whoever did nothing, or met an outage, is no other try of the policy.
+    AND n_steps > 0 AND coalesce(fault NOT IN ('infra', 'env'), true)
 ), statistics AS (
   SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std
   FROM returns GROUP BY group_id
@@ -155,6 +157,7 @@ _MIXED = """
 SELECT count(*) FROM (
   SELECT 1 FROM episodes
   WHERE ending NOT IN ('running', 'interrupted') AND {measure} IS NOT NULL AND {where} AND {of_agent}
+    AND n_steps > 0 AND coalesce(fault NOT IN ('infra', 'env'), true)
   GROUP BY md5(CAST(row({by}) AS VARCHAR)) HAVING count(DISTINCT CAST(interface->'base' AS VARCHAR)) > 1
 )
 """
@@ -205,7 +208,8 @@ def group_advantages(
               with any action. The first mean counts `prior` more visits with the second one's
               value, so that an action with few visits has an advantage close to 0.
         where: Selects episodes: a SQL condition on the table `episodes`. Probes of checks are left
-            out: they are nobody's attempts.
+            out: they are nobody's attempts. So are episodes that have not ended, that have no
+            step, and those that a fault of the environment or infrastructure ended.
 
     Returns:
         A table for each episode, in the order of logs. A step without an estimate has the value

@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 40
+INDEX_VERSION = 41
 
 
 ALL_EPISODES = Table(
@@ -76,7 +76,8 @@ ALL_EPISODES = Table(
             "fault",
             "VARCHAR",
             "component whose fault ended it or left it without a verdict: infra (network, "
-            "services), env (environment, world, tools) or verifier; NULL if none is known",
+            "services; models that were asked and never answered), env (environment, "
+            "world, tools) or verifier; NULL if none is known",
         ),
         ("stop_reason", "VARCHAR", "reason that the agent gave for its end; NULL if unknown"),
         ("claimed_done", "BOOLEAN", "whether the agent claimed to be done; NULL if unknown"),
