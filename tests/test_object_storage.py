@@ -327,6 +327,19 @@ def test_a_push_notices_that_another_replaced_its_manifest(
 
 
 @pytest.mark.slow
+def test_a_folder_without_an_index_of_its_own_is_pushed(
+    runs: Path, storage: tuple[Counted, str]
+) -> None:
+    _, url = storage
+    # As in a folder that this user may only read, there can be no index.
+    (runs / ".trajrec").write_text("")
+    push(runs, url)
+    assert push(runs, url).n_known == 2
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, "SELECT count(*) FROM episodes") == [(10,)]
+
+
+@pytest.mark.slow
 def test_a_missing_index_is_read_from_the_logs(runs: Path, storage: tuple[Counted, str]) -> None:
     import fsspec
 
@@ -378,6 +391,23 @@ def test_a_push_leaves_no_text_of_removed_episodes(
     system.get_file(index, str(tmp_path / "index.duckdb"))
     with duckdb.connect(str(tmp_path / "index.duckdb"), read_only=True) as con:
         assert con.execute("SELECT count(*) FROM attempts").fetchall() == [(n_left,)]
+
+
+@pytest.mark.slow
+def test_no_old_index_stays_when_there_is_no_new_one(
+    runs: Path, storage: tuple[Counted, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    _, url = storage
+    push(runs, url)
+    remove(runs, "env_id = 'CartPole-v1' AND number = 0")
+    # Another process holds the index.
+    monkeypatch.setattr("trajrec.corpus.push.copy_index", lambda *_: False)
+    push(runs, url)
+    assert fsspec.filesystem("s3").glob(f"{url}/.trajrec/*.duckdb") == []
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, "SELECT count(*) FROM episodes") == [(9,)]
 
 
 @pytest.mark.slow

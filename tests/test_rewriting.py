@@ -383,6 +383,19 @@ def test_lock_file_of_a_dead_process_is_taken_over(logs: dict[str, bytes], tmp_p
     assert others(path) == []
 
 
+def test_a_folder_that_is_only_read_names_the_permission(
+    logs: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(tmp_path / "folder", logs["torn"])
+
+    def refuse(name: str | Path, *_: Any) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(name))
+
+    monkeypatch.setattr("trajrec.log.exclusive.os.open", refuse)
+    with pytest.raises(LogError, match="Permission denied"):
+        compact(path)
+
+
 @pytest.mark.slow
 def test_waiting_for_a_rewrite_ends_with_an_error(
     logs: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -223,25 +223,29 @@ class _Upload:
         """Upload the index, and the manifest that names it."""
         update_index(self._folder)
         old = self._manifest.index
-        with tempfile.TemporaryDirectory(dir=self._folder / INDEX_FOLDER) as temporary:
+        beside = self._folder / INDEX_FOLDER
+        # A folder that may only be read has no index, or one that somebody else made.
+        can_write = beside.is_dir() and os.access(beside, os.W_OK)
+        with tempfile.TemporaryDirectory(dir=beside if can_write else None) as temporary:
             copy = Path(temporary) / "index.duckdb"
             if copy_index(self._folder, copy):
                 with copy.open("rb") as file:
                     self._manifest.index = index_name(file)
                 if self._manifest.index != old:
                     self._put(copy, f"{INDEX_FOLDER}/{self._manifest.index}")
+            elif self._replaces:
+                # The old one may have episodes that were removed since.
+                self._manifest.index = None
         if self._added or self.result.deleted or self._manifest.index != old:
             self._put_manifest()
         if self._added or self.result.deleted:
             self._confirm()
-        self._remove_old_indexes(old)
+        self._remove_old_indexes()
 
-    def _remove_old_indexes(self, old: str | None) -> None:
-        kept = {self._manifest.index}
-        if not self._replaces and not self.result.deleted:
-            # A reader that has the manifest of before may still fetch the index that it names.
-            kept.add(old)
-        stale = self._indexes - kept
+    def _remove_old_indexes(self) -> None:
+        # Not even the one of before stays: it may have episodes that were removed since. A reader
+        # that misses it asks for the manifest again.
+        stale = self._indexes - {self._manifest.index}
         if stale:
             now = read_manifest(self._url) or Manifest()
             self._remove([f"{INDEX_FOLDER}/{name}" for name in sorted(stale - {now.index})])

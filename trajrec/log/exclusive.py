@@ -83,8 +83,10 @@ def _open_once(path: Path) -> int:
     try:
         return os.open(path, flags, 0o600)
     except PermissionError:
-        # The file of a killed run has the mode of its log, which may be one to be read only.
-        os.chmod(path, 0o600)
+        # The file of a killed run has the mode of its log, which may be one to be read only. Without
+        # such a file it is the folder that is only to be read.
+        with contextlib.suppress(FileNotFoundError):
+            os.chmod(path, 0o600)
         return os.open(path, flags, 0o600)
 
 
