@@ -26,7 +26,7 @@ from noted import Miss, Note, answering, noting, save
 from test_taps import need
 
 from trajrec.taps import hub, patching
-from trajrec.taps.exceptions import name_of, rebuild_error
+from trajrec.taps.exceptions import as_raised_by, name_of, rebuild_error
 from trajrec.wire.exchange import HttpAnswer
 
 PATH = "/v1/chat/completions"
@@ -550,3 +550,17 @@ def test_a_proxy_is_part_of_the_attempt(tmp_path: Path) -> None:
         assert ask() == ("", "{'a': 1}")
     with noting(), pytest.raises(requests.exceptions.ProxyError):
         requests.get("https://api.example.org/", proxies={"https": "http://127.0.0.1:9"})
+
+
+@pytest.mark.parametrize(("recorded", "loaded"), [("httpx", "httpx2"), ("httpx2", "httpx")])
+def test_a_twin_library_raises_its_own_exception(
+    recorded: str, loaded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An SDK that has moved to httpx2 retries after exceptions of httpx2 alone."""
+    module = pytest.importorskip(loaded)
+    other = pytest.importorskip(recorded)
+    raised = as_raised_by(module, other.ReadTimeout("timed out"))
+    assert (type(raised), str(raised)) == (module.ReadTimeout, "timed out")
+    monkeypatch.delitem(sys.modules, recorded)
+    rebuilt = rebuild_error(f"{recorded}.ReadTimeout", "timed out")
+    assert (type(rebuilt), str(rebuilt)) == (module.ReadTimeout, "timed out")

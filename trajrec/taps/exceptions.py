@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
+from types import ModuleType
 from typing import Any
 
 # The packages whose exceptions come out of a tap. A log names nothing else that may be raised.
@@ -12,6 +13,9 @@ _HOMES = frozenset(
     {"aiohttp", "anyio", "asyncio", "builtins", "concurrent", "http", "httpcore", "httpcore2"}
     | {"httpx", "httpx2", "socket", "ssl", "trio", "urllib3"}
 )
+
+# Libraries with the same classes: a newer SDK may use the other one than when it was recorded.
+_TWINS = {"httpx": "httpx2", "httpx2": "httpx", "httpcore": "httpcore2", "httpcore2": "httpcore"}
 
 _ERRNO = re.compile(r"\[Errno (\d{1,9})\] (.*)", re.DOTALL)
 
@@ -66,7 +70,7 @@ def rebuild_error(name: str, message: str) -> BaseException:
     kind = None
     if module.partition(".")[0] in _HOMES:
         # Never imported here: what raised it then is loaded now, too.
-        kind = getattr(sys.modules.get(module), qualname, None)
+        kind = getattr(sys.modules.get(module) or _twin_of(module), qualname, None)
     if not isinstance(kind, type) or not issubclass(kind, Exception | asyncio.CancelledError):
         return ConnectionError(f"{name}: {message}")
     if message.startswith("(") and message.endswith(")"):
@@ -82,6 +86,23 @@ def rebuild_error(name: str, message: str) -> BaseException:
         if str(error) == message:
             return error
     return _of_subclass(kind, message)
+
+
+def as_raised_by(module: ModuleType, error: BaseException) -> BaseException:
+    """Return an exception as a library raises it that has the same classes as the recorded one.
+
+    >>> as_raised_by(sys, TimeoutError("too slow"))
+    TimeoutError('too slow')
+    """
+    home, _, _ = type(error).__module__.partition(".")
+    if _TWINS.get(home) != module.__name__:
+        return error
+    return rebuild_error(f"{module.__name__}.{type(error).__qualname__}", str(error))
+
+
+def _twin_of(module: str) -> ModuleType | None:
+    home, dot, rest = module.partition(".")
+    return sys.modules.get(f"{_TWINS.get(home, home)}{dot}{rest}")
 
 
 def _of_subclass(kind: type[BaseException], message: str) -> BaseException:

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from trajrec.taps import hub
+from trajrec.taps.exceptions import as_raised_by
 from trajrec.taps.patching import AnswerFault, Replacement, answering, note_fault
 from trajrec.taps.raw_answers import HANG_S, reason_of
 from trajrec.wire.exchange import Exchange, HttpAnswer, HttpRequest
@@ -124,6 +125,8 @@ def _answer(module: ModuleType, answer: HttpAnswer, stream_class: Callable[..., 
         BaseException: The recorded exception, if no response came.
         AnswerFault: The answer cannot be delivered.
     """
+    if answer.error is not None:
+        answer = answer._replace(error=as_raised_by(module, answer.error))
     if not answer.status:
         if answer.error is None:
             raise AnswerFault("the recorded request has neither a response nor an exception")
