@@ -23,7 +23,8 @@ _GYM_ENV = (
 _DM_ENV = "wrap it by the package shimmy, DmControlCompatibilityV0(env)"
 _LIKE_ENV = (
     "derive its class from gymnasium.Env; reset returns (observation, info), and step "
-    "(observation, reward, terminated, truncated, info)"
+    "(observation, reward, terminated, truncated, info). For a game that an agent plays, make it "
+    "a world: trajrec.episode(folder, world=...)"
 )
 
 

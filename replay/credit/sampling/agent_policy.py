@@ -19,7 +19,8 @@ Agent = Callable[[EpisodeSession], object]
 
 _REPLACED = (
     "another call was made instead of the one that it asked for, so the answer given with it is "
-    "unknown"
+    "unknown; trajrec.replay.what_if with changes.Arguments puts the other call into the model's "
+    "answer"
 )
 
 
