@@ -245,8 +245,14 @@ def emptied_logs(path: Path) -> set[str]:
     with LogReader(path) as reader:
         for chunk in reader.chunks():
             for event in chunk.record.events:
-                if isinstance(event, Tombstone) and event.extra_data is not None:
-                    emptied |= set(codec.decode(event.extra_data).get("emptied", []))
+                if isinstance(event, Tombstone):
+                    stated = codec.decode_map(event.extra_data).get("emptied")
+                    # A log that somebody else made may state anything.
+                    emptied.update(
+                        log_id
+                        for log_id in (stated if isinstance(stated, list) else ())
+                        if isinstance(log_id, str)
+                    )
     return emptied
 
 
