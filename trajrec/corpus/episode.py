@@ -257,7 +257,7 @@ class Episode(StepArrays, EpisodeCard):
 
     @cached_property
     def actions(self) -> list[Action]:
-        """Actions as they were given, length T, in their recorded types."""
+        """Actions as given, length T, in their recorded types; none of an agent: see `transcript`."""
         return self.rows.step_values("action")
 
     @cached_property
