@@ -190,11 +190,11 @@ class Episode(StepArrays, EpisodeCard):
 
     @property
     def fault(self) -> str | None:
-        """The component whose fault ended it or left it without a verdict; None if none is known.
-
-        "infra", "env" (environment, world, tools) or "verifier".
-        """
-        return find_fault(self.end, self.checks) or fault_of_models(self)
+        """Whose fault left it without end or verdict: "infra", "env", "verifier"; None if unknown."""
+        fault = find_fault(self.end, self.checks)
+        if fault is None and self.end is not None and self.is_agent_episode:
+            return fault_of_models(self.transcript.model_calls, self.transcript.attempts)
+        return fault
 
     @cached_property
     def task_start(self) -> TaskStart | None:

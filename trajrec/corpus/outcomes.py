@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.log.schema import Check, EpisodeEnd
 from trajrec.recording.faults import INFRA_STATUSES
-
-if TYPE_CHECKING:
-    from trajrec.corpus.episode import Episode
 
 
 def primary_id(checks: Sequence[Check]) -> str | None:
@@ -47,15 +44,12 @@ def find_fault(end: EpisodeEnd | None, checks: Sequence[Check]) -> str | None:
     return None
 
 
-def fault_of_models(episode: Episode) -> str | None:
-    """Return "infra" if an agent asked models in vain, and so did nothing; else None.
+def fault_of_models(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> str | None:
+    """Return "infra" if an agent asked models in vain, and so called no tool; else None.
 
     A program may catch the exception of its client, and end its episode as if nothing had happened.
     """
-    if episode.end is None or not episode.is_agent_episode:
-        return None
-    calls = episode.transcript.model_calls
-    if not calls or episode.transcript.attempts:
+    if not calls or attempts:
         return None
     return "infra" if all(map(_is_outage, calls)) else None
 
