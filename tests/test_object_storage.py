@@ -394,6 +394,24 @@ def test_a_push_leaves_no_text_of_removed_episodes(
 
 
 @pytest.mark.slow
+def test_replaced_logs_are_readable_if_the_push_ends_there(
+    runs: Path, storage: tuple[Counted, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = storage
+    push(runs, url)
+    remove(runs, "env_id = 'CartPole-v1' AND number = 0")
+
+    def end(_: Path) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trajrec.corpus.push.update_index", end)
+    with pytest.raises(KeyboardInterrupt):
+        push(runs, url)
+    with trajrec.open(url) as corpus:
+        assert [replay_episode(episode).grade for episode in corpus.episodes()] == ["exact"] * 9
+
+
+@pytest.mark.slow
 def test_no_old_index_stays_when_there_is_no_new_one(
     runs: Path, storage: tuple[Counted, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,9 @@ from trajrec.log.source import FileSource
 # A push that is broken off is continued from its last manifest.
 _MANIFEST_S = 30.0
 
+# A log that takes the place of another form of it is unreadable until the manifest names it.
+_REPLACED_S = 1.0
+
 
 # A push looks this long after its manifest whether another one has replaced it, which reads the
 # manifest and writes it in about a tenth of that.
@@ -176,7 +179,9 @@ class _Upload:
         n_bytes = sum(log.size for log in self._new.values())
         n_sent = 0
         noted = time.monotonic()
-        for name, log in self._new.items():
+        known = self._manifest.logs.keys()
+        # Those that take another's place last, shortly before the manifest.
+        for name, log in sorted(self._new.items(), key=lambda item: item[0] in known):
             path = self._folder / name
             self._put(path, name)
             if _describe(path) != log:
@@ -186,9 +191,12 @@ class _Upload:
             n_sent += log.size
             if self._progress is not None:
                 self._progress(n_sent, n_bytes)
-            if time.monotonic() - noted > _MANIFEST_S:
+            if time.monotonic() - noted > (_REPLACED_S if self._replaces else _MANIFEST_S):
                 self._put_manifest()
                 noted = time.monotonic()
+        if self._replaces:
+            # Before the index, which takes longer.
+            self._put_manifest()
 
     def others(self) -> list[str]:
         """Return the logs there that the folder does not have."""
