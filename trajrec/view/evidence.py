@@ -1,4 +1,4 @@
-"""What else the corpus tells of an episode: verdicts, forks, what-if experiments and credit."""
+"""What else the corpus tells of an episode: verdicts, labels, forks, what-if experiments, credit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from trajrec.types import Value
 from trajrec.view.credit_chart import Estimate
 from trajrec.view.credit_view import MAX_ESTIMATES, read_latest_credit
 from trajrec.view.panes import CheckView
-from trajrec.view.text import Difference, cell, difference
+from trajrec.view.text import Difference, Shown, cell, difference, shown, shown_text
 
 MAX_FORKS = 200
 """Forks that an episode's page lists; the rest is counted."""
+
+MAX_LABELS = 1_000
+"""Labels that are read for an episode's page."""
 
 _VALUE = 2_000
 
@@ -30,6 +33,11 @@ _INTERFACE = "SELECT interface_id FROM all_episodes WHERE episode_id = ? AND kin
 _CHECKS = """
 SELECT check_id, version, status, verdict, score FROM checks
 WHERE episode_id = ? AND phase = 'post-hoc' ORDER BY checked_at, check_id, version
+"""
+
+_LABELS = f"""
+SELECT step, name, value::VARCHAR, given_by, author, rationale FROM latest_labels
+WHERE episode_id = ? ORDER BY step NULLS FIRST, name, given_by, author LIMIT {MAX_LABELS + 1}
 """
 
 _FORKS = """
@@ -64,6 +72,24 @@ class ReplayView:
     def status(self) -> str:
         """The class of the style sheet."""
         return {"exact": "ok", "state": "ok", "diverged": "failed"}.get(self.grade, "unknown")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelView:
+    """The latest label of a name and an author.
+
+    Attributes:
+        step: The step that it is of; None if it is of the whole episode.
+        value: Its value; None for a tag without one.
+        who: Who gave it, in words.
+        rationale: The reason that was given; "" if none was.
+    """
+
+    step: int | None
+    name: str
+    value: Shown | None
+    who: str
+    rationale: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,12 +144,16 @@ class Evidence:
         n_forks: All of these.
         fork_steps: The steps at which all forks and experiments begin.
         later_checks: Verdicts that were given after the episode.
+        labels: Labels of the episode, then those of its steps, the first of them.
+        are_labels_cut: Whether there are more.
         credit: The latest estimates of its steps.
         interface_id: The digest of the interface that it ran under; None if none was recorded.
     """
 
     replays: Sequence[ReplayView] = ()
     later_checks: Sequence[CheckView] = ()
+    labels: Sequence[LabelView] = ()
+    are_labels_cut: bool = False
     forks: Sequence[ForkView] = ()
     n_forks: int = 0
     fork_steps: Sequence[int] = ()
@@ -136,11 +166,21 @@ class Evidence:
         """Whether there may be more estimates than were read: those of later steps."""
         return len(self.credit) >= MAX_ESTIMATES
 
+    def labels_of(self, step: int | None) -> list[LabelView]:
+        """Return the labels of a step, or for None those of the whole episode."""
+        return [label for label in self.labels if label.step == step]
+
+    @property
+    def labelled_steps(self) -> list[int]:
+        """The steps that have a label, ascending."""
+        return sorted({label.step for label in self.labels if label.step is not None})
+
 
 def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
     """Return what the corpus tells of an episode."""
     replays = [_replay(row) for row in corpus.sql(_REPLAYS, params=[episode_id]).fetchall()]
     checks = corpus.sql(_CHECKS, params=[episode_id]).fetchall()
+    labels = corpus.sql(_LABELS, params=[episode_id]).fetchall()
     interfaces = corpus.sql(_INTERFACE, params=[episode_id]).fetchall()
     forks: list[ForkView] = []
     experiments: dict[str, dict[str, list[ForkView]]] = {}
@@ -156,6 +196,8 @@ def read_evidence(corpus: Corpus, episode_id: str) -> Evidence:
     return Evidence(
         replays=replays,
         later_checks=[_check(row) for row in checks],
+        labels=[_label(row) for row in labels[:MAX_LABELS]],
+        are_labels_cut=len(labels) > MAX_LABELS,
         forks=forks[:MAX_FORKS],
         n_forks=len(forks),
         fork_steps=sorted({*(fork.step for fork in forks), *(at for at, _ in changes.values())}),
@@ -174,6 +216,19 @@ def _check(row: Sequence[Value]) -> CheckView:
         status={True: "ok", False: "failed", None: "unknown"}[verdict],
         words=words if score is None else f"{words}, score {score:g}",
         evidence=None,
+    )
+
+
+def _label(row: Sequence[Value]) -> LabelView:
+    step, name, value, given_by, author, rationale = row
+    plain = None if value is None else json.loads(value)
+    text = shown_text(plain) if isinstance(plain, str) else shown(plain)
+    return LabelView(
+        step=step,
+        name=name,
+        value=None if value is None else text,
+        who=given_by if author is None else f"{author} ({given_by})",
+        rationale=rationale or "",
     )
 
 

@@ -67,6 +67,7 @@ def pane_values(
         "links": links,
         "pane": pane,
         "credit": view.credit_of(step),
+        "labels": view.evidence.labels_of(step),
         "meanings": MEANINGS,
         "step_commands": commands,
         "has_state": has_state,
