@@ -27,6 +27,7 @@ FIXED_COLUMNS = frozenset(
         "tools_digest",
         "offered_digest",
         "system_digest",
+        "prompt_digest",
         "started_at",
         "seed",
         "seed_origin",

@@ -12,6 +12,7 @@ from trajrec.analysis.observed import (
     facet_sets,
     pair_interfaces,
 )
+from trajrec.analysis.prompts import add_prompts
 from trajrec.analysis.rollouts import Group
 from trajrec.analysis.sides import ReadSide, period_of
 
@@ -30,6 +31,7 @@ def compare_factors(
         (a.groups, b.groups), (a.interfaces, b.interfaces), units, by_training_run=by_training_run
     )
     add_facets(factors, a.groups, b.groups, units)
+    add_prompts(factors, a.prompts, b.prompts, units)
     add_packages(factors, a.packages, b.packages)
     bases = [
         interface.get("base") if isinstance(interface, dict) else None

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from trajrec.analysis.arms import Over
 from trajrec.analysis.intervals import UNIT_RANGE, Range
 from trajrec.analysis.observed import ModelUse, read_model_use, read_packages
+from trajrec.analysis.prompts import Prompts, read_prompts
 from trajrec.analysis.rollouts import (
     Group,
     Reading,
@@ -98,12 +99,14 @@ class ReadSide(NamedTuple):
         groups: Its rollouts.
         interfaces: Its declared interfaces, by id.
         models: The models and settings of its requests.
+        prompts: The first prompts, by task.
         packages: Versions of packages that its logs name.
     """
 
     groups: list[Group]
     interfaces: dict[str | None, Value]
     models: ModelUse
+    prompts: dict[str, Prompts]
     packages: dict[str, frozenset[str]]
 
 
@@ -151,6 +154,7 @@ def complete_side(side: Side, groups: list[Group], options: Options) -> ReadSide
         groups=groups,
         interfaces=read_interfaces(side.source, ids_of(groups)),
         models=read_model_use(side.source, side.where),
+        prompts=read_prompts(side.source, side.where),
         packages=read_packages(side.source, side.where),
     )
 

@@ -21,7 +21,12 @@ from trajrec.corpus.index.imported import (
     notes_by_step,
     reported_changes,
 )
-from trajrec.corpus.index.messages import ToolCells, message_row, tools_digest
+from trajrec.corpus.index.messages import (
+    ToolCells,
+    message_row,
+    prompt_digest,
+    tools_digest,
+)
 from trajrec.corpus.index.model_calls import (
     failed_model_call_row,
     model_call_row,
@@ -187,6 +192,7 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
             # The program may describe its tools to the model in other words than to the recorder.
             row.offered_digest = offered
         row.system_digest = digest_or_none(system_prompt(transcript))
+        row.prompt_digest = prompt_digest(transcript.model_calls)
         row.extra = leftovers_json(transcript, task.extra_data)
     return row
 

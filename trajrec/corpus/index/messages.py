@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trajrec.corpus.call_contents import offered_tools
+from trajrec.corpus.call_contents import CallContent, content_of, offered_tools, plain
 from trajrec.corpus.index.cells import digest_or_none
 from trajrec.corpus.index.rows import EpisodeRow, MessageRow
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.said_messages import SaidMessage
+from trajrec.types import Value
 from trajrec.values.json import to_json
 from trajrec.wire.contents import OfferedTool
 
@@ -52,3 +53,19 @@ def tools_digest(calls: Sequence[ModelCall]) -> str | None:
     """Return the digest of the tools that the first call offers; None if it offers none."""
     tools = [tool._asdict() for call in calls[:1] for tool in offered_tools(call)]
     return digest_or_none(tools or None)
+
+
+def prompt_digest(calls: Sequence[ModelCall]) -> str | None:
+    """Return the digest of what the first call asks beside instructions; None if it is unknown."""
+    for call in calls[:1]:
+        content = content_of(call)
+        asked = [plain(value) for value in content.messages if not _instructs(content, value)]
+        return digest_or_none(asked or None)
+    return None
+
+
+def _instructs(content: CallContent, message: Value) -> bool:
+    # Prompts may be numbers of tokens.
+    if message is None or isinstance(message, (int, float, list)):
+        return False
+    return content.message(message)[0].role == "system"

@@ -43,6 +43,7 @@ class EpisodeRow(Row, kw_only=True):
     tools_digest: str | None = None
     offered_digest: str | None = None
     system_digest: str | None = None
+    prompt_digest: str | None = None
     stop_reason: str | None = None
     claimed_done: bool | None = None
     unseen: str | None = None

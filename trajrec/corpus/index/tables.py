@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 41
+INDEX_VERSION = 42
 
 
 ALL_EPISODES = Table(
@@ -53,6 +53,11 @@ ALL_EPISODES = Table(
             "else NULL",
         ),
         ("system_digest", "VARCHAR", "digest of its first system message; NULL if it had none"),
+        (
+            "prompt_digest",
+            "VARCHAR",
+            "digest of what its first model call asks beside system messages; NULL if unknown",
+        ),
         ("n_steps", "BIGINT", "its own steps, with those that raised; without the parent's steps"),
         ("end_step", "BIGINT", "number of its last step plus 1; without a fork equal to n_steps"),
         (
