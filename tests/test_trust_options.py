@@ -295,6 +295,18 @@ def test_arguments_that_a_constructor_does_not_take_are_refused(broken: Any) -> 
         make_env(record, episode_id="x")
 
 
+def test_a_limit_that_gymnasium_refuses_is_no_mistake_of_the_user() -> None:
+    no_steps = codec.encode({"max_episode_steps": 0})
+    for forged in (
+        msgspec.structs.replace(CARTPOLE, max_episode_steps=0),
+        msgspec.structs.replace(
+            CARTPOLE, wrappers=[("gymnasium.wrappers.common.TimeLimit", no_steps)]
+        ),
+    ):
+        with pytest.raises(EnvMissingError, match="does not take the recorded arguments"):
+            make_env(forged, episode_id="x")
+
+
 def test_arguments_that_a_world_does_not_take_are_refused(tmp_path: Path, broken: Any) -> None:
     world = broken.BrokenWorld()
     world.kwargs = {"colour": 1}

@@ -25,5 +25,7 @@ def is_refusal(exc: Exception, *callers: str) -> bool:
     if isinstance(exc, gymnasium.error.Error):
         return True
     frames = list(traceback.walk_tb(exc.__traceback__))
-    module = frames[-1][0].f_globals.get("__name__") if frames else ""
-    return module in ("gymnasium.envs.registration", *callers)
+    module = str(frames[-1][0].f_globals.get("__name__")) if frames else ""
+    # A time limit of 0 is refused by the wrapper for it.
+    is_of_gymnasium = module.startswith(("gymnasium.envs.registration", "gymnasium.wrappers."))
+    return is_of_gymnasium or module in callers
