@@ -97,6 +97,8 @@ def change_frames(log: Log, rng: random.Random, other: Log) -> str:
         case 2:
             j = rng.randrange(len(log.parts))
             log.parts[k], log.parts[j] = log.parts[j], log.parts[k]
+            # For the same reason, nothing tells that an agent's events are in another order.
+            log.is_forged |= any(map(_has_agent_events, (log.parts[k], log.parts[j])))
             return "frames swapped"
         case 3:
             part.sequence = rng.choice([0, 1, 5, 2**32 - 1])

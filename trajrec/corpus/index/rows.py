@@ -22,9 +22,8 @@ class Row(msgspec.Struct, gc=False):
     """A row of a table: made in two thirds of the time of a named tuple. It holds no containers."""
 
 
-# Fields that are not set at first are those that later chunks of a log set.
 class EpisodeRow(Row, kw_only=True):
-    """A row of `all_episodes`. It changes as more of its episode is read."""
+    """A row of `all_episodes`: later chunks of a log set what is not set at first."""
 
     episode_id: str
     env_id: str | None
