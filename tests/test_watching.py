@@ -24,6 +24,7 @@ from trajrec.envs import Office
 from trajrec.envs.office import TASKS, OfficeError
 from trajrec.replay import replay_episode
 from trajrec.tracking.folder import WHOLE_BYTES, Folder
+from trajrec.tracking.parts import find_parts
 from trajrec.tracking.sqlite import Database
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import MISSING
@@ -282,13 +283,36 @@ def test_changes_by_another_process_are_reported(
         assert [change[2] for change in changes(tracker)] == [{"x": 1}]
 
 
+def test_a_second_watch_leaves_the_first_its_locks(
+    tmp_path: Path, connect: Callable[..., Any]
+) -> None:
+    path = tmp_path / "shop.db"
+    connection = connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    (first,) = find_parts(None, path)
+    value, _ = first.tracker.begin()
+    # Each watch looks whether the path leads to a database.
+    (second,) = find_parts(None, path)
+    second.tracker.begin()
+    code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (1)'); c.commit(); c.close()"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        assert [change[2] for change in changes(first.tracker)] == [{"x": 1}]
+        first.tracker.restore(value)
+        assert first.tracker.update()[0]
+        assert connect(path).execute("SELECT * FROM t").fetchall() == []
+
+
 def test_file_that_is_no_database_cannot_be_watched(tmp_path: Path) -> None:
-    (tmp_path / "note.txt").write_text("hello")
-    with (
-        pytest.raises(TypeError, match=r"folder or of a SQLite database, got .*note\.txt"),
-        trajrec.episode(tmp_path / "runs", watch=tmp_path / "note.txt"),
-    ):
-        pass
+    for text in ("hello", "long" * 1000, ""):
+        (tmp_path / "note.txt").write_text(text)
+        with (
+            pytest.raises(TypeError, match=r"folder or of a SQLite database, got .*note\.txt"),
+            trajrec.episode(tmp_path / "runs", watch=tmp_path / "note.txt"),
+        ):
+            pass
 
 
 def test_closed_database_is_recorded_as_a_failure_of_the_state(

@@ -14,6 +14,7 @@ from trajrec.paths import fixed_path
 from trajrec.protocols import HasState
 from trajrec.tracking.folder import Folder
 from trajrec.tracking.sqlite import Database
+from trajrec.tracking.sqlite_files import is_database
 from trajrec.tracking.tree import Tree
 from trajrec.types import Value
 from trajrec.values import codec
@@ -22,9 +23,6 @@ from trajrec.values.extensions import TUPLE
 from trajrec.values.plain import is_immutable
 
 _pack = Encoder().encode
-
-_SQLITE_MAGIC = b"SQLite format 3\0"
-"""The first 16 bytes of every SQLite database."""
 
 
 class Tracker(Protocol):
@@ -239,12 +237,11 @@ def _tracker(value: Value, entry: Entry | None = None) -> Tracker:
     if isinstance(value, Path):
         if value.is_dir():
             return Folder(value)
-        with value.open("rb") as file:
-            if file.read(len(_SQLITE_MAGIC)) != _SQLITE_MAGIC:
-                raise TypeError(
-                    f"watch must be the path of a folder or of a SQLite database, got {value}, "
-                    "which is neither"
-                )
+        if not is_database(value):
+            raise TypeError(
+                f"watch must be the path of a folder or of a SQLite database, got {value}, which "
+                "is neither"
+            )
         return Database(value)
     # Objects of some dataclasses and pydantic models are callable; they are watched themselves.
     is_data = hasattr(value, "__dataclass_fields__") or hasattr(value, "model_fields")

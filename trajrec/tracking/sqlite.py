@@ -11,6 +11,7 @@ from typing import Any
 
 from trajrec.errors import RestoreError
 from trajrec.paths import fixed_path
+from trajrec.tracking.sqlite_files import read_only
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
@@ -67,9 +68,7 @@ class Database:
         self._has_warned = False
 
     def _connect(self, path: Path) -> sqlite3.Connection:
-        # Read-only: to watch a database must not create or lock it.
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+        connection = read_only(path)
         self._close = weakref.finalize(self, connection.close)
         return connection
 
@@ -142,8 +141,10 @@ class Database:
                 self._write(connection, value, live)
                 connection.execute("RELEASE trajrec")
             except sqlite3.Error:
-                connection.execute("ROLLBACK TO trajrec")
-                connection.execute("RELEASE trajrec")
+                # After some errors, as of the disk, SQLite has rolled back all by itself.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK TO trajrec")
+                    connection.execute("RELEASE trajrec")
                 raise
             if is_own:
                 connection.commit()
