@@ -361,6 +361,32 @@ def test_a_command_without_a_model_call_is_said_to_have_none(tmp_path: Path) -> 
     assert "no model call was recorded" in ended.stderr.splitlines()[-1]
 
 
+def test_requests_that_are_refused_are_told_with_the_reason(tmp_path: Path) -> None:
+    program = (
+        "import os, socket, urllib.parse\n"
+        "parts = urllib.parse.urlsplit(os.environ['OPENAI_BASE_URL'])\n"
+        "for _ in range(2):\n"
+        "    with socket.create_connection((parts.hostname, parts.port)) as connection:\n"
+        "        line = f'POST {parts.path}/chat/completions HTTP/1.0'\n"
+        "        connection.sendall(f'{line}\\r\\nContent-Length: 2\\r\\n\\r\\n{{}}'.encode())\n"
+        "        print(connection.recv(1000)[:12])\n"
+    )
+    ended = trajrec_command("capture", tmp_path, "--", sys.executable, "-c", program)
+    assert ended.stdout == "b'HTTP/1.1 505'\n" * 2
+    assert "2 requests refused; the first: only HTTP/1.1 is spoken here" in ended.stderr
+    # It did send some.
+    assert ended.stderr.splitlines()[-1] == "trajrec: no model call was recorded"
+
+
+def test_an_episode_without_a_model_call_is_told(tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    runs = tmp_path / "runs"
+    ended = trajrec_command("capture", runs, "--watch", tmp_path / "repo", "--", "true")
+    *_, reason, last = ended.stderr.splitlines()
+    assert "no model call was recorded" in reason
+    assert last == f"trajrec: 1 episode recorded; list them: trajrec ls {runs}"
+
+
 @third_slow("agents")
 def test_requests_that_are_no_model_calls_are_told(tmp_path: Path) -> None:
     program = (

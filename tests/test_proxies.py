@@ -167,6 +167,24 @@ def test_a_client_sees_what_the_server_sent(tmp_path: Path) -> None:
     assert {e.start.url for e in exchanges} == {f"{server.url}/v1/chat/completions"}
 
 
+def test_an_offer_of_another_protocol_is_passed_over(tmp_path: Path) -> None:
+    # Java's own client makes this one with every request over plain HTTP.
+    offer = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAEAAEAAAAIAAAAA",
+    }
+    with ModelServer([Turn("fine")] * 2) as server, proxy(tmp_path, server.url) as address:
+        reply = post(address, "/openai/v1/chat/completions", chat("a"), JSON | offer)
+        (attempt,) = server.attempts
+    assert reply.status == 200
+    assert attempt.body == chat("a")
+    assert not {"upgrade", "http2-settings"} & {name.lower() for name in attempt.headers}
+    with answering(tmp_path) as (address, rerun):
+        assert post(address, "/openai/v1/chat/completions", chat("a"), JSON | offer).status == 200
+    assert rerun.difference is None
+
+
 def test_a_rerun_gives_each_client_the_same_bytes(tmp_path: Path) -> None:
     with ModelServer(PLAN) as server, proxy(tmp_path, server.url) as address:
         passed = [post(address, "/openai/v1/chat/completions", body) for body in BODIES]
@@ -389,6 +407,9 @@ def hostile(token: str, port: int) -> dict[str, bytes]:
         "a long head": f"{post}X-A: {'a' * 200_000}\r\n\r\n".encode(),
         "an old version": f"POST {path} HTTP/1.0\r\n\r\n".encode(),
         "a websocket": f"GET {path} HTTP/1.1\r\nUpgrade: websocket\r\n\r\n".encode(),
+        "a websocket among others": (
+            f"GET {path} HTTP/1.1\r\nUpgrade: h2c, WebSocket/13\r\n\r\n".encode()
+        ),
         "bytes": random.Random(1).randbytes(3000) + b"\r\n\r\n",
         "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 500 + b"\r\n\r\n",
         "a report that is none": f"POST /{token}/tap HTTP/1.1\r\n\r\n".encode() + b"\xff" * 64,

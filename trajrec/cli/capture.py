@@ -187,6 +187,11 @@ def _say_result(folder: Path, recording: CommandRecording, server: ProxyServer) 
             f"trajrec: {counted(server.n_unsent, 'request')} got no whole answer from the server; "
             f"the first: {server.first_failure}"
         )
+    if server.n_refused:
+        say(
+            f"trajrec: {counted(server.n_refused, 'request')} refused; the first: "
+            f"{server.first_refusal}"
+        )
     if recording.n_faults:
         say(
             f"trajrec: {counted(recording.n_faults, 'request')} to a model passed unrecorded; the "
@@ -198,18 +203,20 @@ def _say_result(folder: Path, recording: CommandRecording, server: ProxyServer) 
             f"first: {recording.first_other}"
         )
     _say_mcp(recording)
+    recorded = [counted(recording.n_episodes, "episode")]
     n_calls = recording.n_model_calls
-    if not n_calls:
-        say(
-            "trajrec: no model call was recorded: the command sent none to the addresses in "
-            "OPENAI_BASE_URL, ANTHROPIC_BASE_URL and GOOGLE_GEMINI_BASE_URL"
+    if n_calls:
+        n_attempts = counted(recording.n_attempts, "HTTP request")
+        recorded.append(f"{counted(n_calls, 'model call')} ({n_attempts})")
+    else:
+        sent_one = server.n_refused or recording.n_faults
+        reason = (
+            ": the command sent none to the addresses in OPENAI_BASE_URL, ANTHROPIC_BASE_URL and "
+            "GOOGLE_GEMINI_BASE_URL"
         )
-        return
-    say(
-        f"trajrec: {counted(recording.n_episodes, 'episode')}, {counted(n_calls, 'model call')} "
-        f"({counted(recording.n_attempts, 'HTTP request')}) recorded; "
-        f"list them: trajrec ls {folder}"
-    )
+        say(f"trajrec: no model call was recorded{'' if sent_one else reason}")
+    if recording.n_episodes:
+        say(f"trajrec: {', '.join(recorded)} recorded; list them: trajrec ls {folder}")
 
 
 def _say_verdicts(folder: Path, recording: CommandRecording) -> None:

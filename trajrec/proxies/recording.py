@@ -122,7 +122,9 @@ class CommandRecording:
 
     @property
     def n_episodes(self) -> int:
-        """Number of episodes with a model call."""
+        """Number of episodes: the one of all calls, or else those with a model call."""
+        if self._is_one_episode:
+            return len(self._episodes)
         return sum(episode.exchange_memory.n_calls > 0 for episode in self._episodes)
 
     @property

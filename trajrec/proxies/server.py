@@ -66,6 +66,8 @@ class ProxyServer:
         address: "http://127.0.0.1:PORT/TOKEN".
         n_unsent: Requests whose upstream could not be reached, or broke off.
         first_failure: The first reason, in one line.
+        n_refused: Requests that were answered by an error of the proxy itself.
+        first_refusal: The first reason.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class ProxyServer:
         self.address = f"http://127.0.0.1:{self._listener.getsockname()[1]}/{self._token}"
         self.n_unsent = 0
         self.first_failure = ""
+        self.n_refused = 0
+        self.first_refusal = ""
 
     def start(self) -> None:
         """Serve, in threads of this process."""
@@ -146,6 +150,9 @@ class ProxyServer:
             while self._serve_request(reader, seconds):
                 seconds = IDLE_S
         except RefusedError as exc:
+            with self._lock:
+                self.n_refused += 1
+                self.first_refusal = self.first_refusal or str(exc)
             with contextlib.suppress(OSError):
                 connection.sendall(_error(exc.status, str(exc)))
         except (OSError, ClientLeft, LookupError, TypeError, ValueError):
@@ -175,7 +182,7 @@ class ProxyServer:
         if path == SESSION_PATH and self._mcp is not None:
             take_session(reader, self._mcp)
             return False
-        if head.value("upgrade"):
+        if _asks_for_websocket(head):
             raise RefusedError(501, "trajrec does not record websockets")
         streaming = self._stream_server(path)
         if streaming is not None:
@@ -334,6 +341,15 @@ class ProxyServer:
             self.n_unsent += 1
             text = " ".join(str(exc).split())
             self.first_failure = self.first_failure or f"{place}: {type(exc).__name__}: {text}"
+
+
+def _asks_for_websocket(head: RequestHead) -> bool:
+    """Return whether a request wants to go on as a websocket.
+
+    Any other offer may be passed over: Java's client offers HTTP/2 with every request.
+    """
+    offers = ",".join(value for name, value in head.headers if name.lower() == "upgrade")
+    return any(offer.strip().lower().startswith("websocket") for offer in offers.split(","))
 
 
 def _episode_mark(head: RequestHead, path: str) -> tuple[str, str]:
