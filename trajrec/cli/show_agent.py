@@ -41,7 +41,8 @@ def print_episode(episode: Episode, *, as_json: bool) -> None:
         ]
     print_table(COLUMNS, rows)
     attempts = episode.transcript.attempts
-    if attempts and all(not attempt.changes for attempt in attempts):
+    # Where nothing is watched, as in a fork that a rerun made, it would be no finding.
+    if facts["watched"] and attempts and all(not attempt.changes for attempt in attempts):
         print("\nno call changed any watched state")
     between = sorted({change.step for change in episode.transcript.program_changes})
     if between:
