@@ -163,8 +163,9 @@ def require_captured(episode: Episode, plan: Plan, watch: Value, *, runs_tools: 
     has_watched = bool(_commands(episode))
     if plan.change.start == "after":
         raise ReplayError(
-            "the command makes the call by itself, so another result cannot be given: record the "
-            "tool by ep.tool",
+            "the command makes the call by itself, so another result cannot be given: change the "
+            "arguments, the prompt, the message or the model, or record the tool by ep.tool in a "
+            "Python program",
             episode_id=episode.id,
         )
     if has_watched and plan.at == 0:

@@ -134,7 +134,8 @@ def changed_attempt(episode: Episode, at: int, call: int | None, change: Change)
     if change.start == "after" and found.is_from_wire:
         raise ReplayError(
             f"nothing recorded the call {found.tool} of step {at} itself, only model calls tell of "
-            "it, so another result cannot be given: record the tool by ep.tool",
+            "it, so another result cannot be given: change the arguments, the prompt, the message "
+            "or the model, or record the tool by ep.tool in a Python program",
             episode_id=episode.id,
         )
     recorded = found.arguments
