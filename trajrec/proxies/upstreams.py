@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 PROXY_VARIABLE = "TRAJREC_PROXY"
 """The address of the proxy, for Python programs below the command."""
@@ -79,9 +79,23 @@ def upstream_of(url: str) -> Upstream:
     parts = urlsplit(url)
     is_plain = not (parts.query or parts.fragment or parts.username or parts.password)
     if parts.scheme not in ("http", "https") or not parts.hostname or not is_plain:
-        raise ValueError(f"must be an address such as https://api.example.com/v1, got {url!r}")
+        raise ValueError(
+            "must be an address such as https://api.example.com/v1, without a user, a password or "
+            f"a query, got {_without_secrets(parts)!r}"
+        )
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return Upstream(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+
+def _without_secrets(parts: SplitResult) -> str:
+    """Return an address without its password and the values of its query.
+
+    >>> _without_secrets(urlsplit("http://bob:secret@localhost:8000/v1?key=secret"))
+    'http://...@localhost:8000/v1?...'
+    """
+    _, at, host = parts.netloc.rpartition("@")
+    shown = parts._replace(netloc=f"...@{host}" if at else host, fragment="")
+    return (shown._replace(query="...") if parts.query else shown).geturl()
 
 
 class Route(NamedTuple):
@@ -132,7 +146,8 @@ def make_routes(environ: Mapping[str, str], bases: Mapping[str, str]) -> Routes:
         try:
             upstream = upstream_of(url or _DEFAULTS[name])
         except ValueError as exc:
-            raise ValueError(f"{variable} {exc}") from exc
+            given_by = f"--{name}-base" if bases.get(name) else variable
+            raise ValueError(f"{given_by} {exc}") from exc
         taken = {route.prefix: route.upstream for route in routes}
         # Two variables of one client may name different servers.
         prefix = f"/{name}{ending}"
