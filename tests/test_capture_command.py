@@ -213,6 +213,10 @@ def test_a_rerun_goes_on_live_as_a_fork(tmp_path: Path) -> None:
         # The proxy itself looks the server up, for requests that it records.
         assert unseen is None
         assert len(corpus.episode(fork).transcript.model_calls) == 2
+    shown = trajrec_command("show", tmp_path, fork).stdout
+    assert "live three" in shown
+    # Nothing was watched.
+    assert "watched state" not in shown
 
 
 @pytest.mark.parametrize(
@@ -558,6 +562,54 @@ def test_wrong_options_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["capture", str(tmp_path), "--openai-base", "ftp://a", "--", "true"]) == 2
     with pytest.raises(SystemExit):
         main(["capture", str(tmp_path), "--metadata", "trial", "--", "true"])
+
+
+def test_a_folder_that_cannot_be_made_ends_the_capture_first(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "runs"):
+        ended = trajrec_command("capture", folder, "--", "touch", tmp_path / "done")
+        assert ended.returncode == 3
+        assert f"{folder}: cannot make the folder of logs" in ended.stderr
+    assert not (tmp_path / "done").exists()
+
+
+def test_a_log_that_fails_later_leaves_the_exit_status(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    program = f"import os\nos.rmdir({str(runs)!r})\nopen({str(runs)!r}, 'w').close()\n{CLIENT}"
+    with ModelServer([Turn("one")]) as server:
+        words = [sys.executable, "-c", program, "1"]
+        ended = trajrec_command("capture", runs, "--", *words, url=server.url)
+    assert (ended.returncode, ended.stdout) == (0, "one\n")
+    assert "1 request to a model passed unrecorded" in ended.stderr
+    assert ended.stderr.splitlines()[-1] == "trajrec: no model call was recorded"
+
+
+def test_a_watched_folder_must_not_hold_the_logs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("repo").mkdir()
+    for runs, watched in (("runs", "."), ("repo/a/runs", "repo"), ("repo", "repo")):
+        assert main(["capture", runs, "--watch", watched, "--", "touch", "done"]) == 2
+        assert main(["mcp", runs, "--watch", watched, "--", "touch", "done"]) == 2
+        assert f"the folder of logs {runs} lies in it" in capsys.readouterr().err
+    assert not Path("done").exists()
+    assert main(["capture", "repo2", "--watch", "repo", "--", "true"]) == 0
+    # An experiment puts the watched folder back, which would remove its own runs.
+    words = ["whatif", "repo2", only(Path("repo2")).id, "--at", "0", "-o", "repo/out"]
+    assert main([*words, "--watch", "repo", "--", "true"]) == 2
+    assert "the folder of logs repo/out lies in it" in capsys.readouterr().err
+
+
+def test_an_address_with_a_password_is_refused_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for url in ("http://bob:hunter2@localhost/v1", "http://localhost/v1?key=hunter2"):
+        assert main(["capture", str(tmp_path), "--openai-base", url, "--", "true"]) == 2
+        told = capsys.readouterr().err
+        assert "--openai-base must be an address" in told
+        assert "without a user, a password or a query" in told
+        assert "hunter2" not in told
 
 
 def test_only_conversations_of_the_same_command_are_told_of(

@@ -15,6 +15,7 @@ from trajrec.cli.load import load_function
 from trajrec.cli.output import say
 from trajrec.cli.recorded_command import told_command
 from trajrec.cli.watched_paths import watched_of
+from trajrec.errors import LogWriteError
 from trajrec.types import Value
 from trajrec.values.shown import counted
 
@@ -126,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.mcp or arguments.watch or arguments.verifier
     )
     options = episode_options(arguments)
+    _make_folder(arguments.dir)
     if arguments.mcp:
         from trajrec.proxies.mcp_messages import find_tool_error
 
@@ -146,6 +148,20 @@ def run(arguments: argparse.Namespace) -> int:
     return status
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder of logs: without it, the command would run and nothing would be recorded.
+
+    Raises:
+        LogWriteError: It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise LogWriteError(f"cannot make the folder of logs: {exc.strerror}", path=folder) from exc
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise LogWriteError("cannot write the folder of logs: Permission denied", path=folder)
+
+
 def episode_options(arguments: argparse.Namespace) -> dict[str, Value]:
     """Return the options of the episodes of a capture.
 
@@ -155,7 +171,7 @@ def episode_options(arguments: argparse.Namespace) -> dict[str, Value]:
     """
     from trajrec.task_options import check_metadata
 
-    watched = watched_of(arguments.watch)
+    watched = watched_of(arguments.watch, arguments.dir)
     metadata: dict[str, Value] = {"run": secrets.token_hex(8)}
     metadata.update(arguments.metadata)
     # So that a rerun can say how the episode was made.

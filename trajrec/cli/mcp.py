@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     episode = AgentEpisode(
         arguments.dir,
         task=arguments.task,
-        watch=watched_of([] if arguments.watch is None else [arguments.watch]),
+        watch=watched_of([] if arguments.watch is None else [arguments.watch], arguments.dir),
         metadata={"mcp_server": told_command(arguments.command)},
         is_error=find_tool_error,
         wire=False,

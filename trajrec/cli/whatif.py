@@ -341,7 +341,7 @@ def _run_captured(
     from trajrec.replay.whatif.child import named
     from trajrec.replay.whatif.stand_in import RunOptions, StandIn
 
-    watch = watched_of(arguments.watch)
+    watch = watched_of(arguments.watch, arguments.dir, arguments.folder or arguments.dir)
     runs_tools = arguments.run_tools in ("all", "external")
     require_captured(experiment.episode, experiment.plan, watch, runs_tools=runs_tools)
     success = arguments.success

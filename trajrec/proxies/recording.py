@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -125,12 +126,19 @@ class CommandRecording:
         """Number of episodes: the one of all calls, or else those with a model call."""
         if self._is_one_episode:
             return len(self._episodes)
-        return sum(episode.exchange_memory.n_calls > 0 for episode in self._episodes)
+        return sum(n_calls > 0 for n_calls in self._calls())
 
     @property
     def n_model_calls(self) -> int:
         """Number of model calls. A repeated attempt is not another call."""
-        return sum(episode.exchange_memory.n_calls for episode in self._episodes)
+        return sum(self._calls())
+
+    def _calls(self) -> Iterator[int]:
+        """Yield the number of model calls of each episode."""
+        for episode in self._episodes:
+            # One whose log could not be made has not begun.
+            with contextlib.suppress(ValueError):
+                yield episode.exchange_memory.n_calls
 
     def begin(self, request: HttpRequest, mark: str) -> Exchange | None:
         """Record a request; see `trajrec.proxies.reports.Begin`."""
