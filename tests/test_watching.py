@@ -283,8 +283,9 @@ def test_changes_by_another_process_are_reported(
         assert [change[2] for change in changes(tracker)] == [{"x": 1}]
 
 
+@pytest.mark.parametrize("second", ["database", "folder"])
 def test_a_second_watch_leaves_the_first_its_locks(
-    tmp_path: Path, connect: Callable[..., Any]
+    tmp_path: Path, connect: Callable[..., Any], second: str
 ) -> None:
     path = tmp_path / "shop.db"
     connection = connect(path)
@@ -293,16 +294,39 @@ def test_a_second_watch_leaves_the_first_its_locks(
     connection.close()
     (first,) = find_parts(None, path)
     value, _ = first.tracker.begin()
-    # Each watch looks whether the path leads to a database.
-    (second,) = find_parts(None, path)
-    second.tracker.begin()
+    # Each watch looks whether the path leads to a database, and a folder reads its files.
+    (other,) = find_parts(None, path if second == "database" else tmp_path)
+    other.tracker.begin()
     code = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('INSERT INTO t VALUES (1)'); c.commit(); c.close()"
-    for _ in range(2):
+    for _ in range(3):
         subprocess.run([sys.executable, "-c", code, str(path)], check=True)
+        other.tracker.update()
         assert [change[2] for change in changes(first.tracker)] == [{"x": 1}]
         first.tracker.restore(value)
         assert first.tracker.update()[0]
         assert connect(path).execute("SELECT * FROM t").fetchall() == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="only POSIX drops locks with a descriptor")
+def test_a_folder_keeps_no_deleted_database_open(
+    tmp_path: Path, connect: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    tracker = Folder(folder)
+    tracker.begin()
+    n_before = len(os.listdir("/dev/fd"))
+    for number in range(20):
+        path = folder / f"{number}.db"
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE t (x)")
+        assert len(changes(tracker)) == 1
+        assert changes(tracker) == []
+        path.write_text("no database any more")
+        assert changes(tracker)
+        path.unlink()
+        assert len(changes(tracker)) == 1
+    assert len(os.listdir("/dev/fd")) <= n_before + 1
 
 
 def test_file_that_is_no_database_cannot_be_watched(tmp_path: Path) -> None:

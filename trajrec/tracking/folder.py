@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from trajrec.errors import RestoreError
 from trajrec.paths import fixed_path
+from trajrec.tracking.locked_files import open_to_read
 from trajrec.tracking.tree import Tree
 from trajrec.values.diff import Change
 
@@ -252,7 +253,7 @@ def _check_large_files(wanted: Entry, live: Entry, path: str) -> None:
 
 
 def _content(path: str) -> Entry:
-    with open(path, "rb") as file:
+    with open_to_read(path) as file:
         data = file.read(WHOLE_BYTES + 1)
         if len(data) > WHOLE_BYTES:
             hasher = hashlib.blake2b(data, digest_size=16)
