@@ -249,9 +249,9 @@ def test_imported_episode_is_refused_by_its_format(tmp_path: Path) -> None:
             what_if(episode, at=0, agent=lambda ep: None, accept=True)
 
 
-def test_argument_that_the_call_did_not_have_is_named() -> None:
-    change = Arguments({"cents": RIGHT, "cent": 1})
-    told = change.describe({"cents": 540000})
+def test_arguments_that_change_or_are_new_are_named() -> None:
+    change = Arguments({"order": "O1001", "cents": RIGHT, "cent": 1})
+    told = change.describe({"order": "O1001", "cents": 540000})
     assert told == "cents 540000 -> 5400, cent -> 1, which the call did not have"
 
 

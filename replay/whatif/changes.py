@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from trajrec.types import JsonObject, Value
+from trajrec.values.diff import diff
 from trajrec.values.shown import short_pair
 from trajrec.wire.edits import RequestEdit
 
@@ -61,6 +62,8 @@ class Arguments(Change):
         recorded = before if isinstance(before, dict) else {}
         told = []
         for name, value in self.arguments.items():
+            if name in recorded and not diff(recorded[name], value):
+                continue
             earlier, later = short_pair(recorded.get(name), value)
             is_new = before is not None and name not in recorded
             known = f"{name} {earlier} -> {later}"

@@ -124,7 +124,8 @@ def changed_attempt(episode: Episode, at: int, call: int | None, change: Change)
     if call is None and len(attempts) > 1:
         told = ", ".join(f"{a.start.call} {a.tool}" for a in attempts)
         raise ReplayError(
-            f"step {at} has {len(attempts)} calls: {told}; name one: call=", episode_id=episode.id
+            f"step {at} has {len(attempts)} calls: {told}; name one by call= (--call)",
+            episode_id=episode.id,
         )
     wanted = call or 0
     found = next((attempt for attempt in attempts if attempt.start.call == wanted), None)
