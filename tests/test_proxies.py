@@ -33,6 +33,7 @@ from trajrec.proxies.remote import RemoteTap
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import command_environment, make_routes, upstream_of
 from trajrec.replay.agents.wire_answers import _beside
+from trajrec.wire import encodings
 from trajrec.wire.exchange import HttpRequest
 
 KEY = "sk-proj-Zx81kPq0aTeVn4Rw7YbM2c"
@@ -165,6 +166,22 @@ def test_a_client_sees_what_the_server_sent(tmp_path: Path) -> None:
     assert [e.response_body for e in exchanges] == [a.sent for a in attempts]
     assert [bool(e.end and e.end.error_type) for e in exchanges] == [a.is_cut for a in attempts]
     assert {e.start.url for e in exchanges} == {f"{server.url}/v1/chat/completions"}
+
+
+def test_no_answer_is_asked_for_that_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encodings, "_brotli", lambda: None)
+    # That of curl --compressed.
+    accepted = {"Accept-Encoding": "deflate, gzip, br, zstd"}
+    with ModelServer([Turn("fine")] * 2) as server, proxy(tmp_path, server.url) as address:
+        post(address, "/openai/v1/chat/completions", chat("a"), JSON | accepted)
+        post(address, "/openai/v1/chat/completions", chat("b"), JSON | {"Accept-Encoding": "br"})
+        asked = [
+            {name.lower(): value for name, value in attempt.headers.items()}["accept-encoding"]
+            for attempt in server.attempts
+        ]
+    assert asked == ["deflate, gzip, zstd", "identity"]
 
 
 def test_an_offer_of_another_protocol_is_passed_over(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from trajrec.proxies.relay import ClientLeft, Rewriter, deliver, relay, request_
 from trajrec.proxies.reports import MARK_CHARS, MARK_HEADER, Begin, take_reports
 from trajrec.proxies.upstreams import Route, Routes, Upstream, upstream_of
 from trajrec.taps.raw_answers import reason_of
-from trajrec.wire.encodings import decoded_request
-from trajrec.wire.exchange import Exchange, HttpRequest
+from trajrec.wire.encodings import decoded_request, readable_codings
+from trajrec.wire.exchange import Exchange, Headers, HttpRequest
 
 HEAD_S = 20.0
 """How long the head of a request may take, once its connection is open."""
@@ -205,6 +205,8 @@ class ProxyServer:
             body = exchange.sent_body
             plain = [pair for pair in head.headers if pair[0].lower() != "content-encoding"]
             head = head._replace(headers=plain)
+        if exchange is not None:
+            head = head._replace(headers=_with_readable_codings(head.headers))
         sent_rest = rest
         if exchange is not None and exchange.sent_url is not None:
             sent_rest = exchange.sent_url.removeprefix(upstream.url(""))
@@ -350,6 +352,14 @@ def _asks_for_websocket(head: RequestHead) -> bool:
     """
     offers = ",".join(value for name, value in head.headers if name.lower() == "upgrade")
     return any(offer.strip().lower().startswith("websocket") for offer in offers.split(","))
+
+
+def _with_readable_codings(headers: Headers) -> Headers:
+    """Return headers that ask for no coding in which the answer could not be read."""
+    return [
+        (name, readable_codings(value) if name.lower() == "accept-encoding" else value)
+        for name, value in headers
+    ]
 
 
 def _episode_mark(head: RequestHead, path: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Content codings of HTTP: gzip, deflate, zstd and br are decoded, others are kept as they are.
 
-Python has no decoder of br. A client that asks for it has one of two packages, which is used here
-too; without them, a body in br is kept as it is.
+Python has no decoder of br. A Python client that asks for it has one of two packages, which is used
+here too; without them, a body in br is kept as it is. For clients in other languages, the proxy asks
+the server for other codings (`readable_codings`).
 """
 
 from __future__ import annotations
@@ -226,6 +227,23 @@ def _br() -> Decode:
             raise ValueError(str(exc)) from exc
 
     return decode
+
+
+def readable_codings(accepted: str) -> str:
+    """Return a client's Accept-Encoding without the codings that are not decoded here.
+
+    >>> readable_codings("gzip;q=0.5, compress, *")
+    'gzip;q=0.5'
+    >>> readable_codings("compress")
+    'identity'
+    """
+    items = [item.strip() for item in accepted.split(",")]
+    kept = [item for item in items if _is_kept(item.partition(";")[0].strip().lower())]
+    return ", ".join(kept) or "identity"
+
+
+def _is_kept(coding: str) -> bool:
+    return coding == "identity" or _is_known(coding)
 
 
 def _is_known(coding: str) -> bool:
