@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from trajrec.redaction.database_files import MAGIC
+_SQLITE_MAGIC = b"SQLite format 3\0"
+"""The first 16 bytes of every SQLite database."""
 
 # (device, inode) -> the descriptor of an open file.
 _held: dict[tuple[int, int], int] = {}
@@ -48,7 +49,7 @@ def open_to_read(path: str) -> Iterator[BinaryIO]:
 
 def _may_be_locked(descriptor: int, path: str) -> bool:
     """Return whether a file is a database or its shared memory."""
-    return path.endswith("-shm") or os.pread(descriptor, len(MAGIC), 0) == MAGIC
+    return path.endswith("-shm") or os.pread(descriptor, len(_SQLITE_MAGIC), 0) == _SQLITE_MAGIC
 
 
 def _hold(descriptor: int) -> None:
