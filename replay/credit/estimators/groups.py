@@ -158,7 +158,9 @@ SELECT count(*) FROM (
   SELECT 1 FROM episodes
   WHERE ending NOT IN ('running', 'interrupted') AND {measure} IS NOT NULL AND {where} AND {of_agent}
     AND n_steps > 0 AND coalesce(fault NOT IN ('infra', 'env'), true)
-  GROUP BY md5(CAST(row({by}) AS VARCHAR)) HAVING count(DISTINCT CAST(interface->'base' AS VARCHAR)) > 1
+  GROUP BY md5(CAST(row({by}) AS VARCHAR))
+  -- Not by an arrow, for which the query would be run in a process of its own.
+  HAVING count(DISTINCT CAST(json_extract(interface, '$.base') AS VARCHAR)) > 1
 )
 """
 
