@@ -55,6 +55,21 @@ def test_latest_fifty_are_listed_and_all_counted(
     assert rows[0].startswith(latest)
 
 
+def test_columns_of_environments_or_agents_alone_are_left_out(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ls(folder, capsys)[0].split()[:4] == ["episode_id", "env_id", "n_steps", "total_reward"]
+    runs = tmp_path / "agents"
+    for task in ("refund-1", "refund-2"):
+        with trajrec.episode(runs, task=task):
+            pass
+    head, row, *_ = ls(runs, capsys)
+    assert head.split()[:4] == ["episode_id", "task", "n_steps", "ending"]
+    assert row.split()[1] == "refund-2"
+    assert [row["task"] for row in ls_json(runs, capsys)] == ["refund-2", "refund-1"]
+    assert set(ls_json(runs, capsys)[0]) == set(ls_json(folder, capsys)[0])
+
+
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("limit", "n"), [("1", 1), ("7", 7), ("60", 60), ("1000", 60), ("all", 60)]

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LISTED = (
     "episode_id",
     "env_id",
+    "task",
     "n_steps",
     "total_reward",
     "ending",
@@ -46,6 +47,9 @@ LISTED = (
     "started_at",
 )
 """Columns of `trajrec ls`, the last of which a narrow terminal leaves out first."""
+
+_OWN = frozenset(("env_id", "task", "total_reward"))
+"""Columns of environments or of agents alone: a list without a value in one leaves it out."""
 
 
 SIZE = "log_bytes"
@@ -161,7 +165,16 @@ def list_episodes(arguments: argparse.Namespace, corpus: Corpus) -> ExitStatus:
     shown = [
         (*row[:-1], None if row[-1] is None else f"{row[-1]:%Y-%m-%d %H:%M:%S}") for row in rows
     ]
-    print_table(columns, shown, is_list=True)
+    places = [
+        place
+        for place, name in enumerate(columns)
+        if name not in _OWN or not shown or any(row[place] is not None for row in shown)
+    ]
+    print_table(
+        [columns[place] for place in places],
+        [tuple(row[place] for place in places) for row in shown],
+        is_list=True,
+    )
     print(f"\n{_total(corpus, selected, len(rows), has_size=has_size)}")
     return ExitStatus.OK
 
