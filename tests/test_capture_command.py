@@ -448,6 +448,21 @@ def test_a_program_without_trajrec_is_tapped_as_well(tmp_path: Path) -> None:
     assert len(attempts) == 3
 
 
+def test_a_test_that_would_be_refused_is_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with trajrec.episode(tmp_path / "runs") as ep:
+        ep.tool(lambda: 1, name="look")()
+    trajrec.close_logs()
+    file = tmp_path / "test_agent.py"
+    words = ["rerun", str(tmp_path / "runs"), ep.id, "--save-test", str(file)]
+    assert main([*words, "--", "true"]) == 4
+    assert "called the tools look" in capsys.readouterr().err
+    assert not file.exists()
+    assert main([*words, "--run-tools", "all", "--", "true"]) == 0
+    assert "'--run-tools', 'all'" in file.read_text()
+
+
 @third_slow("agents")
 @pytest.mark.parametrize("kind", ["command", "function"])
 def test_an_episode_becomes_a_test(

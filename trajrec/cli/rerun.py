@@ -81,6 +81,9 @@ def run(arguments: argparse.Namespace, corpus: Corpus) -> int:
             raise ValueError("a test ends at the first difference: leave out --on-miss")
         if _commands(episode) and function_of(arguments.command):
             raise ValueError("an episode of --watch is that of a command, not of a function")
+        if not function_of(arguments.command):
+            # The test would fail by it.
+            _require_leave(episode, has_leave=arguments.run_tools is not None)
         write_test(arguments.save_test, arguments, episode.id)
         say(f"trajrec: {arguments.save_test} is written; run it: pytest {arguments.save_test}")
         return ExitStatus.OK
