@@ -199,9 +199,10 @@ def test_checks_record_verdict_score_evidence_and_errors(
     def silent(env: Any) -> None:
         return None
 
-    episode = episodes(
-        record(gym.make("CartPole-v1"), tmp_path, checks=[upright, graded, broken, silent]), 1
-    )[0]
+    with pytest.warns(RuntimeWarning, match="broken raised ZeroDivisionError"):
+        (episode,) = episodes(
+            record(gym.make("CartPole-v1"), tmp_path, checks=[upright, graded, broken, silent]), 1
+        )
     assert [(c.status, c.verdict, c.score) for c in episode.checks] == [
         ("ok", False, None),
         ("ok", True, 0.5),

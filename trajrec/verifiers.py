@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar
 
@@ -142,6 +143,19 @@ def run_check(verifier: Callable[..., Value], /, *subject: Value) -> CheckResult
         score=verdict.score,
         evidence=verdict.evidence,
     )
+
+
+def warn_if_error(check_id: str, result: CheckResult) -> None:
+    """Warn that a check raised: otherwise a whole run may end without outcomes, and nobody sees it."""
+    if result.error is not None:
+        # Without its text, which may be another one in each of a million episodes: Python shows a
+        # warning once.
+        warnings.warn(
+            f"the check {check_id} raised {type(result.error).__name__} and gave no verdict; the "
+            "table failures has its exception (phase 'check')",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def as_verdict(returned: Value) -> Verdict:

@@ -13,7 +13,7 @@ from trajrec.log.unseen_ways import unseen_data
 from trajrec.protocols import Verdict
 from trajrec.recording.faults import Fault
 from trajrec.types import Value
-from trajrec.verifiers import code_digest, identify, run_check
+from trajrec.verifiers import code_digest, identify, run_check, warn_if_error
 
 AgentEnding: TypeAlias = Literal["terminated", "truncated", "error"]
 
@@ -117,6 +117,7 @@ def record_check(
             is_primary=identity.id == primary,
         )
     )
+    warn_if_error(identity.id, result)
     return result.verdict
 
 

@@ -11,7 +11,7 @@ from trajrec.recording.error_text import describe_error
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
 from trajrec.values import codec
-from trajrec.verifiers import code_digest, identify, run_check
+from trajrec.verifiers import code_digest, identify, run_check, warn_if_error
 
 
 def failure_event(
@@ -94,3 +94,4 @@ def check_events(
             state_digest=None if capture is None else codec.digest(capture()),
             is_primary=identity.id == primary,
         )
+        warn_if_error(identity.id, result)
