@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 import pytest
 from random_agents import record_agents
-from tiers import mostly_deep, third_slow
+from tiers import mostly_deep
 
 import trajrec
 from trajrec.corpus.episode import Episode
@@ -148,7 +148,6 @@ def test_a_log_that_grows_is_indexed_like_a_whole_one(
 
 
 @pytest.mark.slow
-@third_slow("index")
 def test_making_rows_leaves_no_garbage_in_cycles(tmp_path: Path) -> None:
     state = {"n": [0]}
 
@@ -172,7 +171,7 @@ def test_making_rows_leaves_no_garbage_in_cycles(tmp_path: Path) -> None:
             gc.enable()
 
     # The collector is off meanwhile, so cycles of each episode would fill the memory.
-    assert abs(n_unreachable(50) - n_unreachable(1)) < 50
+    assert abs(n_unreachable(5) - n_unreachable(50)) < 50
 
 
 @pytest.mark.slow
