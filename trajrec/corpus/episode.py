@@ -11,7 +11,7 @@ from trajrec.corpus.episode_parts import EpisodeParts
 from trajrec.corpus.gaps import find_gaps
 from trajrec.corpus.indices import check_index
 from trajrec.corpus.notebook import EpisodeCard
-from trajrec.corpus.outcomes import fault_of_models, find_fault, outcome_of
+from trajrec.corpus.outcomes import find_agents_fault, find_fault, outcome_of
 from trajrec.corpus.parents import load_parent
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.reward_sums import sums_by_agent
@@ -191,10 +191,10 @@ class Episode(StepArrays, EpisodeCard):
     @property
     def fault(self) -> str | None:
         """Whose fault left it without end or verdict: "infra", "env", "verifier"; None if unknown."""
-        fault = find_fault(self.end, self.checks)
-        if fault is None and self.end is not None and self.is_agent_episode:
-            return fault_of_models(self.transcript.model_calls, self.transcript.attempts)
-        return fault
+        if not self.is_agent_episode:
+            return find_fault(self.end, self.checks)
+        said = self.transcript
+        return find_agents_fault(self.end, self.checks, said.model_calls, said.attempts)
 
     @cached_property
     def task_start(self) -> TaskStart | None:

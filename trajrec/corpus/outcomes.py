@@ -44,13 +44,19 @@ def find_fault(end: EpisodeEnd | None, checks: Sequence[Check]) -> str | None:
     return None
 
 
-def fault_of_models(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> str | None:
-    """Return "infra" if an agent asked models in vain, and so called no tool; else None.
+def find_agents_fault(
+    end: EpisodeEnd | None,
+    checks: Sequence[Check],
+    calls: Sequence[ModelCall],
+    attempts: Sequence[Attempt],
+) -> str | None:
+    """Return `find_fault`, or "infra" if an agent asked models in vain, and so called no tool.
 
     A program may catch the exception of its client, and end its episode as if nothing had happened.
     """
-    if not calls or attempts:
-        return None
+    fault = find_fault(end, checks)
+    if fault is not None or end is None or not calls or attempts:
+        return fault
     return "infra" if all(map(_is_outage, calls)) else None
 
 

@@ -49,7 +49,7 @@ from trajrec.corpus.index.state_changes import (
     changes_json,
 )
 from trajrec.corpus.index.views import EpisodeKind
-from trajrec.corpus.outcomes import fault_of_models, find_fault, primary_id
+from trajrec.corpus.outcomes import find_agents_fault, primary_id
 from trajrec.corpus.transcript import Transcript
 from trajrec.log.events import SideEffect, step_of_request
 from trajrec.log.schema import Check, Failure
@@ -138,14 +138,6 @@ def _size(rows: Rows, texts: list[str]) -> int:
     return n_rows * ROW_BYTES + sum(map(len, texts))
 
 
-def _fault(episode: Episode, transcript: Transcript) -> str | None:
-    """Return `Episode.fault`, which would make a transcript of its own."""
-    fault = find_fault(episode.end, episode.checks)
-    if fault is None and episode.end is not None:
-        return fault_of_models(transcript.model_calls, transcript.attempts)
-    return fault
-
-
 def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) -> EpisodeRow:
     start = episode.start
     end = episode.end
@@ -160,7 +152,8 @@ def _episode_row(episode: Episode, transcript: Transcript, frames: list[int]) ->
         total_reward=None,
         reset_key=_key(digest_of_parts(transcript.initial_digests)),
         outcome=episode.outcome,
-        fault=_fault(episode, transcript),
+        # Not the property of the episode, which would make a transcript of its own.
+        fault=find_agents_fault(end, episode.checks, transcript.model_calls, transcript.attempts),
         redacted_step=episode.redacted_step,
     )
     if start is not None:
