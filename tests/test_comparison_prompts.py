@@ -76,6 +76,20 @@ def test_prompts_that_may_differ_by_chance_are_unknown(tmp_path: Path, n: int) -
     assert "unknown whether by chance" in scaffold.unknown[0]
 
 
+def test_a_template_that_changes_half_way_is_unknown(tmp_path: Path) -> None:
+    record(tmp_path, "a", lambda: "Count to 3.")
+    record(tmp_path, "b", lambda: "Count to 3.")
+    record(tmp_path, "b", lambda: "Count to 3, slowly.")
+    assert scaffold_of(tmp_path).status == "unknown"
+
+
+def test_prompts_that_both_runs_draw_are_no_difference(tmp_path: Path) -> None:
+    for run, first in (("a", 0), ("b", 1)):
+        seeds = itertools.count(first)
+        record(tmp_path, run, lambda seeds=seeds: f"You see {next(seeds)}.", n=3)
+    assert scaffold_of(tmp_path).status == "same"
+
+
 def test_a_declared_difference_explains_that_of_prompts(tmp_path: Path) -> None:
     for run, prompt in (("a", "Count."), ("b", "Count, please.")):
         record(tmp_path, run, lambda prompt=prompt: prompt, scaffold={"prompt": run})

@@ -50,15 +50,21 @@ def add_prompts(
     """Add a difference of first prompts to the scaffold, or that none can be told from chance.
 
     A prompt may hold the time of the day, or a first observation that follows from a seed. So it is
-    a difference if the rollouts of a task agree within each run and not between the runs.
+    a difference if the rollouts of a task agree within each run and not between the runs. It is
+    unknown if the runs share no prompt, or if the rollouts of one run agree and those of the other
+    do not: its template may have changed half-way.
     """
     is_unclear = False
     for unit in units:
         a = of_a.get(unit)
         b = of_b.get(unit)
-        if a is None or b is None or a.digests & b.digests:
+        if a is None or b is None or a.digests == b.digests:
             continue
-        if min(a.n, b.n) > 1 and len(a.digests) == len(b.digests) == 1:
+        agree = [of_run.n > 1 and len(of_run.digests) == 1 for of_run in (a, b)]
+        if a.digests & b.digests and not any(agree):
+            # Both draw from the same prompts.
+            continue
+        if all(agree):
             difference = PathDifference(PATH, min(a.digests), min(b.digests), False)
             factors["scaffold"] = with_observed(factors["scaffold"], [difference])
             return
