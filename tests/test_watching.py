@@ -23,6 +23,7 @@ import trajrec
 from trajrec.envs import Office
 from trajrec.envs.office import TASKS, OfficeError
 from trajrec.replay import replay_episode
+from trajrec.tracking import locked_files
 from trajrec.tracking.folder import WHOLE_BYTES, Folder
 from trajrec.tracking.parts import find_parts
 from trajrec.tracking.sqlite import Database
@@ -631,3 +632,23 @@ def test_a_database_is_seen_right_whatever_its_transactions(
             content = "".join(connection.iterdump())
             assert seen.setdefault(content, digest) == digest, (seed, sql)
             assert len(set(seen.values())) == len(seen), (seed, sql)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes each file that it has read")
+def test_a_folder_of_many_databases_leaves_files_to_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locked_files, "MAX_HELD", 2)
+    monkeypatch.setattr(locked_files, "_held", {})
+    for k in range(5):
+        with contextlib.closing(sqlite3.connect(tmp_path / f"{k}.db")) as connection:
+            connection.execute(f"CREATE TABLE t{k} (a)")
+            connection.commit()
+    for _ in range(2):
+        for k in range(5):
+            path = tmp_path / f"{k}.db"
+            with locked_files.open_to_read(str(path)) as file:
+                assert file.read() == path.read_bytes()
+            assert len(locked_files._held) <= 2
+    for descriptor in locked_files._held.values():
+        os.close(descriptor)

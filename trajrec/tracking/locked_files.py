@@ -11,6 +11,9 @@ from typing import BinaryIO
 _SQLITE_MAGIC = b"SQLite format 3\0"
 """The first 16 bytes of every SQLite database."""
 
+MAX_HELD = 256
+"""Files that stay open: a process may mostly have 1,024 of all kinds. Of more, the oldest closes."""
+
 # (device, inode) -> the descriptor of an open file.
 _held: dict[tuple[int, int], int] = {}
 _lock = threading.RLock()
@@ -22,7 +25,8 @@ def open_to_read(path: str) -> Iterator[BinaryIO]:
 
     By POSIX a process loses all its locks on a file as soon as it closes one of its descriptors.
     The next process that leaves the database would delete the write-ahead log under the connections
-    of this one. So databases and their shared memory stay open until they are deleted.
+    of this one. So databases and their shared memory stay open until they are deleted, up to
+    `MAX_HELD`.
 
     Raises:
         OSError: The file cannot be read.
@@ -32,19 +36,28 @@ def open_to_read(path: str) -> Iterator[BinaryIO]:
             yield file
         return
     with _lock:
-        status = os.stat(path)
-        descriptor = _held.get((status.st_dev, status.st_ino))
+        descriptor = _find_held(path)
+        is_held = descriptor is not None
         if descriptor is None:
             descriptor = os.open(path, os.O_RDONLY)
-            if _may_be_locked(descriptor, path):
+            is_held = _may_be_locked(descriptor, path)
+            if is_held:
                 _hold(descriptor)
-        if descriptor in _held.values():
+        if is_held:
             with open(descriptor, "rb", closefd=False) as file:
                 file.seek(0)
                 yield file
             return
     with open(descriptor, "rb") as file:
         yield file
+
+
+def _find_held(path: str) -> int | None:
+    """Return the descriptor of a file that is held open, None if it is not."""
+    if not _held:
+        return None
+    status = os.stat(path)
+    return _held.get((status.st_dev, status.st_ino))
 
 
 def _may_be_locked(descriptor: int, path: str) -> bool:
@@ -58,6 +71,8 @@ def _hold(descriptor: int) -> None:
         # Nobody can open a deleted file any more, so its locks are of no use.
         if not os.fstat(other).st_nlink:
             os.close(_held.pop(key))
+    while len(_held) >= MAX_HELD:
+        os.close(_held.pop(next(iter(_held))))
     status = os.fstat(descriptor)
     _held[status.st_dev, status.st_ino] = descriptor
 
