@@ -38,12 +38,10 @@ _MANIFEST_S = 30.0
 # A log that takes the place of another form of it is unreadable until the manifest names it.
 _REPLACED_S = 1.0
 
-
 # A push looks this long after its manifest whether another one has replaced it, which reads the
 # manifest and writes it in about a tenth of that.
 _SETTLE_S = 0.5
 _TRIES = 5
-
 
 # Kinds of storage that have folders. An object storage has none: there, to make one would make a
 # bucket that is missing.
@@ -289,12 +287,13 @@ class _Upload:
         """Write the manifest again if another push has replaced it by one without these changes."""
         for _ in range(_TRIES):
             time.sleep(_SETTLE_S)
-            now = (read_manifest(self._url) or Manifest()).logs.keys()
-            if self._added.keys() <= now and now.isdisjoint(self.result.deleted):
+            now = (read_manifest(self._url) or Manifest()).logs
+            has_added = self._added.items() <= now.items()
+            if has_added and now.keys().isdisjoint(self.result.deleted):
                 return
             self._put_manifest()
         raise CorpusError(
-            f"{self._url}/{MANIFEST_NAME}: other pushes replace it all the time; push again"
+            f"{self._url}/{MANIFEST_NAME}: other pushes keep replacing this list; push again when they are done"
         )
 
     def _remove(self, names: list[str]) -> None:

@@ -223,8 +223,8 @@ class RemoteSource:
         for start, end, data in zip(starts, ends, self._request(starts, ends), strict=True):
             if len(data) != end - start:
                 raise LogError(
-                    f"{self._url} has other contents than when its corpus was opened; open it again, "
-                    "and if it stays so, a push was ended: run it again",
+                    f"{self._url} has other contents than when its corpus was opened; open it again; "
+                    "if that does not help, a push was killed half-way: run that push again",
                     path=self.path,
                 )
             for offset in range(0, len(data), _BLOCK_BYTES):
