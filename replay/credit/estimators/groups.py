@@ -67,6 +67,9 @@ class GroupOptions(TypedDict, total=False):
     prior: float
 
 
+# Whoever did nothing, or met an outage, is no other try of the policy.
+_IS_TRY = "n_steps > 0 AND coalesce(fault NOT IN ('infra', 'env'), true)"
+
 # returns: an episode a row. statistics: a group a row. visits: a step a row, with the state before
 # it and the return from it on.
 _COMMON = """
@@ -75,9 +78,7 @@ WITH returns AS (
     CAST({measure} AS DOUBLE) AS total
   FROM episodes
   WHERE ending NOT IN ('running', 'interrupted')
-    AND {measure} IS NOT NULL AND {where} AND {of_agent}
-    -- Whoever did nothing, or met an outage, is no other try of the policy.
-    AND n_steps > 0 AND coalesce(fault NOT IN ('infra', 'env'), true)
+    AND {measure} IS NOT NULL AND {where} AND {of_agent} AND {is_try}
 ), statistics AS (
   SELECT group_id, count(*) AS k, avg(total) AS mean, coalesce(stddev_samp(total), 0) AS std
   FROM returns GROUP BY group_id
@@ -157,7 +158,7 @@ _MIXED = """
 SELECT count(*) FROM (
   SELECT 1 FROM episodes
   WHERE ending NOT IN ('running', 'interrupted') AND {measure} IS NOT NULL AND {where} AND {of_agent}
-    AND n_steps > 0 AND coalesce(fault NOT IN ('infra', 'env'), true)
+    AND {is_try}
   GROUP BY md5(CAST(row({by}) AS VARCHAR))
   -- Not by an arrow, for which the query would be run in a process of its own.
   HAVING count(DISTINCT CAST(json_extract(interface, '$.base') AS VARCHAR)) > 1
@@ -259,6 +260,7 @@ def count_mixed_groups(corpus: Corpus, where: str, **options: Unpack[GroupOption
         measure=MEASURES[options.get("measure", "return")],
         where=bracketed(where),
         of_agent=IS_OF_AGENT,
+        is_try=_IS_TRY,
     )
     ((n_groups,),) = corpus.sql(query, sandbox=True).fetchall()
     return int(n_groups)
@@ -274,7 +276,12 @@ def _visits(where: str, options: GroupOptions) -> str:
     to_go = _RETURN_TO_GO.format(gamma=float(gamma)) if measure == "return" else "r.total"
     by = options.get("by", _SAME_START)
     return _COMMON.format(
-        by=by, where=bracketed(where), of_agent=IS_OF_AGENT, measure=MEASURES[measure], to_go=to_go
+        by=by,
+        where=bracketed(where),
+        of_agent=IS_OF_AGENT,
+        is_try=_IS_TRY,
+        measure=MEASURES[measure],
+        to_go=to_go,
     )
 
 
