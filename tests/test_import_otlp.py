@@ -431,7 +431,7 @@ WORDS = {
 @pytest.mark.parametrize("words", WORDS)
 def test_a_trace_in_words_that_are_not_read_is_refused(words: str, tmp_path: Path) -> None:
     path = write_json(tmp_path / "t.json", export(span("a1"), span("b1", "a1", **WORDS[words])))
-    with pytest.raises(ImportFileError, match=f"words of {re.escape(words)} are not read"):
+    with pytest.raises(ImportFileError, match=f"attributes of {re.escape(words)} are not read"):
         import_trajectories(path, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.trj"))
 
@@ -443,7 +443,7 @@ def test_a_trace_of_no_agent_is_no_episode(tmp_path: Path) -> None:
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT count(*) FROM episodes") == 1
         assert one(corpus, "SELECT dropped FROM imports") == 1
-        assert "a span of a trace that names no model" in one(corpus, "SELECT report FROM imports")
+        assert "a span of a trace without a model call" in one(corpus, "SELECT report FROM imports")
 
 
 def test_spans_in_other_words_beside_an_agents_are_named(tmp_path: Path) -> None:
@@ -453,4 +453,6 @@ def test_spans_in_other_words_beside_an_agents_are_named(tmp_path: Path) -> None
     with imported(path, tmp_path / "out") as corpus:
         assert one(corpus, "SELECT n_steps FROM episodes") == 1
         (note,) = json.loads(one(corpus, "SELECT report->'$.notes' FROM imports"))
-        assert note == "spans in words of OpenLLMetry are kept as notes, and are no calls"
+        assert (
+            note == "spans with attributes of OpenLLMetry are kept as notes, and not read as calls"
+        )

@@ -37,7 +37,7 @@ _OTHER_WORDS = {
     "langsmith.span.kind": "LangSmith",
     "gen_ai.request.model": f"gen_ai without {otlp_genai.OPERATION}",
 }
-"""An attribute -> whose words it is of, which are not read."""
+"""An attribute -> who writes it: spans that have it, and no kind that is known, are not read."""
 _PASSED = {"pass": True, "passed": True, "true": True, "fail": False, "failed": False}
 
 
@@ -71,13 +71,15 @@ def _read(candidate: Candidate, account: Account) -> Iterator[ImportedEpisode]:
         unread = sorted({words for span in of_trace if (words := _unread_words(span))})
         if not any(map(kind_of, of_trace)):
             # Such as the requests of a service: an episode of it would count as one without steps.
-            reason = f": words of {', '.join(unread)} are not read" if unread else ""
+            reason = f"; attributes of {', '.join(unread)} are not read" if unread else ""
             account.drop(
-                f"a span of a trace that names no model, tool or agent{reason}", len(of_trace)
+                f"a span of a trace without a model call, tool call or agent{reason}", len(of_trace)
             )
             continue
         for words in unread:
-            account.note(f"spans in words of {words} are kept as notes, and are no calls")
+            account.note(
+                f"spans with attributes of {words} are kept as notes, and not read as calls"
+            )
         yield from _Trace(trace_id, of_trace, place, account).episodes()
 
 
