@@ -12,10 +12,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import duckdb
 import gymnasium as gym
+import msgspec
 import numpy as np
 import pytest
 from conftest import record
@@ -23,12 +25,12 @@ from tiers import Share, suite, third_slow
 
 import trajrec
 from trajrec.cli.main import main
-from trajrec.corpus.mirror import Manifest, read_manifest
+from trajrec.corpus.mirror import MANIFEST_NAME, Manifest, read_manifest
 from trajrec.corpus.push import push
 from trajrec.corpus.removal import remove
 from trajrec.errors import CorpusError, LogError
 from trajrec.log.reader import LogReader
-from trajrec.log.remote import PLACEHOLDER, RemoteSource, mirrors_folder, url_of
+from trajrec.log.remote import PLACEHOLDER, RemoteSource, file_system, mirrors_folder, url_of
 from trajrec.replay import fork_many, replay_episode, replay_episodes
 
 BUCKET = "corpora"
@@ -678,3 +680,41 @@ def test_ranges_of_an_object_are_its_bytes(monkeypatch: pytest.MonkeyPatch, tmp_
         assert small.range(at, at + 100) == data[at : at + 100]
     assert n_requests == 1
     assert mirrors_folder().is_absolute()
+
+
+@pytest.mark.slow
+def test_a_push_notices_that_another_put_an_earlier_entry_back(
+    runs: Path, storage: tuple[Counted, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url = storage
+    push(runs, url)
+    before = read_manifest(url)
+    assert before is not None
+    with trajrec.open(runs) as corpus:
+        ((log, episode),) = rows(
+            corpus, "SELECT log, any_value(episode_id) FROM episodes GROUP BY 1 ORDER BY 1 LIMIT 1"
+        )
+    remove(runs, f"episode_id = '{episode}'")
+    n_put_back = 0
+
+    def put_back(seconds: float) -> None:
+        nonlocal n_put_back
+        now = read_manifest(url)
+        if n_put_back == 0 and now is not None:
+            # Of another push, which had read the list before this one wrote it.
+            n_put_back += 1
+            now.logs[log] = before.logs[log]
+            system, root = file_system(url)
+            system.pipe_file(f"{root}/{MANIFEST_NAME}", msgspec.json.encode(now))
+
+    clock = SimpleNamespace(sleep=put_back, monotonic=time.monotonic)
+    monkeypatch.setattr("trajrec.corpus.push.time", clock)
+    push(runs, url)
+    now = read_manifest(url)
+    assert n_put_back == 1
+    assert now is not None
+    assert now.logs[log] != before.logs[log]
+    with trajrec.open(url) as corpus:
+        assert rows(corpus, f"SELECT count(*) FROM episodes WHERE episode_id = '{episode}'") == [
+            (0,)
+        ]
