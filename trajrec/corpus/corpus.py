@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import duckdb
 
@@ -23,6 +22,7 @@ from trajrec.corpus.location import locate
 from trajrec.corpus.log_copies import LogCopies
 from trajrec.corpus.notebook import CorpusCard
 from trajrec.corpus.prices import Prices, cost_sql
+from trajrec.corpus.problems import Problem, list_problems
 from trajrec.corpus.refs import pickle_by_reference
 from trajrec.corpus.sandbox import Sandbox
 from trajrec.corpus.training import AnyKind, TrainingReads, kind_condition
@@ -32,6 +32,7 @@ from trajrec.log.reader import LogReader
 from trajrec.log.schema import episode_id as make_episode_id
 from trajrec.paths import fixed_path
 from trajrec.types import Value
+from trajrec.values.per_process import PerProcess
 
 # Here, since every program that has an episode has imported this module.
 pickle_by_reference()
@@ -80,22 +81,10 @@ def open(
     return Corpus(locate(path), scan=scan, progress=progress, sandbox=sandbox, prices=prices)
 
 
-class Problem(NamedTuple):
-    """A part of a log that cannot be read.
-
-    Attributes:
-        log: The log's path, relative to the corpus.
-        reason: The damage, or why the whole file cannot be read.
-        is_tail: Whether only the last write of its writer is incomplete.
-    """
-
-    log: str
-    reason: str
-    is_tail: bool
-
-
 class Corpus(GoalReads, LogCopies, Analyses, TrainingReads, Labelling, CorpusCard):
     """A folder of logs. A context manager; an open corpus holds the index file for reading.
+
+    Several threads may use it, and so may forked processes: each of them opens the index anew.
 
     Attributes:
         path: The folder.
@@ -120,9 +109,12 @@ class Corpus(GoalReads, LogCopies, Analyses, TrainingReads, Labelling, CorpusCar
         self._scan = scan = "full" if os.environ.get("TRAJREC_SCAN") == "full" else scan
         self._prices = prices
         cost = cost_sql({} if prices is None else prices)
-        self._index = LiveIndex(self.path, scan=scan, progress=progress, sandbox=sandbox, cost=cost)
-        # Threads share the index; each query has a connection of its own.
-        self._lock = self._index.lock
+        self._is_closed = False
+        self._indexes = PerProcess(
+            functools.partial(
+                LiveIndex, self.path, scan=scan, progress=progress, sandbox=sandbox, cost=cost
+            )
+        )
 
     def __enter__(self) -> Corpus:
         return self
@@ -142,10 +134,24 @@ class Corpus(GoalReads, LogCopies, Analyses, TrainingReads, Labelling, CorpusCar
         """Close the index and the logs. Twice is harmless."""
         if self._closed_off is not None:
             self._closed_off.close()
-        self._index.close()
+        if self._indexes.is_here:
+            self._indexes.get().close()
+        self._is_closed = True
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
+
+    @property
+    def _index(self) -> LiveIndex:
+        """The index of this process, which a forked one makes anew."""
+        if self._is_closed:
+            raise CorpusError("the corpus is closed; open it again with trajrec.open()")
+        return self._indexes.get()
+
+    @property
+    def _lock(self) -> threading.RLock:
+        # Threads share the index; each query has a connection of its own.
+        return self._index.lock
 
     def sql(
         self,
@@ -282,28 +288,7 @@ class Corpus(GoalReads, LogCopies, Analyses, TrainingReads, Labelling, CorpusCar
             Damaged bytes, unreadable files, and the incomplete ends that killed writers left.
         """
         self.refresh()
-        rows = self._index.rows(
-            "SELECT log, problem, damage FROM logs "
-            "WHERE problem IS NOT NULL OR damage IS NOT NULL ORDER BY log"
-        )
-        problems = []
-        for log, problem, damage in rows:
-            if problem is not None:
-                text = problem.removeprefix(str(self.path / log)).lstrip(" :")
-                problems.append(Problem(log, text, is_tail=False))
-                continue
-            for offset, size, cause, is_tail in json.loads(damage):
-                # A log that is being written may end within a frame.
-                if not (is_tail and self._index.running.get(log)):
-                    problems.append(_problem(log, offset, size, cause, is_tail))
-        # The index stores no rows of journals, and does not decode observations and states.
-        for log, reader in {**self._index.tail_readers, **self._readers}.items():
-            problems += [
-                problem
-                for problem in (_problem(log, *damage) for damage in reader.damage)
-                if not problem.is_tail and problem not in problems
-            ]
-        return sorted(problems)
+        return list_problems(self.path, self._index, self._readers)
 
     def _load(self, row: EpisodeRow, places: Mapping[str, Place]) -> Episode:
         """Return the episode of a row."""
@@ -386,10 +371,6 @@ def _fits(reader: LogReader, row: EpisodeRow, place: Place) -> bool:
     if place.seal is not None:
         return identity.seal.startswith(place.seal)
     return not identity.generation and len(reader.frames) > row.last_frame
-
-
-def _problem(log: str, offset: int, size: int, reason: str, is_tail: bool) -> Problem:
-    return Problem(log, f"byte {offset}, {size} bytes: {reason}", is_tail)
 
 
 def _size(path: Path) -> int | None:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import weakref
 from pathlib import Path
 
 import duckdb
+
+from trajrec.values.per_process import keep_for_good
+
+_open: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
 
 _FOR_THREADS = 1 << 32
 """Bytes of addresses that several threads need: 70 MB each, beside a gigabyte of libraries."""
@@ -30,7 +36,19 @@ def connect(
     # In a notebook without ipywidgets DuckDB draws nothing, and refuses any such setting.
     with contextlib.suppress(duckdb.InvalidInputException):
         con.execute("SET enable_progress_bar = false")
+    _open.add(con)
     return con
+
+
+def _keep_in_child() -> None:
+    """End no database that this process has inherited, even if it is garbage: see `PerProcess`."""
+    for con in list(_open):
+        keep_for_good(con)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_in_child)
 
 
 def _within_limits() -> dict[str, str | int | bool]:

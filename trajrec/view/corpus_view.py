@@ -11,7 +11,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from trajrec.corpus.corpus import Corpus, Problem
+from trajrec.corpus.corpus import Corpus
+from trajrec.corpus.problems import Problem
 from trajrec.statistics.intervals import Interval, wilson
 from trajrec.task_options import IS_OF_AGENT, PROBE
 from trajrec.types import Value

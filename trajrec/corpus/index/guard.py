@@ -25,7 +25,6 @@ class Guard:
         self._con = con
         self._holder: duckdb.DuckDBPyConnection | None = None
         self._holds = False
-        self._is_closed = False
 
     def hold(self, *, views: Iterable[str] = (), tables: Iterable[str]) -> None:
         """Let no other connection change some views and tables, nor this one."""
@@ -45,16 +44,14 @@ class Guard:
             self._holder.execute("ROLLBACK")
 
     def check(self, database: str | None) -> None:
-        """Refuse to go on if the corpus is closed, or a user's connection has detached a database.
+        """Refuse to go on if a user's connection has detached a database.
 
         Args:
             database: Its name; None if there is none.
 
         Raises:
-            CorpusError: The corpus is closed, or the database is gone.
+            CorpusError: The database is gone.
         """
-        if self._is_closed:
-            raise CorpusError("the corpus is closed; open it again with trajrec.open()")
         if self._holder is None or database is None:
             return
         try:
@@ -67,6 +64,5 @@ class Guard:
 
     def close(self) -> None:
         """Close the connection that holds them: the corpus is closed."""
-        self._is_closed = True
         if self._holder is not None:
             self._holder.close()

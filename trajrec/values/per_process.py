@@ -1,0 +1,44 @@
+"""What a forked process must make anew, since it has only a copy without threads and locks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class PerProcess(Generic[T]):
+    """A thing that each process makes for itself: at once here, and later in forked ones.
+
+    The copy that a forked process inherits is never ended there. To end a database is to wait for
+    its threads, which only the parent has: the system ends a process that tries.
+
+    Args:
+        make: Makes the thing.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._thing = make()
+        self._owner = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this process has made its own."""
+        return self._owner == os.getpid()
+
+    def get(self) -> T:
+        """Return the thing of this process."""
+        if not self.is_here:
+            keep_for_good(self._thing)
+            self._thing = self._make()
+            self._owner = os.getpid()
+        return self._thing
+
+
+def keep_for_good(thing: object) -> None:
+    """Let Python never end an object, not even as the process ends."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
