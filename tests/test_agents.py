@@ -124,6 +124,7 @@ def test_the_last_try_raises_its_own_exception(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_arguments_against_the_schema_are_invalid_and_executed(
     tmp_path: Path,
 ) -> None:
@@ -333,6 +334,7 @@ def test_a_read_tool_that_writes_is_reported(tmp_path: Path) -> None:
     assert only(tmp_path).transcript.initial_state == {"accounts": {"ada": 5}, "inbox": ["hello"]}
 
 
+@pytest.mark.slow
 def test_an_exception_of_the_loop_is_recorded(tmp_path: Path) -> None:
     def loop() -> None:
         with trajrec.episode(tmp_path, checks=[solved]) as ep:
@@ -348,6 +350,7 @@ def test_an_exception_of_the_loop_is_recorded(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_failed_reset_is_an_episode_with_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="options"),
@@ -386,6 +389,7 @@ def test_a_raising_verifier_has_status_error(tmp_path: Path) -> None:
     assert rows(tmp_path, "SELECT phase, origin FROM failures") == [("check", "verifier")]
 
 
+@pytest.mark.slow
 def test_calls_outside_of_an_episode_raise(tmp_path: Path) -> None:
     ep = trajrec.episode(tmp_path)
     with pytest.raises(ValueError, match="has not begun"):
@@ -600,6 +604,7 @@ def test_an_episode_that_nobody_left_is_not_around_the_next_one(tmp_path: Path) 
     assert kinds == [(task, "rollout") for task in ("left", "next", "ended", "last")]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("hints", "access"),
     [
@@ -648,6 +653,7 @@ def test_ctrl_c_in_a_verifier_ends_the_episode(tmp_path: Path) -> None:
         assert rows == [("check", "verifier", "builtins.KeyboardInterrupt")]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("schema", "value"),
     [
@@ -695,6 +701,7 @@ def test_odd_objects_of_a_program_raise_nothing_into_it(tmp_path: Path) -> None:
         assert corpus.sql(query).fetchall() == found
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("metadata", [None, {"run": "a", "trial": 3}])
 def test_transcript_has_the_task_and_its_metadata(tmp_path: Path, metadata: Any) -> None:
     with trajrec.episode(tmp_path, task="refund-17", metadata=metadata):

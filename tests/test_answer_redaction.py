@@ -71,6 +71,7 @@ FORMS: dict[str, tuple[Any, str, str, bytes]] = {
 }
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("size", [1, 5, 1000])
 @pytest.mark.parametrize("form", FORMS)
 def test_secret_cut_over_objects_is_redacted_and_the_rest_stays(

@@ -45,6 +45,7 @@ def shown(corpus: trajrec.Corpus) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_bands_of_different_numbers_have_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_bands_show_counts_intervals_and_exclusions(corpus: trajrec.Corpus) -> N
     assert {band.band for band in corpus.bands(of_run("k1"), min_n=9)} == {"unmeasured"}
 
 
+@pytest.mark.slow
 def test_an_unknown_part_of_the_interface_leaves_no_rate(corpus: trajrec.Corpus) -> None:
     (band,) = corpus.bands(of_run("unknown"))
     assert (band.band, band.rate, band.unknown) == ("unmeasured", None, ("base",))

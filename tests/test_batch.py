@@ -60,6 +60,7 @@ def test_reports_are_the_same_for_any_number_of_processes(runs: Path) -> None:
     assert reports(runs, jobs=2) == alone
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("first", [False, True])
 def test_states_are_compared_as_each_log_recorded_them(first: bool, tmp_path: Path) -> None:
     # The two logs name one environment, and it is made once.

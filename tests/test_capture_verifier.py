@@ -52,6 +52,7 @@ def capture(*words: str, script: str = "printf paid > shop/order.txt") -> int:
     return main(["capture", "runs", *words, "--", "sh", "-c", script])
 
 
+@pytest.mark.slow
 def test_the_first_verifier_decides_the_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     verifiers = ["--verifier", "capture_judges:paid", "--verifier", "capture_judges:untouched"]
     assert capture("--watch", "shop", *verifiers) == 0

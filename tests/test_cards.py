@@ -122,6 +122,7 @@ def test_each_unknown_of_a_release_is_named(release: tuple[trajrec.Corpus, Path]
     assert "| 0 of 15 | unlicensed" in text
 
 
+@pytest.mark.slow
 def test_the_front_matter_lists_a_config_for_each_table(
     release: tuple[trajrec.Corpus, Path],
 ) -> None:
@@ -305,6 +306,7 @@ def test_each_source_of_a_check_has_its_own_flakes(tmp_path: Path) -> None:
     assert sorted(rates.values())[0] == 0.0 < sorted(rates.values())[1]
 
 
+@pytest.mark.slow
 def test_a_task_in_two_splits_contradicts_the_coverage(tmp_path: Path) -> None:
     for split in ("train", "validation"):
         record_one(
@@ -328,6 +330,7 @@ def test_a_task_in_two_splits_contradicts_the_coverage(tmp_path: Path) -> None:
     assert not any(line.startswith("held-out split") for line in named["missing"])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("other", ["a_b", "A-B"])
 def test_splits_whose_files_would_be_one_are_refused(tmp_path: Path, other: str) -> None:
     for split in ("a-b", other):
@@ -341,6 +344,7 @@ def test_splits_whose_files_would_be_one_are_refused(tmp_path: Path, other: str)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_first_state_stands_only_for_tasks_without_names(tmp_path: Path) -> None:
     # Two tasks begin in one world, and two environments in the number 0.
     for split in ("train", "test"):
@@ -359,6 +363,7 @@ def test_a_first_state_stands_only_for_tasks_without_names(tmp_path: Path) -> No
     assert card["claims"]["coverage"]["contradicted"] == []
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("split", ["", "x" * 101])
 def test_a_split_that_names_no_file_is_refused(tmp_path: Path, split: str) -> None:
     record_one(tmp_path / "runs", True, metadata={"split": split})
@@ -422,6 +427,7 @@ def test_log_that_is_being_written_is_not_released(tmp_path: Path) -> None:
         corpus.card(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_refused_replays_are_no_failed_ones(tmp_path: Path) -> None:
     for _ in range(3):
         state = {"n": 0}
@@ -438,6 +444,7 @@ def test_refused_replays_are_no_failed_ones(tmp_path: Path) -> None:
     assert "replay, of 3 episodes" in card["missing"]
 
 
+@pytest.mark.slow
 def test_replays_in_another_environment_are_told_apart(tmp_path: Path) -> None:
     with trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs") as env:
         env.reset(seed=0)

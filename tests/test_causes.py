@@ -157,6 +157,7 @@ def test_changed_version_is_named_as_the_cause(tmp_path: Path) -> None:
     assert f"version drift: changed since: numpy {then} -> 99.0" in report.divergence.cause
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("has_new_version", [False, True])
 def test_float_drift_needs_something_that_drifted(tmp_path: Path, has_new_version: bool) -> None:
     class Nudged(broken.Sound):

@@ -39,6 +39,7 @@ def logs_of(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / RUNS).glob("*.trj"))
 
 
+@pytest.mark.slow
 def test_a_corpus_stays_in_its_folder(elsewhere: Path) -> None:
     record(gym.make("CartPole-v1"), Path(RUNS), 2)
     with trajrec.open(RUNS) as corpus, trajrec.open(RUNS) as late:
@@ -104,6 +105,7 @@ def leave_and_draw() -> Any:
     return Leaving(render_mode="rgb_array")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("command", "files"),
     [
@@ -136,6 +138,7 @@ def test_files_of_a_command_stay_in_its_folder(
     assert len(logs_of(elsewhere)) == 1
 
 
+@pytest.mark.slow
 def test_a_capture_records_where_it_began(elsewhere: Path) -> None:
     others = logs_of(elsewhere)
     with ModelServer([Turn("yes"), Turn("no")]) as server, trajrec.capture(RUNS) as capture:
@@ -150,6 +153,7 @@ def test_a_capture_records_where_it_began(elsewhere: Path) -> None:
         assert corpus.sql("SELECT count(*) FROM episodes").fetchall() == [(2,)]
 
 
+@pytest.mark.slow
 def test_an_episode_is_recorded_where_it_was_made(elsewhere: Path) -> None:
     others = logs_of(elsewhere)
     first = Path.cwd()

@@ -109,6 +109,7 @@ def test_images_are_left_out_and_named(tmp_path: Path) -> None:
     assert (story(talk)[0], talk.omitted) == (("user", "see"), [0])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("message", "omitted"),
     [

@@ -78,6 +78,7 @@ def test_families_are_the_units_of_a_cluster(corpus: trajrec.Corpus) -> None:
         compare(corpus, "plain", "plain again", cluster="a' OR 1")
 
 
+@pytest.mark.slow
 def test_an_interval_over_these_tasks_says_so(corpus: trajrec.Corpus) -> None:
     comparison = compare(corpus, "plain", "plain again", over="these")
     assert "these tasks alone" in comparison.notes[0]
@@ -112,6 +113,7 @@ def test_a_difference_of_scores_is_not_split(corpus: trajrec.Corpus) -> None:
     assert "verdicts alone are split" in scores.cross_grade().reason
 
 
+@pytest.mark.slow
 def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None:
     comparison = compare(corpus, "recipe a", "recipe b")
     assert comparison.claim == "attributable"
@@ -130,6 +132,7 @@ def test_training_runs_are_the_units_of_a_recipe(corpus: trajrec.Corpus) -> None
     assert "fewer than 3 training runs a side" in two.reasons[0]
 
 
+@pytest.mark.slow
 def test_equal_training_runs_have_no_sure_rate(tmp_path: Path) -> None:
     for run in ("a1", "a2", "a3", "b1", "b2", "b3"):
         n_won = 1 if run < "b3" else 0
@@ -163,6 +166,7 @@ def test_tasks_of_another_revision_are_no_shared_tasks(corpus: trajrec.Corpus) -
     assert not comparison.holds("no-loss", margin=1.0)
 
 
+@pytest.mark.slow
 def test_check_that_no_episode_has_is_refused_by_name(corpus: trajrec.Corpus) -> None:
     for ask in (
         lambda name: compare(corpus, "plain", "plain again", check=name),
@@ -324,6 +328,7 @@ def test_recorded_models_and_prompts_correct_the_interface(tmp_path: Path) -> No
     assert (prompt.path, prompt.is_declared) == ("scaffold.system_digest", False)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ["model", "system", "instructions", "input", "prompt_cache_key"])
 def test_content_of_a_request_is_no_setting_of_its_sampling(tmp_path: Path, name: str) -> None:
     for run in ("a", "b"):
@@ -480,11 +485,13 @@ def task_half_width(folder: Path, offset: float) -> float:
     return difference.ci_high - difference.ci_low
 
 
+@pytest.mark.slow
 def test_scores_far_from_zero_have_the_same_interval(tmp_path: Path) -> None:
     near = task_half_width(tmp_path / "near", 0.0)
     assert task_half_width(tmp_path / "far", 1e9) == pytest.approx(near, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_tasks_without_a_family_or_a_score_are_counted_once(tmp_path: Path) -> None:
     for run in ("a", "b"):
         record_run(tmp_path, run, {f"t{k}": [True] for k in range(4)})
@@ -571,6 +578,7 @@ def test_a_drawn_interval_ends_where_it_ends() -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_tool_described_in_other_words_is_a_difference(tmp_path: Path) -> None:
     for name, words in (("a", "Clear an order."), ("b", "Clear an order. Never undo.")):
         function = {"name": "purge", "description": words, "parameters": {"type": "object"}}

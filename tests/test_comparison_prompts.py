@@ -42,6 +42,7 @@ def scaffold_of(folder: Path) -> Factor:
     return found
 
 
+@pytest.mark.slow
 def test_another_template_of_the_prompt_is_a_difference(tmp_path: Path) -> None:
     record(tmp_path, "a", lambda: "Count to 3.")
     record(tmp_path, "b", lambda: "Count to 3, slowly.")
@@ -52,6 +53,7 @@ def test_another_template_of_the_prompt_is_a_difference(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_equal_prompts_are_no_difference(tmp_path: Path) -> None:
     for run in ("a", "b"):
         record(tmp_path, run, lambda: "Count to 3.")
@@ -59,6 +61,7 @@ def test_equal_prompts_are_no_difference(tmp_path: Path) -> None:
     assert scaffold_of(tmp_path).status == "same"
 
 
+@pytest.mark.slow
 def test_prompts_that_follow_from_seeds_are_no_difference(tmp_path: Path) -> None:
     for run in ("a", "b"):
         seeds = itertools.count()
@@ -66,6 +69,7 @@ def test_prompts_that_follow_from_seeds_are_no_difference(tmp_path: Path) -> Non
     assert scaffold_of(tmp_path).status == "same"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n", [1, 2])
 def test_prompts_that_may_differ_by_chance_are_unknown(tmp_path: Path, n: int) -> None:
     times = itertools.count()
@@ -76,6 +80,7 @@ def test_prompts_that_may_differ_by_chance_are_unknown(tmp_path: Path, n: int) -
     assert "unknown whether by chance" in scaffold.unknown[0]
 
 
+@pytest.mark.slow
 def test_a_template_that_changes_half_way_is_unknown(tmp_path: Path) -> None:
     record(tmp_path, "a", lambda: "Count to 3.")
     record(tmp_path, "b", lambda: "Count to 3.")
@@ -83,6 +88,7 @@ def test_a_template_that_changes_half_way_is_unknown(tmp_path: Path) -> None:
     assert scaffold_of(tmp_path).status == "unknown"
 
 
+@pytest.mark.slow
 def test_prompts_that_both_runs_draw_are_no_difference(tmp_path: Path) -> None:
     for run, first in (("a", 0), ("b", 1)):
         seeds = itertools.count(first)
@@ -90,6 +96,7 @@ def test_prompts_that_both_runs_draw_are_no_difference(tmp_path: Path) -> None:
     assert scaffold_of(tmp_path).status == "same"
 
 
+@pytest.mark.slow
 def test_a_declared_difference_explains_that_of_prompts(tmp_path: Path) -> None:
     for run, prompt in (("a", "Count."), ("b", "Count, please.")):
         record(tmp_path, run, lambda prompt=prompt: prompt, scaffold={"prompt": run})

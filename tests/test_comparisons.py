@@ -91,6 +91,7 @@ def test_equal_interfaces_give_the_noise_floor(corpus: trajrec.Corpus) -> None:
     assert comparison.difference.ci_high > 0.3
 
 
+@pytest.mark.slow
 def test_one_differing_path_is_attributable_and_named(corpus: trajrec.Corpus) -> None:
     comparison = compare(corpus, "base", "prompt")
     assert comparison.claim == "attributable"
@@ -103,6 +104,7 @@ def test_one_differing_path_is_attributable_and_named(corpus: trajrec.Corpus) ->
     assert [task.task for task in comparison.tasks] == ["t2", "t0", "t1"]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("a", "b", "claim", "reason"),
     [
@@ -214,6 +216,7 @@ SELECTED = [
 ]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("condition", "name"), SELECTED)
 def test_runs_that_are_selected_by_outcomes_are_refused(
     corpus: trajrec.Corpus, condition: str, name: str
@@ -259,6 +262,7 @@ def test_a_gate_says_how_many_tasks_would_do(
     assert (record["claim"], record["n_units"]) == ("noise floor", 5)
 
 
+@pytest.mark.slow
 def test_the_terminal_shows_claim_effect_and_a_plot(
     corpus: trajrec.Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -307,6 +311,7 @@ def test_two_folders_are_compared_and_copies_refused(
     assert main(["compare", str(tmp_path / "a")]) == 2
 
 
+@pytest.mark.slow
 def test_rollouts_that_were_declared_and_not_recorded_are_counted(tmp_path: Path) -> None:
     results = {f"t{k}": [k > 0, True, False] for k in range(4)}
     of = interface(eval_protocol={"trials": 4})
@@ -322,6 +327,7 @@ def test_rollouts_that_were_declared_and_not_recorded_are_counted(tmp_path: Path
     assert comparison.bounds == pytest.approx((0.0, 0.25))
 
 
+@pytest.mark.slow
 def test_an_unknown_factor_is_named_once(tmp_path: Path) -> None:
     for run in ("a", "b"):
         record_run(tmp_path, run, SOME, of=trajrec.interface(base={"model": "counter"}))

@@ -195,6 +195,7 @@ def test_a_condition_cannot_leave_its_brackets(runs: Path, where: str) -> None:
         remove(runs, where, dry_run=True)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "where",
     [

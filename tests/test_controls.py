@@ -440,6 +440,7 @@ class PaidByChance(gym.RewardWrapper[Any, Any]):
         return float(reward) + random.SystemRandom().random()
 
 
+@pytest.mark.slow
 def test_rewards_of_a_changed_environment_are_refused(tmp_path: Path) -> None:
     episode = record(gym.make("Taxi-v4"), tmp_path)
 

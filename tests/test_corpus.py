@@ -148,6 +148,7 @@ def test_rewards_by_agent_have_their_own_table(tmp_path: Path) -> None:
         assert len({row[0] for row in result}) == 2
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "kind", [list, tuple, np.array, lambda parts: [np.float32(part) for part in parts]]
 )
@@ -365,6 +366,7 @@ def test_an_invalid_index_file_is_rebuilt(content: bytes, tmp_path: Path) -> Non
     duckdb.connect(str(tmp_path / INDEX_NAME), read_only=True).close()
 
 
+@pytest.mark.slow
 def test_an_index_of_a_newer_duckdb_is_rebuilt(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 3)
     update_index(tmp_path)
@@ -472,6 +474,7 @@ def test_long_queries_draw_no_progress_on_stdout(sandbox: bool) -> None:
     assert printed.stdout == "[(False,)]\n", printed.stderr
 
 
+@pytest.mark.slow
 def test_a_notebook_without_widgets_opens_a_corpus() -> None:
     # DuckDB knows a notebook by the settings of IPython's shell.
     folder = Path(__file__).parents[1] / "sample_trajectories" / "support"
@@ -660,6 +663,7 @@ def test_each_reward_that_is_a_number_is_one_in_sql(
         assert totals == [(None,)] * 2
 
 
+@pytest.mark.slow
 def test_a_condition_selects_logs_recorded_since_opening(tmp_path: Path) -> None:
     for n_episodes in (1, 2):
         with trajrec.record(gym.make("CartPole-v1"), tmp_path) as env:
@@ -671,6 +675,7 @@ def test_a_condition_selects_logs_recorded_since_opening(tmp_path: Path) -> None
     corpus.close()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("where", [None, "", " ", 3, True])
 def test_a_condition_that_is_no_text_is_named(
     cartpole: trajrec.Corpus, where: Any, tmp_path: Path

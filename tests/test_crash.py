@@ -401,6 +401,7 @@ def test_full_disk_does_not_end_training(tiny_disk: Path) -> None:
     assert all(is_same(row[1], noise(step)[0]) for step, row in rows.items())
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
 @pytest.mark.parametrize("on_full", ["stop-recording", "raise"])
 def test_full_disk_does_not_end_agents_that_begin_later(

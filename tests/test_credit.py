@@ -665,6 +665,7 @@ class ExhaustedOften(Exhausted):
         return [self.act(*pair) for pair in zip(observations, rngs, strict=True)]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", [Exhausted, ExhaustedOften])
 def test_a_policy_out_of_actions_loses_no_rollout(tmp_path: Path, kind: Any) -> None:
     episode = record(tmp_path / "runs", gym.make("CartPole-v1", max_episode_steps=20), push)

@@ -631,6 +631,7 @@ class Loose(Bank):
 SECRET = "sk-abcdefghijklmnopqrstuvwxyz0123456789"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "extra", [np.array([1.0, 2.0]), float("nan"), (1, 2)], ids=["array", "nan", "tuple"]
 )
@@ -945,6 +946,7 @@ def generator_loop(ep: Any) -> Iterator[Any]:
     yield ep.call(*WON[0][:1], **WON[0][1])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("agent", [AsyncLoop(), lambda ep: AsyncLoop()(ep), generator_loop])
 def test_an_agent_that_returns_its_loop_unrun_is_refused(tmp_path: Path, agent: Any) -> None:
     episode = record(tmp_path, agent_of_calls(*WON))
@@ -989,6 +991,7 @@ def test_a_loop_whose_error_has_no_text_is_invalid(tmp_path: Path) -> None:
     assert "TextlessError: <exception str() failed>" in "".join(table.notes)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_async", [False, True])
 def test_items_before_a_generator_failed_are_played_back(tmp_path: Path, is_async: bool) -> None:
     def lines() -> Iterator[str]:
@@ -1029,6 +1032,7 @@ def took_money(world: Any) -> bool:
     return False
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("decides", [False, True])
 def test_an_agent_that_decides_by_its_own_check_is_refused(tmp_path: Path, decides: bool) -> None:
     def agent(ep: Any) -> None:

@@ -164,6 +164,7 @@ def test_a_certain_value_is_printed_without_an_interval(options: Any, tmp_path: 
     assert decision.step == 0
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("noise", ["shared", "fresh"])
 def test_policy_that_takes_every_recorded_action_ends_the_search(
     noise: Any, tmp_path: Path
@@ -295,6 +296,7 @@ def test_returns_of_lost_rollouts_have_no_bounds(tmp_path: Path) -> None:
     assert all(math.isfinite(row.ci_low) for row in whole)
 
 
+@pytest.mark.slow
 def test_the_step_that_raised_can_be_decisive(tmp_path: Path) -> None:
     class Trapped(Fragile):
         """Raises at step 4 if the action is 1."""
@@ -440,6 +442,7 @@ def test_the_probability_is_the_one_after_confirmation(tmp_path: Path) -> None:
 # --- noise ---
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("options", [{}, {"noise": "fresh"}, {"restore": "reexecute"}])
 def test_noise_is_keyed_below_the_first_probed_step(options: Any, tmp_path: Path) -> None:
     episode = record(tmp_path, Walking(), [1] * 6)

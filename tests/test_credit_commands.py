@@ -194,6 +194,7 @@ def lost_at_gate(folder: Path, by_luck: bool) -> Episode:
     return episode
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("by_luck", [False, True])
 def test_one_step_can_lose_a_small_chance(tmp_path: Path, by_luck: bool) -> None:
     episode = lost_at_gate(tmp_path, by_luck)
@@ -458,6 +459,7 @@ def test_a_table_shows_the_actions_of_all_players() -> None:
     assert len({line.index("+0.000") for line in (first, second, third)}) == 1
 
 
+@pytest.mark.slow
 def test_gigpo_without_states_says_that_it_is_grpo(tmp_path: Path) -> None:
     record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
     with trajrec.open(tmp_path) as corpus:
@@ -467,6 +469,7 @@ def test_gigpo_without_states_says_that_it_is_grpo(tmp_path: Path) -> None:
             assert note.startswith("3 of 3 steps have the advantage of grpo alone")
 
 
+@pytest.mark.slow
 def test_unknown_starts_are_not_taken_for_the_same(tmp_path: Path) -> None:
     record(Scripted(lambda k: (np.zeros(2), float(k), k == 2, False, {})), tmp_path, 2)
     with trajrec.open(tmp_path) as corpus:
@@ -698,6 +701,7 @@ def unlisted_policy(cell: int) -> int:
     return {}[cell]
 
 
+@pytest.mark.slow
 def test_an_exception_of_a_policy_is_no_finding(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

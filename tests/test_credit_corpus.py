@@ -93,6 +93,7 @@ def test_workers_stay_for_all_rounds_and_episodes(
     assert not started[0]._workers
 
 
+@pytest.mark.slow
 def test_pooling_refuses_shared_noise_and_unreadable_states(tmp_path: Path) -> None:
     episodes = record(tmp_path, 2, size=3)
     with pytest.raises(ValueError, match="noise must be 'fresh' for pooled rollouts"):

@@ -155,6 +155,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("case", CASES)
 def test_estimates_are_those_of_the_first_version(case: str, episodes: dict[str, Episode]) -> None:
     name, policy, options = CASES[case]
@@ -281,6 +282,7 @@ def test_credit_without_rollouts_is_that_of_the_first_version(
     assert digest([numbers_of(table) for table in tables]) == expected
 
 
+@pytest.mark.slow
 def test_decisions_are_those_of_the_first_version(walks: Path) -> None:
     with trajrec.open(walks / "chain") as corpus:
         (episode,) = corpus.episodes()

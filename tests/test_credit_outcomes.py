@@ -131,6 +131,7 @@ def test_a_flip_is_against_the_rewards_from_the_step_on(tmp_path: Path) -> None:
     assert flip.value == other.value
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, math.nan])
 def test_a_discount_out_of_bounds_is_refused(gamma: float, tmp_path: Path) -> None:
     episode = recorded(tmp_path, Paying())
@@ -239,6 +240,7 @@ def unable(env: Any) -> Any:
     return Verdict(None)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("check", [unsure, unable])
 def test_rollouts_without_a_verdict_give_no_labels(check: Any, tmp_path: Path) -> None:
     with trajrec.record(Paying(), tmp_path, checks=[lambda env: True]) as env:
@@ -252,6 +254,7 @@ def test_rollouts_without_a_verdict_give_no_labels(check: Any, tmp_path: Path) -
         labels(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_rollout_without_a_return_is_not_won(tmp_path: Path) -> None:
     with trajrec.record(Unlucky(), tmp_path) as env:
         env.reset(seed=0)

@@ -313,6 +313,7 @@ class Popper(Bank):
         return super().call(name, {key: arguments.pop(key) for key in list(arguments)})
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("options", [{}, {"merge_rollouts": False}, {"restore": "reexecute"}])
 def test_a_world_gets_its_own_copy_of_arguments(tmp_path: Path, options: Any) -> None:
     episode = record(tmp_path, Popper(), [LOST[0], ("choose", {"amount": 50}), LOST[2]])

@@ -388,6 +388,7 @@ def test_stacks_are_split_into_their_frames() -> None:
     assert (alone[end - 4 : end] == stacks[0]).all()
 
 
+@pytest.mark.slow
 def test_parts_of_composed_values_are_columns(tmp_path: Path) -> None:
     words = ["go", "stop"]
 
@@ -410,6 +411,7 @@ def test_parts_of_composed_values_are_columns(tmp_path: Path) -> None:
             corpus.transitions(columns=("obs/nothing",))
 
 
+@pytest.mark.slow
 def test_the_order_of_keys_makes_no_other_columns(tmp_path: Path) -> None:
     def result(keys: str) -> Any:
         values = {"a": np.float32(1), "b": np.float32(2)}
@@ -760,6 +762,7 @@ ODD_OBSERVATIONS = {
 }
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", ODD_OBSERVATIONS)
 def test_odd_arrays_are_cached_and_exported(kind: str, tmp_path: Path) -> None:
     observation = ODD_OBSERVATIONS[kind]

@@ -122,6 +122,7 @@ def test_each_fault_is_named_with_its_cause(factory: Any, cause: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_carried_state_is_no_other_cause() -> None:
     report = check_determinism(KeepsPlace, n_steps=20)
     assert report.grade == "none"
@@ -149,6 +150,7 @@ SOUND = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env", spread("environments", SOUND, fixed=["CartPole-v1"], drawn=2))
 def test_sound_environment_is_exact_and_can_be_restored(env: Any) -> None:
     report = check_determinism(env, n_steps=120)

@@ -94,6 +94,7 @@ def test_keydoor_names_the_argument_that_it_refuses(arguments: Any, name: str) -
         KeyDoor(**arguments)
 
 
+@pytest.mark.slow
 def test_an_environment_as_a_world_replays_exactly(tmp_path: Path) -> None:
     world = GymWorld(gym.make("FrozenLake-v1", is_slippery=False))
     with trajrec.episode(tmp_path, world=world, seed=0) as ep:
@@ -231,6 +232,7 @@ def test_an_office_counts_all_rows_that_a_statement_changed(sql: str) -> None:
     assert world.call("execute", {"sql": sql}) == 24
 
 
+@pytest.mark.slow
 def test_tests_that_an_agent_adds_do_not_count() -> None:
     world = Workspace()
     world.reset(options={"task": 0})

@@ -140,6 +140,7 @@ def test_integers_beyond_64_bits_signed_are_not_wrapped(tmp_path: Path) -> None:
         assert list(map(int, episode.action_array)) == episode.actions == [2**63, 2**64 - 1]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("rewards", "total"),
     [

@@ -212,6 +212,7 @@ def test_a_rerun_gives_an_undecoded_body_with_its_coding(tmp_path: Path) -> None
     assert b"content-encoding: br, other" in head_of(exchange.answer)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("location", "kept"),
     [
@@ -231,6 +232,7 @@ def test_the_place_of_a_redirection_is_kept_without_keys(
     assert exchange.end.headers == [("location", plain)]
 
 
+@pytest.mark.slow
 def test_a_compressed_bomb_is_not_unpacked(tmp_path: Path) -> None:
     bomb = zstandard.ZstdCompressor(level=3).compress(bytes(1 << 28))
     with trajrec.episode(tmp_path) as ep:
@@ -443,6 +445,7 @@ def test_a_retry_may_begin_before_the_failed_attempt_has_ended(tmp_path: Path) -
     assert rows == [(0, 0, "error", 500), (1, 1, "ok", 200), (2, 0, "ok", 200)]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("counts", [(0, 0, 1, 1), (0, 1, 2, 1), (None,) * 4])
 def test_equal_requests_at_once_have_retries_of_their_own(
     tmp_path: Path, counts: tuple[int | None, ...]

@@ -135,6 +135,7 @@ def test_an_empty_file_holds_no_export(cartpole: trajrec.Corpus, tmp_path: Path)
     assert file.read_bytes()
 
 
+@pytest.mark.slow
 def test_labels_replace_what_the_same_call_wrote(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path / "runs", task="t") as ep:
         pass
@@ -178,6 +179,7 @@ def test_an_export_replaces_what_the_same_command_wrote(
     assert main(command) == 0
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n_replaced", [0, 1, 2])
 def test_an_export_killed_at_any_rename_is_run_again(
     tmp_path: Path, n_replaced: int, monkeypatch: pytest.MonkeyPatch

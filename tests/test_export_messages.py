@@ -166,6 +166,7 @@ def record_dropping(folder: Path, *, is_right: bool) -> None:
         ep.stop("done")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("messages", [False, True])
 def test_an_answer_that_was_dropped_is_no_completion(
     messages: bool, tmp_path: Path, capsys: Any

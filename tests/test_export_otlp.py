@@ -132,6 +132,7 @@ def record(folder: Path) -> None:
     trajrec.close_logs()
 
 
+@pytest.mark.slow
 def test_the_trace_of_a_recorded_agent_comes_back_equal(tmp_path: Path) -> None:
     record(tmp_path / "runs")
     comes_back(tmp_path / "runs")
@@ -192,6 +193,7 @@ def test_unknown_times_and_outcomes_stay_unknown(tmp_path: Path) -> None:
         assert one(corpus, "SELECT started_at, ending FROM episodes") == (None, "unknown")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), "half: \ud800"])
 def test_values_that_json_lacks_make_no_call_malformed(value: Any, tmp_path: Path) -> None:
     with trajrec.episode(tmp_path / "runs", task="t") as ep:
@@ -205,6 +207,7 @@ def test_values_that_json_lacks_make_no_call_malformed(value: Any, tmp_path: Pat
         assert attempt.arguments == {"x": str(value).replace("\ud800", "\\ud800")}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n_steps", [1, 2**31 - 1])
 def test_a_wrong_end_keeps_no_call_from_exports(
     n_steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -266,6 +269,7 @@ def test_further_choices_of_an_answer_are_counted(tmp_path: Path) -> None:
     assert documents.account.dropped[reason] == 2
 
 
+@pytest.mark.slow
 def test_all_that_a_message_says_is_exported(tmp_path: Path) -> None:
     image = {"inlineData": {"mimeType": "image/png", "data": "AA"}}
     picture = {"image": {"format": "png"}}

@@ -70,6 +70,7 @@ def folders(runs: Path) -> Iterator[tuple[str, str, list[str]]]:
             yield table.name, table.name, table.names
 
 
+@pytest.mark.slow
 def test_exported_tables_have_the_rows_of_sql(runs: Path, exported: Path) -> None:
     written = set()
     with trajrec.open(runs) as corpus:
@@ -155,6 +156,7 @@ def test_the_digest_of_tables_is_one_of_their_rows(
     assert digests[0] == digests[1] != digests[2]
 
 
+@pytest.mark.slow
 def test_tables_of_no_episode_are_not_written(cartpole: trajrec.Corpus, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="no episode is"):
         export_parquet(cartpole, tmp_path / "out", "number > 99")

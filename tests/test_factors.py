@@ -227,6 +227,7 @@ def test_lineage_edges_are_declared_at_once_or_later(tmp_path: Path) -> None:
         assert [leak.path for leak in found.leaks] == [(ids[1], ids[0])]
 
 
+@pytest.mark.slow
 def test_effects_of_checkpoints_say_nothing_about_recipes(tmp_path: Path) -> None:
     tasks = counts(**{f"t{k}": (1, 2) for k in range(3)})
     for name, model in (("old", "m-1"), ("new", "m-2")):

@@ -140,6 +140,7 @@ def test_pictures_of_several_sizes_make_no_film(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

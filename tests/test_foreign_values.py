@@ -142,6 +142,7 @@ def test_any_array_is_recorded_and_replayed(tmp_path: Path, make: Make) -> None:
     assert is_same(codec.decode(codec.encode(step[0])), episode.observation_at(2))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("make", MAKERS)
 def test_one_other_item_diverges_at_its_step(tmp_path: Path, make: Make) -> None:
     episode = record(Any3(make), tmp_path)

@@ -122,6 +122,7 @@ def test_recorded_actions_repeat_the_episode_with_every_restore_method(
     assert {report.grade for report in replay_episodes(corpus.episodes(kind="all"))} == {"exact"}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -775,6 +776,7 @@ class Simulated(gym.Env[Any, Any]):
         return np.full(1, SIMULATIONS[self.client.number]), 0.0, False, False, {}
 
 
+@pytest.mark.slow
 def test_a_snapshot_never_ends_what_the_environment_uses(tmp_path: Path) -> None:
     with pytest.raises(SnapshotError, match=r"attribute client \(Client\): .*has a __del__"):
         Snapshots(Simulated()).take()
@@ -791,6 +793,7 @@ def test_a_snapshot_never_ends_what_the_environment_uses(tmp_path: Path) -> None
         assert world.step(1)[0] == 4.0
 
 
+@pytest.mark.slow
 def test_an_object_that_says_how_it_is_copied_is_copied() -> None:
     env = Simulated(Remaking)
     env.reset(seed=0)
@@ -880,6 +883,7 @@ def record_fork_of(folder: Path, name: str, parent: Any, parent_id: str) -> str:
     return recorder.episode_id
 
 
+@pytest.mark.slow
 def test_the_first_check_decides_a_branch_as_it_does_its_episode(tmp_path: Path) -> None:
     (episode,) = record(tmp_path, gym.make("CartPole-v1")).episodes()
 

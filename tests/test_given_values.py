@@ -138,6 +138,7 @@ def test_no_event_is_encoded_that_cannot_be_read() -> None:
             encode_event(CallStart(**{"call_id": "", "invalid": "", **call, **wrong}))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("returned", "status", "verdict", "score"),
     [

@@ -80,6 +80,7 @@ def test_tokens_of_inspect_are_told_by_their_sum(counts: tuple[Any, ...], expect
     assert usage_of(dict(zip(names, counts, strict=True))) == expected
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("operation", "names"),
     [

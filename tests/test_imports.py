@@ -47,6 +47,7 @@ def trajectory(n_steps: int = 2, **fields: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_importing_a_file_again_adds_nothing(tmp_path: Path) -> None:
     path = write_json(tmp_path / "in" / "t.json", trajectory())
     first = import_trajectories(path, tmp_path / "out")
@@ -172,6 +173,7 @@ def test_a_time_that_is_none_is_dropped_with_a_reason(tmp_path: Path) -> None:
         assert reasons == {"a time that is none: 'yesterday'": 1}
 
 
+@pytest.mark.slow
 def test_fields_without_a_place_are_kept_as_extra(tmp_path: Path) -> None:
     document = trajectory(color="blue")
     document["steps"][1]["mood"] = {"level": 3}

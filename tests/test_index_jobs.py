@@ -192,6 +192,7 @@ def test_two_builders_at_once_lose_nothing(share: Share, recorded: Path) -> None
         assert seen(recorded) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows deletes no file that is open")
 def test_rebuild_leaves_the_file_of_another_builder(recorded: Path) -> None:
     update_index(recorded)

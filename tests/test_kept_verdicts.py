@@ -136,6 +136,7 @@ def test_secrets_of_a_replay_are_not_kept(tmp_path: Path) -> None:
     assert not any(TOKEN.encode() in path.read_bytes() for path in tmp_path.glob("*.trj"))
 
 
+@pytest.mark.slow
 def test_a_long_value_is_kept_as_the_text_around(tmp_path: Path) -> None:
     record_leaky(tmp_path)
     replay_unexplained(tmp_path, long_text)

@@ -73,6 +73,7 @@ def record(folder: Path, env: Any, n_steps: int) -> Any:
     return next(trajrec.open(folder).episodes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env_id",
     spread("environments", list(ENVS), fixed=["Pendulum-v1"], drawn=1, costly=["ALE/Pong-v5"]),

@@ -20,6 +20,7 @@ def labels(corpus: trajrec.Corpus, columns: str = "step, name, value") -> list[t
     return corpus.sql(f"SELECT {columns} FROM labels ORDER BY labelled_at, name").fetchall()
 
 
+@pytest.mark.slow
 def test_labels_are_appended_and_leave_the_recording_alone(cartpole: trajrec.Corpus) -> None:
     ids = [episode.id for episode in cartpole.episodes()]
     logs = {path: path.read_bytes() for path in cartpole.path.glob("*.trj")}
@@ -108,6 +109,7 @@ def test_a_file_of_labels_is_read_whole_or_not_at_all(
     assert len(labels(cartpole)) == 5
 
 
+@pytest.mark.slow
 def test_verdicts_of_a_rubric_are_checks(cartpole: trajrec.Corpus) -> None:
     episode_id = next(cartpole.episodes()).id
     points = cartpole.add_rubric(
@@ -168,6 +170,7 @@ def test_the_command_tags_and_reads_and_writes(
     assert "has no step 9999" in capsys.readouterr().err
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "wrong",
     [

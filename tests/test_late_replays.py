@@ -80,6 +80,7 @@ def test_a_late_replay_compares_only_later_calls(tmp_path: Path) -> None:
     assert whole.divergence.step == 1
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("first", [2, 3, 4])
 def test_a_late_replay_compares_the_state_it_begins_in(tmp_path: Path, first: int) -> None:
     episode = record(tmp_path)

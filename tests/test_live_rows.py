@@ -98,6 +98,7 @@ class Interrupting(dict[str, Any]):
         raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_rows_come_after_a_query_that_ctrl_c_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +128,7 @@ def test_rows_come_after_a_query_that_ctrl_c_ended(
     live.close()
 
 
+@pytest.mark.slow
 def test_a_first_verdict_in_a_journal_has_its_kind(tmp_path: Path) -> None:
     record(gym.make("CartPole-v1"), tmp_path, 1)
     with trajrec.open(tmp_path) as corpus:

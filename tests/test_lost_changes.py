@@ -86,6 +86,7 @@ def test_the_whole_log_gives_every_state(recorded: tuple[Path, list[Any]]) -> No
     assert check(folder, truth) == N_STEPS + 1
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_recovered", [False, True])
 @pytest.mark.parametrize("is_sealed", [True, False])
 def test_a_lost_frame_gives_no_wrong_state(

@@ -41,6 +41,7 @@ def ls_json(
     return [json.loads(line) for line in ls(folder, capsys, "--json", *options)]
 
 
+@pytest.mark.slow
 def test_latest_fifty_are_listed_and_all_counted(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +56,7 @@ def test_latest_fifty_are_listed_and_all_counted(
     assert rows[0].startswith(latest)
 
 
+@pytest.mark.slow
 def test_columns_of_environments_or_agents_alone_are_left_out(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,6 +57,7 @@ def test_an_empty_folder_takes_logs(tmp_path: Path) -> None:
         merge([tmp_path / "a"], tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_names_that_differ_in_case_alone_stay_apart(tmp_path: Path) -> None:
     for folder, name in (("a", "run.trj"), ("b", "RUN.trj")):
         path = record(gym.make("CartPole-v1"), tmp_path / folder, 1)
@@ -106,6 +107,7 @@ def test_a_removed_episode_does_not_come_back(tmp_path: Path) -> None:
         merge([a], out)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_sources_that_disagree_about_removals_are_refused(
     tmp_path: Path, order: tuple[str, str]

@@ -206,6 +206,7 @@ def test_a_dataset_of_minaris_collector_is_imported_whole(
         assert grades == (["exact"] * 3 + ["state"] if kind == "CartPole-v1" else ["state"] * 4)
 
 
+@pytest.mark.slow
 @needs_data
 def test_the_real_datasets_have_the_counted_steps(tmp_path: Path) -> None:
     import_trajectories(DATA / "minari", tmp_path / "runs").raise_if_failed()
@@ -306,6 +307,7 @@ def test_flags_inside_of_an_episode_come_back(tmp_path: Path) -> None:
         assert not file["episode_0/terminations"][()].any()
 
 
+@pytest.mark.slow
 def test_options_and_seeds_come_back(tmp_path: Path) -> None:
     options = {"level": 3, "name": "x", "inner": {"on": True, "at": 0.5}}
     with trajrec.record(gym.make("CartPole-v1"), tmp_path / "runs") as env:
@@ -344,6 +346,7 @@ def test_episodes_of_two_step_limits_are_refused(tmp_path: Path) -> None:
         exported(tmp_path / "runs", tmp_path / "set-v0")
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = make_dataset(tmp_path)
     monkeypatch.setitem(sys.modules, "h5py", None)
@@ -373,6 +376,7 @@ def test_the_rest_of_a_killed_import_is_removed(tmp_path: Path) -> None:
     assert not list(runs.rglob("*-*.trj*"))
 
 
+@pytest.mark.slow
 def test_attributes_of_any_type_are_kept(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     with h5py.File(dataset / "data" / "main_data.hdf5", "a") as file:
@@ -406,6 +410,7 @@ class StepInfoEnv(gym.Env[Any, Any]):
         return {"text": "a,", "number": np.int64(1)}, 0, False, True, info
 
 
+@pytest.mark.slow
 def test_infos_that_the_reset_lacks_come_back(tmp_path: Path) -> None:
     with trajrec.record(StepInfoEnv(), tmp_path / "runs") as env:
         run_episode(env, 1)
@@ -446,6 +451,7 @@ ODD_INFOS: dict[str, Callable[[int], Any]] = {
 }
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", ODD_INFOS)
 def test_infos_of_odd_forms_come_back(kind: str, tmp_path: Path) -> None:
     def result(k: int) -> Any:
@@ -464,6 +470,7 @@ def test_infos_of_odd_forms_come_back(kind: str, tmp_path: Path) -> None:
         assert_same_episode(next(corpus.episodes()), next(back.episodes()))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("infos", "reason"),
     [
@@ -526,6 +533,7 @@ class OddEnv(gym.Env[Any, Any]):
         return obs, reward, self.n == 4, False, info
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
@@ -646,6 +654,7 @@ def change_steps(file: Any) -> None:
     file["episode_0"].attrs["total_steps"] = 3
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -670,6 +679,7 @@ def test_a_damaged_dataset_is_refused_with_its_place(
     assert not list((tmp_path / "back").rglob("*.trj*"))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -121,6 +121,7 @@ class ReadsTime:
         time.time()
 
 
+@pytest.mark.slow
 def test_finalizers_of_old_garbage_hide_no_cause() -> None:
     def read() -> float:
         # A collection comes at any moment, and finds what earlier trials have left.

@@ -148,6 +148,7 @@ def test_goals_of_a_corpus_are_compared_across_splits(folder: Path) -> None:
     assert found.n_resembling == 3
 
 
+@pytest.mark.slow
 def test_the_card_names_goals_that_resemble_each_other(folder: Path, tmp_path: Path) -> None:
     with trajrec.open(folder) as corpus:
         corpus.card(tmp_path / "out")

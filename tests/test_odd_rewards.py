@@ -122,6 +122,7 @@ def test_what_is_no_number_has_no_sum_anywhere(tmp_path: Path) -> None:
         assert all(map(math.isnan, found)), value
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "rewards", [[10**400], [-(10**400), 10**400], ["1"], [[1.0, 2.0]], [1j], [10**308, 10**308]]
 )

@@ -118,6 +118,7 @@ ASKED = json.dumps(STREAM).encode()
 SECRET = "sk-proj-" + "Ab3dEf6h" * 6
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("n_cut", [5, 20, 40, 80])
 @pytest.mark.parametrize("reads_on", [True, False])
 def test_a_secret_cut_by_the_end_stays_out(n_cut: int, reads_on: bool, tmp_path: Path) -> None:

@@ -269,6 +269,7 @@ def test_two_episodes_that_differ_between_calls_differ(tmp_path: Path) -> None:
     assert fields == ["state between calls/2/2"]
 
 
+@pytest.mark.slow
 def test_a_secret_that_the_program_wrote_is_no_divergence(tmp_path: Path) -> None:
     shop = Shop()
     with trajrec.episode(tmp_path, world=shop) as ep:
@@ -337,6 +338,7 @@ def solved(world: Any) -> bool:
     return True
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("change", ["comes", "goes"])
 def test_a_key_of_watch_that_changes_makes_the_state_unknown(tmp_path: Path, change: str) -> None:
     state: dict[str, Any] = {"stock": {"lamp": 3}, "log": []}
@@ -366,6 +368,7 @@ def ask(ep: Any, text: str) -> None:
     ep.model(go_on, messages=[{"role": "user", "content": text}])
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_world", [True, False])
 def test_a_live_rerun_makes_later_changes_of_the_program_once(
     tmp_path: Path, is_world: bool
@@ -402,6 +405,7 @@ def test_a_live_rerun_makes_later_changes_of_the_program_once(
         assert begun == {"lamp": 4, "chair": 1, "table": 1}
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_late_replay_has_the_programs_changes_in_order(tmp_path: Path, when: str) -> None:
     shop = Shop()
@@ -432,6 +436,7 @@ def joined(folder: Path) -> list[Any]:
         ).fetchall()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_async", [False, True])
 def test_a_change_belongs_to_the_innermost_call_that_made_it(
     tmp_path: Path, is_async: bool
@@ -468,6 +473,7 @@ def test_a_change_belongs_to_the_innermost_call_that_made_it(
     assert only(tmp_path).state(2)[""] == {"a": 1, "b": 1, "c": 0}
 
 
+@pytest.mark.slow
 def test_a_read_call_that_calls_a_tool_keeps_its_own_change(tmp_path: Path) -> None:
     state = {"a": 0}
     with trajrec.episode(tmp_path, watch=state) as ep:
@@ -481,6 +487,7 @@ def test_a_read_call_that_calls_a_tool_keeps_its_own_change(tmp_path: Path) -> N
         assert corpus.sql("SELECT origin, message FROM failures").fetchall() == [("tool", CHANGED)]
 
 
+@pytest.mark.slow
 def test_a_check_has_the_digest_of_the_state_that_it_judged(tmp_path: Path) -> None:
     reading = threading.Event()
 

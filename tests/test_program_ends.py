@@ -125,6 +125,7 @@ def test_a_program_that_ends_leaves_no_journal(tmp_path: Path) -> None:
     assert [path.suffix for path in (tmp_path / "runs").iterdir()] == [".trj"]
 
 
+@pytest.mark.slow
 def test_a_change_of_the_working_folder_moves_no_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_queries_of_commands_need_no_process_of_their_own() -> None:
         assert has_bounded_values(duckdb.connect(), query)
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("query", UNBOUNDED)
 def test_queries_that_may_make_large_values_are_told(query: str) -> None:
     assert not has_bounded_values(duckdb.connect(), query)

@@ -618,6 +618,7 @@ class Spoiling(Scripted):
         return result
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "action",
     [

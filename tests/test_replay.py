@@ -91,6 +91,7 @@ def replay_shuffled(folder: Path) -> list[str]:
         return [report.grade for report in replay_episodes(episodes)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("env_id", spread("replay", ENVIRONMENTS, fixed=["CartPole-v1"], drawn=3))
 def test_run_seeded_once_replays_elsewhere_in_any_order(env_id: str, tmp_path: Path) -> None:
     record_elsewhere(env_id, tmp_path, 4)
@@ -353,6 +354,7 @@ class SelfReferring(Scripted):
         return observation, self.info(-1)
 
 
+@pytest.mark.slow
 def test_infos_that_cannot_be_stored_are_replayed(tmp_path: Path) -> None:
     record(SelfReferring(), tmp_path)
     with trajrec.open(tmp_path) as corpus:

@@ -250,6 +250,7 @@ def test_an_info_in_another_step_diverges(is_dense: bool, tmp_path: Path) -> Non
         check_divergence(replay_all(corpus, changed)[1], 1, "info")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("keep", ["all", "keys", None])
 def test_an_array_state_that_differs_diverges(keep: Any, tmp_path: Path) -> None:
     table = make_table([np.arange(3.0), np.ones(3)])

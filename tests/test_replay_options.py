@@ -133,6 +133,7 @@ def test_decimals_count_for_each_type_of_float(number: Any) -> None:
     assert cents.changes({"price": number(0.001)}, {"price": number(0.01)})
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("resync", [False, True])
 def test_projection_of_an_environment_ignores_only_its_own_paths(
     resync: bool, tmp_path: Path

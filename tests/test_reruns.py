@@ -538,6 +538,7 @@ def count_all(folder: Path) -> int:
     return int(number)
 
 
+@pytest.mark.slow
 def test_program_that_begins_its_episode_asks_and_runs_nothing(desk: tuple[Desk, Episode]) -> None:
     agent, episode = desk
     with trajrec.rerun(episode) as rerun:
@@ -546,6 +547,7 @@ def test_program_that_begins_its_episode_asks_and_runs_nothing(desk: tuple[Desk,
     assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
 
 
+@pytest.mark.slow
 def test_changed_program_that_begins_its_episode_differs(desk: tuple[Desk, Episode]) -> None:
     agent, episode = desk
     with trajrec.rerun(episode, on_difference="report") as rerun:
@@ -554,6 +556,7 @@ def test_changed_program_that_begins_its_episode_differs(desk: tuple[Desk, Episo
     assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("on_difference", ["stop", "report"])
 def test_second_episode_in_a_rerun_is_refused(
     desk: tuple[Desk, Episode], on_difference: Literal["stop", "report"]
@@ -570,6 +573,7 @@ def test_second_episode_in_a_rerun_is_refused(
     assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("on_difference", ["stop", "report"])
 def test_episode_of_another_task_in_a_rerun_is_refused(
     desk: tuple[Desk, Episode], on_difference: Literal["stop", "report"]
@@ -583,6 +587,7 @@ def test_episode_of_another_task_in_a_rerun_is_refused(
     assert (agent.n_asked, agent.sold, count_all(agent.folder)) == (0, [], 1)
 
 
+@pytest.mark.slow
 def test_program_that_begins_its_episode_goes_on_live(desk: tuple[Desk, Episode]) -> None:
     agent, episode = desk
     with trajrec.rerun(episode, on_difference="live") as rerun:

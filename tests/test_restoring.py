@@ -162,6 +162,7 @@ def test_restored_tables_give_the_same_keys_again(tmp_path: Path) -> None:
         assert connection.execute(add).fetchall() == [(1,)]
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("by_path", [False, True])
 @pytest.mark.parametrize(
     ("schema", "change"),
@@ -315,6 +316,7 @@ def test_resync_restores_files_and_rows(tmp_path: Path) -> None:
     assert report.divergence.field == "state/files/config.ini/text"
 
 
+@pytest.mark.slow
 def test_difference_left_out_by_a_projection_gives_grade_state(
     tmp_path: Path,
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_changed_call_about_the_same_thing_is_a_retry(tmp_path: Path) -> None:
     assert links(tmp_path) == [(None, "", 1, None), ((0, 0), "agent", None, None)]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ["item", "product_sku", "cmd", "recipient", "phone", "question"])
 def test_goods_people_and_questions_name_a_thing(tmp_path: Path, name: str) -> None:
     with trajrec.episode(tmp_path) as ep:

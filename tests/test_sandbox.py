@@ -73,6 +73,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("query", CHANGES)
 @pytest.mark.parametrize("sandbox", [False, True])
 def test_no_query_changes_anything(
@@ -177,6 +178,7 @@ def test_queries_of_somebody_else_reach_nothing(
     assert len(frame) == 1
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", [".tmp/secret.txt", "runs/.trajrec/index.duckdb"])
 def test_files_of_duckdb_itself_are_closed_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -335,6 +337,7 @@ def test_views_that_a_query_does_not_name_are_still_there(runs: Path) -> None:
 # The command line
 
 
+@pytest.mark.slow
 def test_sql_of_the_command_line_reads_files_only_if_allowed(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,6 +350,7 @@ def test_sql_of_the_command_line_reads_files_only_if_allowed(
     assert "a secret file" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sql_of_the_command_line_has_limits(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     query = "SELECT count(*) FROM range(1000000) a, range(1000000) b"
     assert main(["sql", str(runs), query, "--timeout", "0.3"]) == 2
@@ -357,6 +361,7 @@ FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
 PLAIN = ["a=1", "1-1", "", "x", '"', "a,b", "line\nbreak"]
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("text", FORMULAS)
 def test_a_formula_is_no_formula_in_csv(
     runs: Path, capfdbinary: pytest.CaptureFixture[bytes], text: str

@@ -49,6 +49,7 @@ def shown(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_large_arrays_are_shown_by_type_and_shape(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +75,7 @@ def test_large_arrays_are_shown_by_type_and_shape(
     assert "int16 (21, 79)" in shown(*words, "--state", "/picture", capsys=capsys)
 
 
+@pytest.mark.slow
 def test_the_viewer_shows_large_arrays_by_type_and_shape(tmp_path: Path) -> None:
     pytest.importorskip("starlette", reason="the viewer needs pip install 'trajrec[view]'")
     from test_view import signed_in

@@ -42,12 +42,14 @@ def golden(path: Path) -> str:
     return f"{path.parent.name}/{path.stem}"
 
 
+@pytest.mark.mostly_slow(7)
 @pytest.mark.parametrize("path", LOGS, ids=golden)
 def test_slow_reader_gives_the_stored_values(path: Path) -> None:
     stored = path.with_suffix(".json").read_text()
     assert "\n".join(lines(expected(path))) + "\n" == stored
 
 
+@pytest.mark.mostly_slow(7)
 @pytest.mark.parametrize("path", LOGS, ids=golden)
 def test_both_readers_agree_on_golden_logs(path: Path) -> None:
     assert_agree(path)

@@ -177,6 +177,7 @@ class WithForgetful(Bare):
         return 0, float(self.player.n if action else 0), False, False, {}
 
 
+@pytest.mark.slow
 def test_a_pickle_that_leaves_something_out_is_not_used(tmp_path: Path) -> None:
     with trajrec.record(WithForgetful(), tmp_path, factory=WithForgetful) as env:
         env.reset(seed=1)

@@ -226,6 +226,7 @@ def n_calls(folder: Path) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("prompts", "places"),
     [

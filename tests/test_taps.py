@@ -78,6 +78,7 @@ def test_every_attempt_is_seen_as_the_server_sent_it(name: str, tmp_path: Path) 
         assert agent.run(server.url) == said
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("name", ["httpx", "httpx2", "requests"])
 @pytest.mark.filterwarnings("default")
 def test_a_compressed_request_is_recorded_and_edited_plain(name: str, tmp_path: Path) -> None:
@@ -170,6 +171,7 @@ def test_an_episode_holds_and_repeats_every_attempt(name: str, tmp_path: Path) -
     assert in_new_process(name, tmp_path, server.url) == json.loads(json.dumps(said))
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("library", ["urllib3", "httpx", "http.client"])
 def test_address_of_ipv6_is_told_alike_by_all(tmp_path: Path, library: str) -> None:
     need(library)

@@ -183,6 +183,7 @@ def check_same(
     return note, tapped, server
 
 
+@pytest.mark.mostly_slow(1)
 @each_client
 def test_a_stream_breaks_at_the_same_piece(client: str, tmp_path: Path) -> None:
     note, taken, server = check_same(
@@ -193,6 +194,7 @@ def test_a_stream_breaks_at_the_same_piece(client: str, tmp_path: Path) -> None:
     assert note.error is not None
 
 
+@pytest.mark.mostly_slow(1)
 @each_client
 def test_a_body_that_is_cut_is_an_error(client: str, tmp_path: Path) -> None:
     note, taken, _ = check_same(client, Turn("one two", broken_after=40), WHOLE, tmp_path)
@@ -200,6 +202,7 @@ def test_a_body_that_is_cut_is_an_error(client: str, tmp_path: Path) -> None:
     assert taken[1]
 
 
+@pytest.mark.mostly_slow(1)
 @each_client
 def test_a_dropped_connection_has_no_response(client: str, tmp_path: Path) -> None:
     note, taken, _ = check_same(client, Turn(is_dropped=True), WHOLE, tmp_path)
@@ -228,6 +231,7 @@ def test_a_late_piece_times_out_alike(client: str, tmp_path: Path) -> None:
         assert b"".join(taken[0]).count(b"data:") == 2
 
 
+@pytest.mark.mostly_slow(1)
 @each_client
 def test_a_stream_that_is_left_gives_what_was_taken(client: str, tmp_path: Path) -> None:
     turn = Turn("one two three four five", pause_s=0.02)
@@ -237,6 +241,7 @@ def test_a_stream_that_is_left_gives_what_was_taken(client: str, tmp_path: Path)
     assert note.n_ends >= 1
 
 
+@pytest.mark.mostly_slow(1)
 @each_client
 def test_a_compressed_body_is_reported_as_its_headers_say(client: str, tmp_path: Path) -> None:
     need(client.partition(",")[0])
@@ -250,6 +255,7 @@ def test_a_compressed_body_is_reported_as_its_headers_say(client: str, tmp_path:
         assert b"".join(taken[0]) == server.attempts[0].sent
 
 
+@pytest.mark.mostly_slow(1)
 @each_client
 def test_a_refused_connection_is_an_attempt(client: str, tmp_path: Path) -> None:
     need(client.partition(",")[0])

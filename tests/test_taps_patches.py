@@ -552,6 +552,7 @@ def test_a_proxy_is_part_of_the_attempt(tmp_path: Path) -> None:
         requests.get("https://api.example.org/", proxies={"https": "http://127.0.0.1:9"})
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(("recorded", "loaded"), [("httpx", "httpx2"), ("httpx2", "httpx")])
 def test_a_twin_library_raises_its_own_exception(
     recorded: str, loaded: str, monkeypatch: pytest.MonkeyPatch

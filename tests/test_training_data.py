@@ -68,6 +68,7 @@ def test_an_episode_with_lost_steps_is_no_training_data(
             credit.export(corpus, kind, tmp_path / "lost.jsonl", measure="outcome")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("reward", [float("nan"), float("inf"), None])
 def test_an_unknown_return_is_null_beside_advantages(reward: Any, tmp_path: Path) -> None:
     def result(k: int) -> Any:
@@ -144,6 +145,7 @@ def test_a_number_that_json_lacks_is_null_in_tools(tmp_path: Path) -> None:
     assert [tools[0]["function"]["parameters"] for tools in written] == [{"x": None}] * 2
 
 
+@pytest.mark.slow
 def test_an_outage_is_no_member_of_a_group(tmp_path: Path) -> None:
     def record(answers: list[Any], check: Any) -> None:
         with trajrec.episode(tmp_path / "runs", task="t", watch={"a": 1}, checks=[check]) as ep:

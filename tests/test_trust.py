@@ -99,11 +99,13 @@ def test_a_log_names_no_function_as_its_world(
     assert not ran.exists()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("world", [Bank, Shop])
 def test_worlds_in_memory_replay_without_permission(tmp_path: Path, world: Any) -> None:
     assert replay_episode(episode_of(tmp_path, world())).grade != "diverged"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("world", [Office, Workspace])
 def test_worlds_that_reach_out_need_permission(tmp_path: Path, world: Any) -> None:
     episode = episode_of(tmp_path, world(seed=1))
@@ -112,6 +114,7 @@ def test_worlds_that_reach_out_need_permission(tmp_path: Path, world: Any) -> No
     assert replay_episode(episode, allow=["trajrec"]).grade != "diverged"
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("allow", [(), ("trajrec",)])
 def test_a_folder_named_by_a_log_is_not_touched(tmp_path: Path, allow: tuple[str, ...]) -> None:
     mine = tmp_path / "mine" / "files"

@@ -149,6 +149,7 @@ def apply(change: Callable[[Keeper], Any], keeper: Keeper) -> None:
         change(keeper)
 
 
+@pytest.mark.mostly_slow(6)
 @pytest.mark.parametrize("number", range(len(CHANGES)))
 def test_a_change_after_many_steps_changes_the_key(number: int) -> None:
     random.seed(number)

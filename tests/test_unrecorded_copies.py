@@ -58,6 +58,7 @@ def test_a_recorder_itself_is_never_copied(env: Any, take: Any) -> None:
     env.close()
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", ["aec", "parallel"])
 def test_players_environments_are_copied_unrecorded(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("pettingzoo", reason="pip install 'trajrec[pettingzoo]'")

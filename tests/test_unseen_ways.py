@@ -43,6 +43,7 @@ def unseen_in(folder: Path) -> list[str]:
     return unseen_of(end.extra_data)
 
 
+@pytest.mark.slow
 def test_a_model_call_by_a_socket_is_told_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +88,7 @@ def test_other_connections_are_no_ways_past(tmp_path: Path) -> None:
     assert unseen_in(tmp_path) == []
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_configured", [True, False])
 def test_a_request_in_pieces_is_told_of_beside_seen_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_configured: bool
@@ -110,6 +112,7 @@ def test_a_request_in_pieces_is_told_of_beside_seen_ones(
     assert len(only(tmp_path).transcript.model_calls) == 1
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("target", ["aiplatform.googleapis.com:443", "dns:///api.x.ai", "a.b:443"])
 @pytest.mark.filterwarnings("ignore:model calls may be missing")
 def test_a_channel_of_grpc_to_a_server_of_models_is_told_of(
@@ -126,6 +129,7 @@ def test_a_channel_of_grpc_to_a_server_of_models_is_told_of(
     assert unseen_in(tmp_path) == ["grpc"] * (target != "a.b:443")
 
 
+@pytest.mark.slow
 def test_a_library_past_the_taps_is_named_if_nothing_was_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_single_fork_tells_whether_its_steps_drew(tmp_path: Path) -> None:
             assert env.notes == ()
 
 
+@pytest.mark.slow
 def test_the_command_says_the_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     episode = record(OwnGenerator(), tmp_path)
     command = ["fork", str(tmp_path), episode.id, "--at", "2", "--policy", "random", "-n", "2"]

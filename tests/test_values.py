@@ -147,6 +147,7 @@ def test_branches_do_not_share_what_they_are_given(restore: Any, tmp_path: Path)
         ] == [[2.0]] * 2
 
 
+@pytest.mark.slow
 def test_a_reward_that_is_used_again_is_recorded_of_each_step_of_a_branch(tmp_path: Path) -> None:
     episode = record(tmp_path / "runs", Buffers())
     fork_many(episode, at=[2], actions=[0, 1, 2], env=Buffers, folder=tmp_path / "forks")

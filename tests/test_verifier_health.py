@@ -107,6 +107,7 @@ def test_no_rate_counts_a_probe(tmp_path: Path) -> None:
         assert after[name] == value, name
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("method", ["grpo", "gigpo"])
 def test_no_group_of_rollouts_has_a_probe(tmp_path: Path, method: Any) -> None:
     def record(seeds: range, metadata: dict[str, Any]) -> None:

@@ -335,6 +335,7 @@ def test_every_page_can_be_used_without_scripts(client: TestClient) -> None:
     assert {f"/e/ef6ec1b93854f230/{k}#s{k}" for k in range(47)} <= links
 
 
+@pytest.mark.slow
 def test_a_verdict_that_was_given_later_is_on_the_page(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "runs")
     with trajrec.open(tmp_path / "runs") as corpus:
@@ -591,6 +592,7 @@ def pay(reward: Any) -> float:
     return 0.05 - 0.02 + 1e-17
 
 
+@pytest.mark.slow
 def test_an_end_of_billions_of_steps_fills_no_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -607,6 +609,7 @@ def test_an_end_of_billions_of_steps_fills_no_memory(
     assert len(steps) == 100_000
 
 
+@pytest.mark.slow
 def test_billions_of_lost_steps_fill_no_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -659,6 +662,7 @@ class ClosedEnv(gym.Env[Any, Any]):
         raise RuntimeError("the world is <closed>")
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("is_agent", [True, False])
 def test_a_failed_reset_is_shown_without_any_step(tmp_path: Path, is_agent: bool) -> None:
     with contextlib.suppress(RuntimeError):
@@ -678,6 +682,7 @@ def test_a_failed_reset_is_shown_without_any_step(tmp_path: Path, is_agent: bool
     assert "/-1" not in page
 
 
+@pytest.mark.slow
 def test_new_messages_that_are_not_shown_are_counted(tmp_path: Path) -> None:
     with trajrec.episode(tmp_path) as ep:
         messages = [{"role": "user", "content": f"line {k}"} for k in range(50)]

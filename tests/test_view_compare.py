@@ -56,6 +56,7 @@ def of_run(name: str) -> str:
     return "metadata->>'$.run' = '" + name.replace("'", "''") + "'"
 
 
+@pytest.mark.slow
 def test_the_page_has_the_numbers_of_the_comparison(
     corpus: trajrec.Corpus, browser: TestClient
 ) -> None:
@@ -90,6 +91,7 @@ def test_runs_selected_by_outcomes_are_refused_in_words(browser: TestClient) -> 
     assert "the runs are selected by outcomes (outcome)" in page
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "condition",
     [

@@ -296,6 +296,7 @@ def test_no_success_rate_counts_forks_and_nested_episodes(tmp_path: Path) -> Non
         assert with_nested.success.value == 0.0
 
 
+@pytest.mark.slow
 def test_probes_are_shown_on_demand_and_named(tmp_path: Path) -> None:
     for probe in (None, "gold", "gold"):
         metadata = {} if probe is None else {"probe": probe}

@@ -106,6 +106,7 @@ def credit_of(corpus: trajrec.Corpus, run_id: str = "", sort: str = "") -> Credi
     return read_credit(corpus, EPISODE, range(N_STEPS), run_id=run_id, sort=sort)
 
 
+@pytest.mark.slow
 def test_an_episode_without_credit_is_called_unknown(browser: TestClient) -> None:
     page = browser.get(f"/e/{OTHER}/credit").text
     assert "<b>Unknown:</b> no credit was computed" in page
@@ -226,6 +227,7 @@ def test_the_corpus_counts_the_steps_with_credit(browser: TestClient) -> None:
     assert f'<a href="/e/{EPISODE}/credit">3 steps</a>' in browser.get("/").text
 
 
+@pytest.mark.slow
 def test_an_undecided_search_names_no_decisive_step(tmp_path: Path) -> None:
     shutil.copy(ROOT / "sample_trajectories" / "won-shop.trj", tmp_path)
     with trajrec.open(tmp_path) as corpus:

@@ -239,6 +239,7 @@ def test_turns_that_one_log_does_not_have_are_no_difference(tmp_path: Any) -> No
     assert kinds(view)[-1][0] == "a"
 
 
+@pytest.mark.slow
 def test_steps_that_are_the_same_are_counted_alone(tmp_path: Path) -> None:
     with trajrec.record(gym.make("CartPole-v1"), tmp_path) as env:
         env.reset(seed=0)

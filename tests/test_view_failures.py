@@ -137,6 +137,7 @@ def test_a_corpus_without_failures_says_so(tmp_path_factory: pytest.TempPathFact
         assert "No failure is recorded" in client.get("/failures").text
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     ("again", "is_same"),
     [

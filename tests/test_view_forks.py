@@ -86,6 +86,7 @@ def test_many_forks_at_one_step_are_counted(corpus: trajrec.Corpus) -> None:
     assert f"{N_MANY} forks at step 1" in page
 
 
+@pytest.mark.slow
 def test_every_fork_leads_to_the_same_tree(corpus: trajrec.Corpus) -> None:
     whole = read_fork_tree(corpus, root_of(corpus))
     for (episode_id,) in corpus.sql("SELECT episode_id FROM forks LIMIT 3").fetchall():

@@ -44,6 +44,7 @@ QUERIES = {
 }
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("first", ["SELECT 1 FROM checks", "SELECT 1 FROM episodes"])
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_query_makes_no_more_than_it_names(corpus: Corpus, query: str, first: str) -> None:

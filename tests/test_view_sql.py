@@ -50,6 +50,7 @@ def test_all_forms_have_the_rows_of_the_query(corpus: trajrec.Corpus, browser: T
     assert len(list(csv.reader(io.StringIO(text)))) == len(rows) + 1
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize(
     "query",
     [

@@ -561,6 +561,7 @@ def test_pair_of_actions_answers_one_context(
     assert len(changed.intersection(sources)) == n_pairs
 
 
+@pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize(
     "change",
     [

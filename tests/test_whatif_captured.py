@@ -124,6 +124,7 @@ def test_captured_function_is_run_from_the_step_on(
     assert len(server.attempts) == 4
 
 
+@pytest.mark.slow
 def test_control_that_made_no_live_call_has_no_steps(server: ModelServer, tmp_path: Path) -> None:
     agent = Plain(server.url)
     episode = captured(agent, tmp_path)

@@ -387,6 +387,7 @@ Path(options.result).write_text(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_odd_values_of_a_change_reach_the_run() -> None:
     given = {"text": "a\ud800b", "amount": float("nan"), "large": 2**70, "limit": float("inf")}
     plan = Plan(experiment="e", at=1, call=0, change=Arguments(given), arm="changed", number=0)
