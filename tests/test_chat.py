@@ -130,6 +130,76 @@ def test_images_and_reasoning_of_any_dialect_are_named(
     assert talk.omitted == omitted
 
 
+PICTURE = "iVBORw0KGgo" + "A" * 100
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "c",
+                    "content": [{"type": "image", "source": {"type": "base64", "data": PICTURE}}],
+                }
+            ],
+        },
+        {
+            "type": "function_call_output",
+            "call_id": "c",
+            "output": [{"type": "input_image", "image_url": PICTURE}],
+        },
+        {
+            "type": "computer_call_output",
+            "call_id": "c",
+            "output": {"type": "computer_screenshot", "image_url": PICTURE},
+        },
+        {
+            "role": "tool",
+            "tool_call_id": "c",
+            "content": [{"type": "image_url", "image_url": {"url": PICTURE}}],
+        },
+        {
+            "role": "user",
+            "parts": [
+                {
+                    "functionResponse": {
+                        "name": "look",
+                        "response": {"output": ""},
+                        "parts": [{"inlineData": {"data": PICTURE}}],
+                    }
+                }
+            ],
+        },
+    ],
+    ids=["anthropic", "responses", "computer", "chat", "gemini"],
+)
+def test_a_result_that_is_a_picture_has_no_text(tmp_path: Path, message: dict[str, Any]) -> None:
+    with trajrec.episode(tmp_path) as ep:
+        ep.model(lambda **_: chat("b"), messages=[{"role": "user", "content": "a"}, message])
+    (talk,) = talks(tmp_path)
+    assert (talk.messages[1]["role"], talk.messages[1]["content"]) == ("tool", "")
+    assert talk.omitted == [1]
+    with trajrec.open(tmp_path) as corpus:
+        texts = corpus.sql("SELECT text, n_chars FROM messages WHERE role = 'tool'").fetchall()
+    assert texts == [("", 0)]
+
+
+def test_results_that_are_other_pictures_are_other_messages(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "a"}
+    with trajrec.episode(tmp_path) as ep:
+        for data in ("AA", "BB"):
+            picture = {"type": "image_url", "image_url": {"url": data}}
+            result = {"role": "tool", "content": [picture]}
+            ep.model(lambda **_: chat("b"), messages=[asked, result])
+    assert [talk.omitted for talk in talks(tmp_path)] == [[1], [1]]
+    with trajrec.open(tmp_path) as corpus:
+        rows = corpus.sql("SELECT count(*) FROM messages WHERE role = 'tool'").fetchall()
+    assert rows == [(2,)]
+
+
 def test_omitted_parts_of_an_answer_name_its_row(tmp_path: Path) -> None:
     text = {"type": "text", "text": "see"}
     image = {"type": "image", "source": {}}

@@ -276,7 +276,7 @@ def _of_messages(episode: Episode) -> Talk:
     for said in episode.messages:
         message, value = content.message(said.value)
         if said.role == "tool":
-            if any(has_untold_result(result.content) for result in message.results):
+            if any(map(has_untold_result, message.results)):
                 talk.omitted.append(len(talk.messages))
             row = {"role": "tool", "content": said.text, "name": said.tool}
             talk.messages.append(row | {"tool_call_id": next(iter(said.call_ids), None)})

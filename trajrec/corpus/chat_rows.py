@@ -42,7 +42,7 @@ class Talk:
 
     def _add(self, message: Message, *, is_answer: bool) -> None:
         for result in message.results:
-            if has_untold_result(result.content):
+            if has_untold_result(result):
                 self.omitted.append(len(self.messages))
             self.messages.append(
                 {
@@ -100,7 +100,7 @@ def tool_row(tool: OfferedTool) -> JsonObject:
 def key_of(message: Message) -> str:
     """Return a text that is equal for messages that say the same."""
     calls = [[call.call_id, call.name, call.arguments] for call in message.calls]
-    results = [[result.call_id, result.text] for result in message.results]
+    results = [[result.call_id, result.said] for result in message.results]
     return to_canonical_json([message.role, message.text, calls, results])
 
 

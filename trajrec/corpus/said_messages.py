@@ -178,7 +178,7 @@ class _Reader:
             message.role,
             message.text,
             tuple(map(_key_of_call, message.calls)),
-            tuple((result.call_id, result.name, result.text) for result in message.results),
+            tuple((result.call_id, result.name, result.said) for result in message.results),
         )
         if not (message.text or message.calls or message.results):
             # Images, or reasoning: only the bytes tell them apart.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from trajrec.types import JsonObject, Value
+from trajrec.wire.contents import ToolResult
+from trajrec.wire.dialects.reading import has_media
 from trajrec.wire.dialects.responses import RESULTS, item_call
 from trajrec.wire.json_bodies import as_dict, dicts_in
 
@@ -71,13 +73,17 @@ def has_untold(value: Value) -> bool:
     return any(fields.get(name) for name in _UNTOLD_FIELDS) or bool(untold_parts(value))
 
 
-def has_untold_result(content: Value) -> bool:
+def has_untold_result(result: ToolResult) -> bool:
     """Return whether the text of a tool's result leaves out images or files of it.
 
-    >>> text, image = {"type": "text", "text": "a"}, {"type": "image", "source": {}}
-    >>> has_untold_result([text, image]), has_untold_result([image])  # The text is JSON then.
-    (True, False)
+    >>> image = [{"type": "image", "source": {}}]
+    >>> has_untold_result(ToolResult("c", None, "", image, None, 0))
+    True
     """
+    content = result.content
+    if result.is_partial or has_media(content):
+        return True
+    # Other parts are left out beside texts alone: without a text, the text is their JSON.
     return 0 < len(untold_parts({"content": content})) < len(dicts_in(content))
 
 

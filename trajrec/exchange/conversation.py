@@ -248,7 +248,8 @@ def _without_model(episode: Episode, turns: dict[int, LoggedTurn]) -> list[str]:
 def _message(said: SaidMessage) -> LoggedMessage:
     fields = as_dict(said.value)
     has_more = bool(untold_parts(said.value)) or not _PLAIN_FIELDS.issuperset(fields)
-    if said.role != "tool" and "name" in fields:
+    if "name" in fields if said.role != "tool" else not said.text:
+        # A result without a text may be a picture.
         has_more = True
     original = said.value if has_more or said.role == "assistant" else None
     if said.role == "tool":

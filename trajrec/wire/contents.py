@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from trajrec.types import Value
-from trajrec.wire.json_bodies import read_json
+from trajrec.wire.json_bodies import read_json, to_text
 
 Read: TypeAlias = Callable[[bytes], Value]
 """Returns the value of JSON bytes, or `NOT_JSON`."""
@@ -47,10 +47,11 @@ class ToolResult(NamedTuple):
     Attributes:
         call_id: The id of the call; None in dialects without ids.
         name: The name of the tool; None if the dialect does not repeat it.
-        text: The texts of the result; JSON of a result that is no text.
+        text: The texts of the result, without its pictures and files; JSON of one that has neither.
         content: The result as the dialect writes it.
         is_error: Whether the request calls it an error; None if the dialect cannot say.
         number: The number of the result among all of its message, from 0.
+        is_partial: Whether there are pictures or files that neither `text` nor `content` has.
     """
 
     call_id: str | None
@@ -59,6 +60,12 @@ class ToolResult(NamedTuple):
     content: Value
     is_error: bool | None
     number: int
+    is_partial: bool = False
+
+    @property
+    def said(self) -> str:
+        """A text that is equal for results that say the same, also if they are pictures alone."""
+        return self.text or to_text(self.content)
 
 
 class Message(NamedTuple):

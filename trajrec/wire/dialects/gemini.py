@@ -26,6 +26,7 @@ from trajrec.wire.dialects.reading import (
     JsonDialect,
     all_but,
     call_of,
+    has_media,
     neutral_role,
     result_text,
     separator_of,
@@ -154,13 +155,18 @@ def _result(response: JsonObject, index: int) -> ToolResult:
     told = first_of(fields, "output", "result")
     text = told if len(fields) == 1 and told is not None else content
     is_error = True if "error" in fields and "output" not in fields else None
+    if is_error and len(fields) == 1:
+        text = fields["error"]
     return ToolResult(
         call_id=as_text(response.get("id")),
         name=as_text(response.get("name")),
-        text=result_text(fields["error"] if is_error and len(fields) == 1 else text),
+        # A value of the tool, and no parts: nothing of it is a picture to the model.
+        text=to_text(text) if has_media(text) else result_text(text),
         content=content,
         is_error=is_error,
         number=index,
+        # Pictures of a result stand beside its value.
+        is_partial=bool(response.get("parts")),
     )
 
 

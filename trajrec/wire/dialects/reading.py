@@ -16,7 +16,15 @@ from trajrec.wire.contents import (
     ToolCall,
 )
 from trajrec.wire.dialects.streams import StreamEvent, read_stream
-from trajrec.wire.json_bodies import NOT_JSON, as_dict, as_text, first_of, read_json, to_text
+from trajrec.wire.json_bodies import (
+    NOT_JSON,
+    as_dict,
+    as_list,
+    as_text,
+    first_of,
+    read_json,
+    to_text,
+)
 
 # Enough of an error page to tell what it is.
 _MAX_MESSAGE = 4_000
@@ -25,6 +33,23 @@ _ROLES = {"developer": "system", "function": "tool", "model": "assistant"}
 
 # The types of parts that hold a text; parts without a type do so too.
 _TEXT_PARTS = (None, "text", "input_text", "output_text")
+
+# The types of parts that are pictures, sounds, films and files, in the words of all dialects.
+_MEDIA_PARTS = frozenset(
+    (
+        "audio",
+        "computer_screenshot",
+        "document",
+        "file",
+        "image",
+        "image_url",
+        "input_audio",
+        "input_file",
+        "input_image",
+        "video",
+        "video_url",
+    )
+)
 
 IS_ERROR = 400
 """The HTTP status from which on a response is an error."""
@@ -185,11 +210,34 @@ def result_text(content: Value) -> str:
 
     >>> result_text("ok"), result_text([{"type": "text", "text": "ok"}]), result_text({"n": 1})
     ('ok', 'ok', '{"n":1}')
+
+    Pictures and files are no text, also if there is nothing else:
+
+    >>> result_text([{"type": "image", "source": {"data": "iVBORw0KGgo="}}])
+    ''
     """
     text = text_of(content, "\n")
     if text is not None:
         return text
+    if has_media(content):
+        others = [part for part in as_list(content) if not is_media(part)]
+        return to_text(others) if others else ""
     return "" if content is None else to_text(content)
+
+
+def has_media(content: Value) -> bool:
+    """Return whether a tool's result, a part or a list of parts, has pictures or files.
+
+    >>> has_media({"type": "computer_screenshot", "image_url": "data:"}), has_media({"n": 1})
+    (True, False)
+    """
+    return any(map(is_media, content if type(content) is list else [content]))
+
+
+def is_media(part: Value) -> bool:
+    """Return whether a part of a content is a picture, a sound, a film or a file."""
+    kind = part.get("type") if type(part) is dict else None
+    return type(kind) is str and kind in _MEDIA_PARTS
 
 
 def system_of(messages: Iterable[Message]) -> str | None:
