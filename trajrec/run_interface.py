@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from trajrec.module_names import module_name
 from trajrec.types import Value
 
 FIELDS = (
@@ -102,7 +103,7 @@ def source_digest(code: Callable[..., Any] | type | types.ModuleType) -> str | N
 def _described(value: Value) -> Value:
     """Return a value with its functions, classes and modules as names and digests."""
     if isinstance(value, (types.ModuleType, type)) or inspect.isroutine(value):
-        module = "" if isinstance(value, types.ModuleType) else f"{value.__module__}."
+        module = "" if isinstance(value, types.ModuleType) else f"{module_name(value)}."
         name = getattr(value, "__qualname__", getattr(value, "__name__", ""))
         return {
             "code": f"{module}{name}",

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeVar
 
+from trajrec.module_names import module_name
 from trajrec.protocols import Verdict
 from trajrec.run_interface import source_digest
 from trajrec.types import Value
@@ -56,7 +57,7 @@ def identify(verifier: object) -> VerifierIdentity:
     A callable without an id is identified by its module and name, with version "0".
     """
     name = getattr(verifier, "__qualname__", type(verifier).__qualname__)
-    default_id = f"{getattr(verifier, '__module__', '?')}:{name}"
+    default_id = f"{module_name(verifier)}:{name}"
     # A log holds texts: a program may number its checks, or name no family.
     check_id = getattr(verifier, "verifier_id", None)
     family = getattr(verifier, "verifier_family", None)

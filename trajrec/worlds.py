@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from trajrec.module_names import module_name
 from trajrec.types import Value
 
 WorldClass = TypeVar("WorldClass", bound=type)
@@ -101,7 +102,7 @@ def register_world(world: WorldClass) -> WorldClass:
     """
     if not isinstance(world, type):
         raise TypeError(f"a world is registered by its class, got {world!r:.100}")
-    name = f"{world.__module__}:{world.__qualname__}"
+    name = f"{module_name(world)}:{world.__qualname__}"
     _registry[name] = RegisteredWorld(lambda: world, _declared(world))
     return world
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from trajrec.errors import EnvRefusedError
+from trajrec.module_names import script_name
 from trajrec.types import Value
 from trajrec.values.codec import Plain
 from trajrec.values.diff import is_same
@@ -45,6 +46,7 @@ def module_prefixes(allow: Iterable[str]) -> tuple[str, ...]:
 
 def is_allowed(module: str, allow: tuple[str, ...]) -> bool:
     """Return whether a module is one of the allowed ones, or lies in one."""
+    module = script_name(module)
     return any(module == prefix or module.startswith(prefix + ".") for prefix in allow)
 
 

@@ -265,7 +265,7 @@ def portable_error(exc: Error) -> Error | RecordedError:
         is_whole = False
     if is_whole:
         return exc
-    return RecordedError(f"{type(exc).__module__}.{type(exc).__qualname__}", message_of(exc))
+    return RecordedError(codec.type_name(exc), message_of(exc))
 
 
 def _seeded_policy(

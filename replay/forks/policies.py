@@ -14,6 +14,7 @@ import gymnasium
 import numpy as np
 
 from trajrec.envstate.spaces import inner_spaces
+from trajrec.module_names import module_name
 from trajrec.replay.forks.sb3_policy import StableBaselines3Policy, is_sb3_model
 from trajrec.types import Action, Array, FloatArray, Observation
 from trajrec.values import codec
@@ -265,7 +266,7 @@ def policy_id(policy: AnyPolicy | str) -> str:
 
 def _qualified_name(value: object) -> str:
     named: Any = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}:{named.__qualname__}"
+    return f"{module_name(named)}:{named.__qualname__}"
 
 
 def _n_required_arguments(function: Callable[..., Action]) -> int:

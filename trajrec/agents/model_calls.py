@@ -18,6 +18,7 @@ from trajrec.agents.state_recorder import StateRecorder
 from trajrec.agents.streams import Stream, is_stream
 from trajrec.log.events import AnswerPart, ModelEnd, ModelStart
 from trajrec.log.open_ends import open_data
+from trajrec.module_names import module_name
 from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.streams import StreamRedactor, join_pieces
 from trajrec.types import JsonObject, Value
@@ -260,4 +261,4 @@ def _outcome(exc: BaseException | None) -> Literal["ok", "error", "cancelled"]:
 
 def _full_name(function: Callable[..., Value]) -> str:
     name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{getattr(function, '__module__', '?')}:{name}"
+    return f"{module_name(function)}:{name}"

@@ -19,6 +19,7 @@ from trajrec.agents.journal import Journal
 from trajrec.agents.tool_calls import ToolCallRecorder
 from trajrec.log.events import StateChange, TaskStart
 from trajrec.log.schema import EpisodeStart
+from trajrec.module_names import module_name
 from trajrec.protocols import Verifier, World
 from trajrec.tracking.parts import check_watch, find_parts, fixed_paths
 from trajrec.types import JsonObject, Value
@@ -155,7 +156,7 @@ def _task_start(
         task=journal.text(spec.task),
         task_revision=journal.text(spec.task_revision),
         goal_data=None if goal is None else journal.noted(goal, "goal"),
-        world="" if world is None else f"{world_type.__module__}:{world_type.__qualname__}",
+        world="" if world is None else f"{module_name(world_type)}:{world_type.__qualname__}",
         world_data=None if kwargs is None else journal.noted(dict(kwargs), "world"),
         tools_data=journal.noted(tools, "tools"),
         parts=[(part.name, part.tracker.name, part.tracker.version) for part in calls.states.parts],

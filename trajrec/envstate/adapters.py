@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trajrec.envstate.pettingzoo import api_of
+from trajrec.module_names import module_name
 from trajrec.protocols import RestorableState, StateAdapter
 from trajrec.types import AnyEnv, Value
 
@@ -42,7 +43,7 @@ def find_adapter(env: AnyEnv) -> StateAdapter | None:
 
 def function_adapter(env: AnyEnv, capture: Callable[[Value], Value]) -> StateAdapter:
     """Return an adapter that reads the state with the user's own function of the environment."""
-    module = getattr(capture, "__module__", "?")
+    module = module_name(capture)
     name = getattr(capture, "__qualname__", type(capture).__qualname__)
     return StateAdapter(
         name=f"{module}:{name}", version=1, keep="every", capture=lambda: capture(env)

@@ -21,6 +21,7 @@ from trajrec.envstate.code_names import imported_modules, imports_in, names_in
 from trajrec.envstate.contents import attributes_of, is_own_library, parts_of
 from trajrec.envstate.generators import module_of
 from trajrec.envstate.hidden_generators import TABLES
+from trajrec.module_names import module_name
 from trajrec.types import Value
 from trajrec.values.plain import IMMUTABLE_TYPES, PLAIN_TYPES
 
@@ -258,7 +259,7 @@ class OuterSearch:
         variables = function.__globals__
         if self._is_new(variables, name):
             put = _item_putter(variables, name)
-            yield OuterVariable(f"{function.__module__}.{name}", value, put)
+            yield OuterVariable(f"{module_name(function)}.{name}", value, put)
 
     def _variable(self, owner: Value, name: str, value: Value) -> Iterator[OuterVariable]:
         if self._is_new(owner, name):

@@ -17,6 +17,7 @@ from trajrec.envstate.attributes import STANDARD_WRAPPERS
 from trajrec.envstate.pettingzoo import WRAPPER_ARGUMENTS, PettingZooEnv, api_of, layers
 from trajrec.errors import EncodeError
 from trajrec.log.schema import API_FIELD, FACTORY_FIELD, EnvRecord
+from trajrec.module_names import SCRIPT, module_name
 from trajrec.recording.unrecorded_copies import CopiedUnrecorded
 from trajrec.redaction.redactor import Redactor
 from trajrec.types import AnyEnv, Value
@@ -98,7 +99,7 @@ def with_factory(record: EnvRecord, factory: Callable[[], Value] | None) -> EnvR
         _warn_of(record)
         return record
     if not _is_importable(factory):
-        is_of_script = getattr(factory, "__module__", "") == "__main__"
+        is_of_script = module_name(factory) == SCRIPT
         remedy = "; move it out of the script that is run" if is_of_script else ""
         raise ValueError(
             "factory must be a function at the top of a module that other processes can import, "
@@ -222,7 +223,7 @@ def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
     wrappers: list[StoredWrapper] = []
     if not _is_importable(cls):
         problems.append(
-            f"{cls.__qualname__} of the module {cls.__module__} cannot be found by that name"
+            f"{cls.__qualname__} of the module {module_name(cls)} cannot be found by that name"
         )
     arguments = _constructor_arguments(bare)
     if arguments is None:
@@ -239,7 +240,7 @@ def _describe_pettingzoo(view: PettingZooEnv) -> EnvRecord:
             _add_wrapper(layer, _wrapper_arguments(layer), wrappers, problems)
     return EnvRecord(
         env_id=str(view.metadata.get("name", cls.__name__)),
-        entry_point=f"{cls.__module__}:{cls.__qualname__}",
+        entry_point=f"{module_name(cls)}:{cls.__qualname__}",
         kwargs_data=kwargs_data,
         max_episode_steps=None,
         spec_fields={API_FIELD: api_of(env)},
@@ -256,7 +257,7 @@ def _is_importable(cls: Any) -> bool:
     attribute: Any = sys.modules.get(getattr(cls, "__module__", ""))
     for name in getattr(cls, "__qualname__", "").split("."):
         attribute = getattr(attribute, name, None)
-    return attribute is cls and cls.__module__ != "__main__"
+    return attribute is cls and module_name(cls) != SCRIPT
 
 
 def _constructor_arguments(bare: Any) -> dict[str, Any] | None:

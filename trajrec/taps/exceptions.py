@@ -8,6 +8,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from trajrec.module_names import module_name
+
 # The packages whose exceptions come out of a tap. A log names nothing else that may be raised.
 _HOMES = frozenset(
     {"aiohttp", "anyio", "asyncio", "builtins", "concurrent", "http", "httpcore", "httpcore2"}
@@ -43,7 +45,7 @@ def name_of(error: BaseException) -> str:
     'builtins.TimeoutError'
     """
     kind = type(error)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return f"{module_name(kind)}.{kind.__qualname__}"
 
 
 def rebuild_error(name: str, message: str) -> BaseException:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from trajrec.module_names import script_name
 from trajrec.types import JsonObject
 
 TUPLE = 1
@@ -94,4 +95,4 @@ def type_name(value: object) -> str:
     'builtins.float'
     """
     cls = type(value)
-    return f"{cls.__module__}.{cls.__qualname__}"
+    return f"{script_name(cls.__module__)}.{cls.__qualname__}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from trajrec.agents.context import EpisodeSession, enter_episode, leave_episode
 from trajrec.agents.routing import connect_taps
+from trajrec.module_names import module_name
 from trajrec.replay.credit.sampling.answers import Answers, answers_key, copy_answers, no_answers
 from trajrec.replay.credit.sampling.context import Call, Context, as_calls
 from trajrec.replay.credit.sampling.playback import PlaybackEpisode
@@ -60,7 +61,7 @@ class AgentPolicy:
                 "give a function that runs it"
             )
         name = getattr(agent, "__qualname__", type(agent).__qualname__)
-        self.id = id or f"{agent.__module__}:{name}"
+        self.id = id or f"{module_name(agent)}:{name}"
         self.is_seeded = is_seeded
         self._agent = agent
         # None while the answers are those of the recording.
