@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Unpack
 
-import cloudpickle
-
 from trajrec.corpus.refs import EpisodeLoader, EpisodeRef
 from trajrec.log.annotations import PostHocCheck
 from trajrec.log.schema import episode_id
@@ -21,6 +19,7 @@ from trajrec.recording.recorder import Recorder
 from trajrec.replay.execute.report import ReplayReport
 from trajrec.replay.execute.trust import module_prefixes
 from trajrec.replay.processes.child import readable
+from trajrec.replay.processes.pickles import by_value
 from trajrec.replay.processes.workers import Worker
 from trajrec.replay.replayer import Replayer
 from trajrec.types import AnyEnv, Info, Observation, Value
@@ -116,7 +115,7 @@ class AuditedRecorder(Recorder):
         if self._draw.random() >= self._share:
             return
         if self._worker is None:
-            self._worker = Worker(cloudpickle.dumps(self._auditor))
+            self._worker = Worker(by_value(self._auditor))
         log_id = self._writer.header.log_id
         ref = EpisodeRef(episode_id(log_id, number), self.path.absolute(), number)
         self._worker.give(number, (ref,))

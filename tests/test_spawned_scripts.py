@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = """
 import multiprocessing
 import sys
@@ -13,7 +15,7 @@ import sys
 import gymnasium as gym
 
 import trajrec
-from trajrec.replay import replay_episodes
+from trajrec.replay import check_determinism, credit, fork_many, replay_episodes
 
 
 class Broken(Exception):
@@ -34,6 +36,11 @@ class Counter(gym.Env):
         if action == 2:
             raise Broken("out")
         return self.n_steps, float(action), self.n_steps == 4, False, {}
+
+
+class Whole(Counter):
+    def step(self, action):
+        return super().step(min(action, 1))
 
 
 def make():
@@ -65,6 +72,20 @@ def record_with_factory(folder):
         trajrec.record(make(), folder, factory=make)
     except ValueError as exc:
         print("refused:", "move it out of the script" in str(exc))
+
+
+def replay(folder):
+    with trajrec.open(folder) as corpus:
+        whole, _ = corpus.episodes(order_by="n_failures, log", kind="all")
+        for report in replay_episodes(corpus.episodes(), env=make, jobs=2):
+            print(report.grade)
+        branches = fork_many(whole, at=1, policy=one, n_branches=2, jobs=2, env=make, folder=None)
+        print([branch.total_reward for branch in branches])
+        table = credit.estimate(
+            whole, one, n_rollouts=2, steps=[0], jobs=2, env=make, folder=None, estimator="value"
+        )
+        print([float(row.value) for row in table])
+    print(check_determinism(Whole, n_steps=8).grade)
 
 
 def run(function, *arguments):
@@ -124,3 +145,10 @@ with trajrec.open("runs") as corpus:
 
 def test_factories_of_a_spawned_script_are_refused(tmp_path: Path) -> None:
     assert run(tmp_path, 'run(record_with_factory, "runs")') == ["refused: True"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_spawned_processes_replay_in_processes_of_theirs(tmp_path: Path, method: str) -> None:
+    lines = run(tmp_path, 'record("runs")\nrun(replay, "runs")', method)
+    assert lines == ["exact", "exact", "[3.0, 3.0]", "[4.0]", "exact"]

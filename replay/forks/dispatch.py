@@ -7,13 +7,12 @@ import selectors
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import cloudpickle
-
 from trajrec.errors import RecordedError
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.fork_server import serve
 from trajrec.replay.forks.options import Backend
 from trajrec.replay.processes.child import ChildProcess
+from trajrec.replay.processes.pickles import by_value
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.values import codec
 
@@ -31,7 +30,7 @@ class _Server(ChildProcess):
             "trajrec.replay.forks.fork_server:main",
             {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
-        self.send(cloudpickle.dumps(job))
+        self.send(by_value(job))
 
 
 def run_in_workers(
@@ -146,7 +145,7 @@ def check_portable(**values: object) -> None:
     """
     for name, value in values.items():
         try:
-            cloudpickle.dumps(value)
+            by_value(value)
         except Exception as exc:
             raise TypeError(
                 f"{name} cannot be sent to another process ({exc}); "

@@ -20,8 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from typing import BinaryIO
 
-import cloudpickle
-
+from trajrec.replay.processes.pickles import by_value
 from trajrec.replay.processes.registry import register, registered
 from trajrec.types import Value
 
@@ -82,7 +81,7 @@ def call_in_subprocess(
     # Absolute: the process may have another working folder.
     paths = [os.path.abspath(path) for path in sys.path]
     try:
-        call = cloudpickle.dumps((function, arguments))
+        call = by_value((function, arguments))
     except Exception as exc:
         raise SubprocessError(f"it cannot be sent to another process: {exc}") from exc
     # Files and no pipes. The sizes in which a pipe delivers its data would decide the memory
@@ -126,8 +125,7 @@ def dumps(value: Value) -> bytes:
         return pickle.dumps(value)
     except Exception:
         # A class of the script that the caller runs came here by value, and has no name here.
-        data: bytes = cloudpickle.dumps(value)
-        return data
+        return by_value(value)
 
 
 def answer() -> None:

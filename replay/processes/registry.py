@@ -9,7 +9,7 @@ import pickle
 import sys
 import warnings
 
-import cloudpickle
+from trajrec.replay.processes.pickles import by_value
 
 # Packages whose environments another process registers itself when they are asked for.
 _SELF_REGISTERING = frozenset(("gymnasium", "ale_py", "minigrid", "trajrec"))
@@ -28,7 +28,7 @@ def registered() -> bytes:
         ):
             continue
         try:
-            specs.append(cloudpickle.dumps(spec))
+            specs.append(by_value(spec))
         except Exception:
             # One that cannot be pickled. If an episode needs it, the other process says that it is
             # not registered there.

@@ -10,10 +10,9 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
-import cloudpickle
-
 from trajrec.errors import RecordedError, is_of_user_code
 from trajrec.replay.processes.child import ChildChannel, ChildProcess, dumps
+from trajrec.replay.processes.pickles import by_value
 from trajrec.types import Value
 from trajrec.values import codec
 
@@ -75,7 +74,7 @@ class Worker(ChildProcess):
         """Send an item."""
         self.numbers.append(number)
         # The item apart, so that one that cannot be unpickled has a number still.
-        self.send(pickle.dumps((number, cloudpickle.dumps(item))))
+        self.send(pickle.dumps((number, by_value(item))))
 
     def results(self) -> tuple[list[tuple[int, Value]], bool]:
         """Wait for data.
@@ -124,7 +123,7 @@ class WorkerPool(Generic[A, B]):
     def __init__(
         self, function: Callable[[A], B], jobs: int, *, settings: dict[str, str] | None = None
     ) -> None:
-        self._function = cloudpickle.dumps(function)
+        self._function = by_value(function)
         self._settings = settings
         self._jobs = jobs
         self._source: Iterator[tuple[int, A]] = iter(())
