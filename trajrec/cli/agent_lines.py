@@ -9,6 +9,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.corpus.transcript import Attempt, ModelCall
 from trajrec.types import Value
 from trajrec.values.json import to_text
+from trajrec.values.pictures import with_named_pictures
 from trajrec.values.shown import counted
 
 COLUMNS = ("step", "time", "call", "arguments", "outcome", "result", "changes")
@@ -113,6 +114,6 @@ def _time(time_ns: int, started_ns: int | None) -> str | None:
 
 
 def short(value: Value, length: int) -> str:
-    """Return a value as JSON, cut off."""
-    text = to_text(value)
+    """Return a value as JSON, cut off; pictures in it are named by their types and sizes."""
+    text = to_text(with_named_pictures(value))
     return text if len(text) <= length else text[: length - 1] + "…"

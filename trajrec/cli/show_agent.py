@@ -12,6 +12,7 @@ from trajrec.log.unseen_ways import unseen_of
 from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change
 from trajrec.values.json import to_json, to_json_value, to_pointer, typed_keys, with_keys
+from trajrec.values.pictures import with_named_pictures
 
 # Attempts and model calls of a long episode, half of them from each end: about a screen.
 SHOWN_ROWS = 40
@@ -70,6 +71,7 @@ def print_step(episode: Episode, number: int, *, as_json: bool) -> None:
                 for change in value:
                     _print_change(change)
             elif value not in (None, "", 0, []):
+                value = with_named_pictures(value)
                 text = value if isinstance(value, str) else to_json(value)
                 print(f"{name:<13}  {one_line(text)}")
         print()

@@ -17,7 +17,7 @@ from trajrec.types import JsonObject, Value
 from trajrec.values.diff import MISSING, Change, diff
 from trajrec.values.json import describe_path, to_json_value, to_pointer, with_named_arrays
 from trajrec.view.rows import AgentStep, attempt_status
-from trajrec.view.text import Shown, cell, json_text, shown, shown_text
+from trajrec.view.text import Shown, cell, json_text, shown, shown_message, shown_text
 
 LastChanges: TypeAlias = dict[tuple[str, str], list[tuple[int, int]]]
 """Part and path of each place of the state -> number and step of each of its changes."""
@@ -269,7 +269,7 @@ def _turn(episode: Episode, call: ModelCall) -> TurnView:
         outcome=call.outcome,
         facts=_turn_facts(call),
         messages=[
-            MessageView(role=message.role, tool=message.tool, text=shown_text(message.text))
+            MessageView(role=message.role, tool=message.tool, text=shown_message(message))
             for message in new[:MAX_MESSAGES]
         ],
         n_new=len(new),

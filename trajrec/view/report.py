@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -106,17 +107,39 @@ def _packed_panes(
 ) -> tuple[str, list[str]]:
     """Return the panes of the steps, packed, and what had to be left out, in words."""
     center = view.telling_step or 0
-    panes = {step: _pane(view, step, links) for step in steps}
+    # The nearest to the step that the page opens at.
+    nearest = sorted(steps, key=lambda step: (abs(step - center), step))
+    pictured = {step: _pane(view, step, links) for step in nearest}
+    # Steps without their pictures say more than a few steps with them.
+    panes = {step: _without_pictures(pane) for step, pane in pictured.items()}
     n_kept = len(steps)
     while True:
-        # The nearest to the step that the page opens at.
-        nearest = sorted(steps, key=lambda step: (abs(step - center), step))[:n_kept]
-        packed = _pack({step: panes[step] for step in sorted(nearest)})
+        packed = _pack({step: panes[step] for step in sorted(nearest[:n_kept])})
         if len(packed) <= max_bytes or n_kept <= 1:
             break
         n_kept //= 2
+    n_bytes = len(packed)
+    n_without = 0
+    for step in nearest[:n_kept]:
+        # Pictures are packed already: they take as many bytes in the file as they have letters.
+        n_bytes += len(pictured[step]) - len(panes[step])
+        if n_bytes > max_bytes:
+            n_without += pictured[step] != panes[step]
+        else:
+            panes[step] = pictured[step]
+    packed = _pack({step: panes[step] for step in sorted(nearest[:n_kept])})
     left_out = len(steps) - n_kept
-    return packed, [f"{left_out} steps are left out, for the size of the file"] * bool(left_out)
+    limits = [f"{left_out} steps are left out, for the size of the file"] * bool(left_out)
+    limits += [f"the pictures of {n_without} steps are left out, for the size of the file"] * bool(
+        n_without
+    )
+    return packed, limits
+
+
+def _without_pictures(pane: str) -> str:
+    """Return the page of a step without its pictures, whose types and sizes stay."""
+    # Recorded text has no tags: it is escaped.
+    return re.sub(r'<img class="shown"[^>]*>', "", pane)
 
 
 def _pane(view: EpisodeView, step: int, links: ReportLinks) -> str:

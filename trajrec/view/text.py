@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+from trajrec.corpus.said_messages import SaidMessage
 from trajrec.types import Value
 from trajrec.values.json import to_json, to_json_value, with_named_arrays
+from trajrec.values.pictures import EncodedPicture, with_named_pictures
 
 MAX_CHARACTERS = 4_000
 """Characters of a value that a page shows; a longer one is cut, and the page says by how much."""
+
+MAX_PICTURES = 8
+"""Pictures in a value that a page shows; the text names all."""
 
 # A value up to this length stands on one line.
 LINE_CHARACTERS = 72
@@ -22,11 +27,13 @@ class Shown(NamedTuple):
         text: The text, not yet escaped.
         n_more: Characters that were cut off.
         is_long: Whether it needs a block of its own.
+        pictures: The first pictures in it, which the text names.
     """
 
     text: str
     n_more: int
     is_long: bool
+    pictures: tuple[EncodedPicture, ...] = ()
 
 
 def json_text(value: Value) -> str:
@@ -43,7 +50,7 @@ def cell(value: Value, length: int) -> str:
     >>> cell({"order": "O1001"}, 12)
     '{"order":"O…'
     """
-    named = _named(value)
+    named = with_named_pictures(_named(value))
     text = named if isinstance(named, str) else json_text(named)
     # The escapes of a page make it longer, which is harmless; a list of cells must stay small.
     return text if len(text) <= length else text[: length - 1] + "…"
@@ -53,11 +60,17 @@ def shown(value: Value, limit: int = MAX_CHARACTERS) -> Shown:
     """Return a value as a page shows it: a text of several lines as it is, all else as JSON.
 
     >>> shown({"stock": 54})
-    Shown(text='{"stock":54}', n_more=0, is_long=False)
+    Shown(text='{"stock":54}', n_more=0, is_long=False, pictures=())
     """
     value = _named(value)
     if isinstance(value, _Array):
         return Shown(value, 0, False)
+    pictures: list[EncodedPicture] = []
+    value = with_named_pictures(value, pictures)
+    return _shown(value, limit)._replace(pictures=tuple(pictures[:MAX_PICTURES]))
+
+
+def _shown(value: Value, limit: int) -> Shown:
     if isinstance(value, str) and ("\n" in value or len(value) > LINE_CHARACTERS):
         return _cut(value, limit)
     text = json_text(value)
@@ -68,7 +81,19 @@ def shown(value: Value, limit: int = MAX_CHARACTERS) -> Shown:
 
 def shown_text(text: str, limit: int = MAX_CHARACTERS) -> Shown:
     """Return a text as a page shows it, without quotes."""
-    return _cut(text, limit)
+    pictures: list[EncodedPicture] = []
+    named = with_named_pictures(text, pictures)
+    return _cut(named, limit)._replace(pictures=tuple(pictures[:MAX_PICTURES]))
+
+
+def shown_message(message: SaidMessage) -> Shown:
+    """Return the text of a message, with the pictures that stand beside its text."""
+    pictures: list[EncodedPicture] = []
+    try:
+        with_named_pictures(message.value, pictures)
+    except RecursionError:
+        pictures.clear()
+    return shown_text(message.text)._replace(pictures=tuple(pictures[:MAX_PICTURES]))
 
 
 def _cut(text: str, limit: int) -> Shown:
