@@ -59,6 +59,24 @@ def test_workers_that_live_on_see_a_new_epoch(cartpole: trajrec.Corpus) -> None:
     assert digests(loader) == first
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_loader_yields_each_epoch_anew(cartpole: trajrec.Corpus, num_workers: int) -> None:
+    dataset = cartpole.to_torch(batch_size=16, fetch=3)
+    options = {"persistent_workers": True} if num_workers else {}
+    loader = dataset.loader(num_workers=num_workers, **options)
+    first = digests(loader)
+    assert len(first) == len(loader) == dataset.source.n_batches
+    assert digests(loader) == first
+    dataset.set_epoch(1)
+    assert digests(loader) == digests(dataset.loader()) != first
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 8}, {"drop_last": True}])
+def test_a_loader_refuses_to_batch_again(cartpole: trajrec.Corpus, option: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"give .* to corpus.to_torch"):
+        cartpole.to_torch(batch_size=16).loader(**option)
+
+
 def test_tensors_share_no_memory(cartpole: trajrec.Corpus) -> None:
     dataset = cartpole.to_torch(batch_size=8, cache=True)
     batch = dataset[0]

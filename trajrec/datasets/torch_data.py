@@ -67,19 +67,43 @@ class TorchBatches(Dataset[TensorBatch]):  # type: ignore[misc]
         """Choose the epoch, and with it the order of shuffled batches."""
         self._epoch.fill_(epoch)
 
-    def loader(self, *, num_workers: int = 0, **options: Any) -> Iterator[TensorBatch]:
-        """Yield the batches of the epoch in order.
+    def loader(self, *, num_workers: int = 0, **options: Any) -> TorchLoader:
+        """Return an iterable of batches: each `for` loop over it is one epoch.
 
         Args:
             num_workers: Worker processes, which are spawned: they import the script that calls this,
                 so its own code must stand under `if __name__ == "__main__":`.
             **options: More arguments of `torch.utils.data.DataLoader`.
+
+        Raises:
+            TypeError: An option would make other batches.
         """
+        for name in ("batch_size", "drop_last"):
+            if name in options:
+                raise TypeError(f"the batches are made already: give {name}= to corpus.to_torch")
         if num_workers:
             options.setdefault("multiprocessing_context", "spawn")
         items = DataLoader(self, batch_size=None, num_workers=num_workers, **options)
-        size = self.source.batch_size
-        for item in items:
+        return TorchLoader(self, items)
+
+
+class TorchLoader:
+    """The batches of a dataset, from the first one each time that it is iterated over.
+
+    They are those of the dataset's epoch (`TorchBatches.set_epoch`).
+    """
+
+    def __init__(self, dataset: TorchBatches, items: DataLoader[TensorBatch]) -> None:
+        self._dataset = dataset
+        self._items = items
+
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+        return self._dataset.source.n_batches
+
+    def __iter__(self) -> Iterator[TensorBatch]:
+        size = self._dataset.source.batch_size
+        for item in self._items:
             n = len(next(iter(item.values())))
             for start in range(0, n, size):
                 yield {name: tensor[start : start + size] for name, tensor in item.items()}
@@ -95,4 +119,4 @@ def _own_array(arrays: list[Array]) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-__all__ = ["Batch", "TensorBatch", "TorchBatches"]
+__all__ = ["Batch", "TensorBatch", "TorchBatches", "TorchLoader"]
