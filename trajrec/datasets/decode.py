@@ -68,8 +68,9 @@ class ChunkSource:
             chunk = reader.chunk(stored.index) if stored.index < reader.n_chunks else None
             if chunk is None or tuple(chunk.record.segments) != stored.segments:
                 raise CorpusError(
-                    f"{reader.path}: the log has grown since its episodes were selected; select "
-                    "them again, or close its recorder first"
+                    f"{reader.path}: the log has grown since its episodes were selected; close its "
+                    "recorder and select them again, or select those of closed logs: "
+                    "log IN (SELECT log FROM logs WHERE is_sealed)"
                 )
             return chunk
         return LogChunk(
