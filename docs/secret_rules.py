@@ -39,7 +39,10 @@ def secret_rules() -> str:
             "variable, template or example.\n"
             "- In a line of settings (`DB_PASSWORD=...`): each value of at least 6 characters that is no template or example.\n"
             "- In a table with such a name at its head (CSV, Markdown, the output of a database), and in an `INSERT` "
-            "statement with such a column: a value as beside a name.",
+            "statement with such a column: a value as beside a name.\n"
+            '- In a dict in which a `selector`, `locator`, `element` or `field` names a password (`{"selector": "#password", '
+            '"text": ...}`): its `text` or `value`, as agents fill in forms; beside a `label` or `placeholder`: its `value`.\n'
+            "- The `value` of each cookie of a browser, a dict with a `name` and `httpOnly` or `sameSite`.",
             "Names such as `max_tokens`, `password_length` and `token_url` name no secret: their first or last word says so.",
         ]
     )

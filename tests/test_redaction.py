@@ -269,6 +269,12 @@ HARMLESS = [
     "The password for bob2 is required; the password for the site was changed on 2024-01-02.",
     ["authorization", "Required to call this endpoint."],
     {"kind": "SecretList", "data": {"a": "b"}},
+    {"selector": "#user", "value": "ada"},
+    {"element": "Search field", "ref": "e3", "text": "how to choose a password"},
+    {"text": "I forgot my password, what now?", "label": "password_reset"},
+    {"type": "text", "text": "The field of the password is empty."},
+    {"selector": "#password", "timeout": "5 s"},
+    {"name": "session", "value": "3 of 4"},
     "A mnemonic is a list of words that a person can write down and read again later on.",
     "kind: Secret\ndata:\n  password: {{ .Values.password }}\n",
 ]
@@ -303,6 +309,41 @@ data:
   ca.crt: aGVsbG8gd29ybGQ=
   tls: Z29vZCBieWUgd29ybGQ=
 """
+
+
+FIELDS = [
+    {"selector": "input[name=password]", "value": "any words"},
+    {"selector": "#password", "text": "any words"},
+    {"element": "Password field", "ref": "e3", "text": "any words"},
+    {"element": "New password textbox", "value": "any words"},
+    {"locator": "//input[@type='password']", "value": "any words"},
+    {"label": "Your password", "value": "any words"},
+    {"field": "password", "text": "any words"},
+    {"placeholder": "Passwort", "value": "any words"},
+    {"name": "session", "value": "any words", "domain": "a.io", "httpOnly": True},
+    {"name": "theme", "value": "any words", "sameSite": "Lax", "path": "/"},
+]
+
+
+@pytest.mark.parametrize("fields", FIELDS, ids=str)
+def test_what_a_browser_fills_in_and_its_cookies_are_secret(fields: dict[str, Any]) -> None:
+    call = {"name": "fill", "arguments": json.dumps(fields)}
+    values = [fields, [fields], {"fields": [fields]}, call, {"answer": json.dumps(call)}]
+    for value in values:
+        data, is_redacted = REDACTOR.encode(value)
+        assert is_redacted
+        assert b"any words" not in data
+        assert b"[redacted " in data
+    stream = StreamRedactor(REDACTOR)
+    text = json.dumps(fields)
+    pieces = [text[begin : begin + 3] for begin in range(0, len(text), 3)]
+    cleaned = join([*(data for piece in pieces for data in stream.add(piece)), *stream.finish()])
+    assert "any words" not in cleaned
+    assert "[redacted " in cleaned
+
+
+def join(pieces: list[bytes]) -> str:
+    return "".join(map(codec.decode, pieces))
 
 
 def test_the_data_of_a_kubernetes_secret_is_secret() -> None:

@@ -87,6 +87,7 @@ def test_pieces_of_each_type_and_their_keys_are_searched(wrap: Callable[[str], A
         ('{"token": "%s"}\n', "a", "9f86d081884c7d65"),
         ('{"name": "%s", "value": "any words"}\n', "colour", "password"),
         ('["%s", "hu9n7t3er2"]\n', "colour", "password"),
+        ('{"selector": "%s", "text": "any words"}\n', "#user", "input[name=password]"),
     ],
 )
 def test_a_name_hides_a_secret_in_the_hundredth_equal_line(

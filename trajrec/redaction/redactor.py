@@ -21,7 +21,13 @@ from trajrec.redaction.own_rules import rules_of_environment
 from trajrec.redaction.plausibility import is_common_word
 from trajrec.redaction.rules import Shape
 from trajrec.redaction.scanner import Findings, Scanner, Span
-from trajrec.redaction.structure import SQLITE_SCHEMA, Cleaner, as_bytes, may_hide
+from trajrec.redaction.structure import (
+    SQLITE_SCHEMA,
+    Cleaner,
+    as_bytes,
+    may_have_field,
+    may_hide,
+)
 from trajrec.redaction.survey import Survey, has_none
 from trajrec.types import Value
 from trajrec.values import codec
@@ -207,6 +213,8 @@ class Redactor:
 
     def _has_hidden(self, data: bytes, findings: Findings) -> bool:
         """Return whether a text that has JSON may have a secret, by its words or by a name."""
+        if may_have_field(data):
+            return True
         if not (findings.spans or findings.has_name) and b"\\" in data:
             # `\n` and `\/` are other signs in the text than in the document.
             findings = self._scanner.search(unescaped(data))
@@ -226,7 +234,7 @@ class Redactor:
         """Return the same for a text that is no document, and whether it has a secret's name."""
         data = text.encode("utf-8", "surrogatepass")
         findings = self._scanner.search(data)
-        return _as_edits(data, findings.spans), findings.has_name
+        return _as_edits(data, findings.spans), findings.has_name or may_have_field(data)
 
     def may_hide(self, value: Value) -> bool:
         """Return whether a name in a document may hide a text in it, if the text is another one."""

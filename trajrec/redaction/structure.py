@@ -11,7 +11,7 @@ import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
 from trajrec.redaction.digests import is_mark, mark
-from trajrec.redaction.names import MAX_NAME_CHARS, Strength, kind_of
+from trajrec.redaction.names import MAX_NAME_CHARS, Strength, kind_of, strength_of
 from trajrec.redaction.plausibility import (
     is_mask,
     is_placeholder,
@@ -62,6 +62,25 @@ _SECRET_DATA = frozenset({"data", "stringData"})
 
 # A dict with one of these and a "value" is a pair, such as a header in a HAR file.
 _PAIR_NAMES = ("name", "key", "header", "variable", "field")
+
+# With one of these, the pair is a cookie of a browser, whose name says nothing about it.
+_COOKIE_WORDS = frozenset({"httpOnly", "http_only", "sameSite", "same_site"})
+
+# Agents that use browsers fill in a field that one of these describes, such as "#password" or
+# "Password field". A label beside a text is mostly a class of texts.
+_FIELD_NAMES = {
+    "value": ("selector", "locator", "element", "label", "placeholder"),
+    "text": ("selector", "locator", "element", "field"),
+}
+_FIELD_WORD = re.compile(r"[A-Za-z][\w-]*")
+
+# Some of these bytes are in each JSON document in which a field holds a password, or with a cookie.
+_FIELD_SIGNS = tuple({name.encode() for names in _FIELD_NAMES.values() for name in names})
+_PASSWORD_SIGNS = (b"ass", b"ASS", b"pwd", b"PWD", b"ennwort", b"ENNWORT")
+_COOKIE_SIGNS = tuple(word.encode() for word in _COOKIE_WORDS)
+
+MAX_FIELD_CHARS = 400
+"""A longer text describes no field."""
 
 # The SQL that defines tables, by their names; see `trajrec.tracking.sqlite`.
 SQLITE_SCHEMA = "sqlite_schema"
@@ -176,7 +195,7 @@ class Cleaner:
         return mark(kind, text.removeprefix("Bearer "))
 
     def _clean_dict(self, value: Mapping[Value, Value]) -> dict[Value, Value]:
-        paired = pair_name(value) if "value" in value else None
+        paired = pair_of(value)
         is_key = "kty" in value
         kind = value.get("kind")
         # An array compares item by item.
@@ -185,8 +204,8 @@ class Cleaner:
         cleaned = {}
         for key, item in value.items():
             name = name_of(key)
-            if name == "value" and paired is not None:
-                name = paired
+            if paired is not None and name == paired[0]:
+                name = paired[1]
             strength: Strength = "key" if is_key and name in _PRIVATE_PARTS else ""
             strength = strength or self._strength_of(name)
             if is_secret and name in _SECRET_DATA:
@@ -299,7 +318,10 @@ def may_hide(value: Value, strength_of: StrengthOf) -> bool:
     if not isinstance(value, dict):
         return False
     is_key = "kty" in value or ("kind" in value and not _SECRET_DATA.isdisjoint(value))
-    if is_key or ("value" in value and pair_name(value) is not None):
+    if is_key or pair_of(value) is not None:
+        return True
+    # Another text may describe the field of a password.
+    if any(key in value and not value.keys().isdisjoint(_FIELD_NAMES[key]) for key in _FIELD_NAMES):
         return True
     has_pieces = not _TEXT_TOKEN_WORDS.isdisjoint(value)
     for key, item in value.items():
@@ -324,10 +346,43 @@ def name_of(key: Value) -> str:
     return key.decode("latin-1") if isinstance(key, bytes) and len(key) <= MAX_NAME_CHARS else ""
 
 
-def pair_name(value: Mapping[Value, Value]) -> str | None:
-    """Return the name that a dict gives to its item "value"."""
-    for key in _PAIR_NAMES:
-        name = value.get(key)
-        if isinstance(name, str):
-            return name
+def pair_of(value: Mapping[Value, Value]) -> tuple[str, str] | None:
+    """Return the key of the item of a dict that another item names, and this name.
+
+    >>> pair_of({"name": "password", "value": "..."})
+    ('value', 'password')
+    >>> pair_of({"selector": "input[name=passwd]", "text": "..."})
+    ('text', 'passwd')
+    """
+    if "value" in value:
+        for key in _PAIR_NAMES:
+            name = value.get(key)
+            if isinstance(name, str):
+                return "value", name if _COOKIE_WORDS.isdisjoint(value) else "cookie"
+    for item in _FIELD_NAMES:
+        if item in value:
+            for key in _FIELD_NAMES[item]:
+                described = value.get(key)
+                if isinstance(described, str) and (name := _field(described)):
+                    return item, name
     return None
+
+
+def _field(text: str) -> str:
+    """Return the name of a password in the description of a field; "" without one."""
+    if len(text) > MAX_FIELD_CHARS:
+        return ""
+    return next((w for w in _FIELD_WORD.findall(text) if strength_of(w) == "password"), "")
+
+
+def may_have_field(data: bytes) -> bool:
+    """Return whether a JSON document may have the field of a password, or a cookie of a browser.
+
+    >>> may_have_field(b'{"element": "Password field", "text": "hunter2"}')
+    True
+    """
+    if any(sign in data for sign in _COOKIE_SIGNS):
+        return True
+    if not any(sign in data for sign in _FIELD_SIGNS):
+        return False
+    return any(sign in data for sign in _PASSWORD_SIGNS)

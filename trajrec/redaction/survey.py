@@ -6,7 +6,7 @@ import numpy as np
 
 from trajrec.redaction.assignments import StrengthOf
 from trajrec.redaction.database_files import MAGIC
-from trajrec.redaction.structure import KUBERNETES_SECRET, has_texts, name_of, pair_name
+from trajrec.redaction.structure import KUBERNETES_SECRET, has_texts, name_of, pair_of
 from trajrec.types import Value
 from trajrec.values.codec import Opaque, Plain, Ref
 from trajrec.values.encoder import MAX_REPR
@@ -96,8 +96,10 @@ class Survey:
                 self._add_dict(item)
             else:
                 self.add(item)
-        if "value" in value and strength_of(pair_name(value) or ""):
-            self.has_name = True
+        if "value" in value or "text" in value:
+            paired = pair_of(value)
+            if paired is not None and strength_of(paired[1]):
+                self.has_name = True
         # An array compares item by item.
         kind = value.get("kind")
         if "kty" in value or (isinstance(kind, str) and kind == KUBERNETES_SECRET):
