@@ -13,13 +13,14 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import only
-from test_messages import send, user
+from test_messages import CHAT_URL, JSON, send, user
 
 import trajrec
 from trajrec.cli.main import main
 from trajrec.corpus.chat import decisions
 from trajrec.envs import Bank
 from trajrec.replay import credit
+from trajrec.wire.exchange import HttpRequest
 
 TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
 
@@ -193,6 +194,32 @@ def test_an_answer_that_was_dropped_is_no_completion(
             (asked, result), (last,) = row["completions"]
             assert (asked["tool_calls"][0]["id"], result["content"]) == ("c1", "four")
             assert last["content"] == "7"
+
+
+def test_a_stream_that_broke_off_before_a_retry_is_dropped(tmp_path: Path) -> None:
+    talk: list[Any] = [user("How many?")]
+    whole = reply(None, ("c1", "look", '{"place": "hall"}'))
+    begun = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "I look at"}}]}
+    with trajrec.episode(tmp_path, task="t") as ep:
+        look = ep.tool(lambda place: "two", name="look")
+        asked = {"model": "m", "messages": talk, "stream": True}
+        exchange = ep.begin_exchange(
+            HttpRequest("POST", CHAT_URL, JSON, json.dumps(asked).encode())
+        )
+        assert exchange is not None
+        exchange.responded(200, [("content-type", "text/event-stream")])
+        exchange.received(f"data: {json.dumps(begun)}\n\n".encode())
+        exchange.ended(ConnectionError("cut"))
+        send(ep, asked, whole)
+        # The program does not say which of the model's calls it makes.
+        look(place="hall")
+        talk += [*said(whole), {"role": "tool", "tool_call_id": "c1", "content": "two"}]
+        send(ep, {"model": "m", "messages": talk}, reply("2"))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        found = [(one.messages[-1]["content"], one.is_dropped) for one in corpus.messages()]
+    assert found == [("I look at", True), ("2", False)]
+    assert [len(one.results) for one in decisions(only(tmp_path)).values()] == [1, 0]
 
 
 def test_the_alternative_that_the_agent_took_is_the_answer(tmp_path: Path) -> None:

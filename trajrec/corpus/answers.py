@@ -82,6 +82,8 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
         if not attempt.is_from_wire:
             ran_by_step.setdefault(attempt.start.step, []).append(attempt.start.call_id)
     ran_ids = {call_id for ids in ran_by_step.values() for call_id in ids if call_id}
+    # A retry is in the step of the call that it repeats: the calls of the step follow the last one.
+    last_by_step = {item.call.start.step: number for number, item in enumerate(asked)}
     found = []
     for number, item in enumerate(asked):
         message, value, is_known = _taken(item, requests, ran_ids)
@@ -89,11 +91,12 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
         talk.answer_key = key_of(message)
         talk.add(message, is_partial=has_untold(value), is_answer=True)
         ids = {call.call_id for call in message.calls if call.call_id}
+        step = item.call.start.step
         # A call without an id, or an action that a text names, is known by its step alone.
-        has_run = any(
-            not ids or not call_id or call_id in ids
-            for call_id in ran_by_step.get(item.call.start.step, ())
-        ) or not ids.isdisjoint(ran_ids)
+        has_run = not ids.isdisjoint(ran_ids) or (
+            last_by_step[step] == number
+            and any(not ids or not call_id for call_id in ran_by_step.get(step, ()))
+        )
         is_dropped = (
             item.node is not None
             and not requests.is_continued(item.node, talk.answer_key)
