@@ -76,11 +76,13 @@ class AuditedRecorder(Recorder):
         self._auditor = _Auditor(module_prefixes(allow))
         self._worker: Worker | None = None
         self._has_warned = False
+        self._owner = os.getpid()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Value] | None = None
     ) -> tuple[Observation, Info]:
         """Reset the environment, and perhaps have the episode before replayed."""
+        self._leave_to_parent()
         number = self._episodes.last_recorded
         returned = super().reset(seed=seed, options=options)
         self._sample(number)
@@ -89,6 +91,7 @@ class AuditedRecorder(Recorder):
 
     def close(self) -> None:
         """Close the recorder and the environment; wait for the open replays."""
+        self._leave_to_parent()
         was_open = not self._writer.is_closed
         super().close()
         if was_open:
@@ -106,6 +109,15 @@ class AuditedRecorder(Recorder):
                     f"{WAIT_S:g} s; replay them with trajrec replay",
                     stacklevel=2,
                 )
+
+    def _leave_to_parent(self) -> None:
+        """In a forked process, replay nothing: the episodes and the other process are its parent's."""
+        if self._owner == os.getpid():
+            return
+        self._share = 0.0
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
 
     def _sample(self, number: int) -> None:
         """Draw whether an ended episode is replayed, and have it replayed; each is drawn once."""

@@ -201,6 +201,7 @@ class ChildProcess:
     """
 
     def __init__(self, entry: str, settings: dict[str, str] | None = None) -> None:
+        self._owner = os.getpid()
         module, _, function = entry.partition(":")
         self.process = subprocess.Popen(
             [sys.executable, "-c", f"from {module} import {function}; {function}()"],
@@ -218,8 +219,26 @@ class ChildProcess:
         self.send(pickle.dumps(sys.path))
         self.send(registered())
 
+    @property
+    def is_own(self) -> bool:
+        """Whether this process has started it, and not one that this process was forked from."""
+        return self._owner == os.getpid()
+
+    def check_own(self) -> None:
+        """Raise an error in a forked process: what it read would be missing in its parent.
+
+        Raises:
+            RuntimeError: This process has not started it.
+        """
+        if not self.is_own:
+            raise RuntimeError(
+                "the worker processes belong to the process that this one was forked from: "
+                "begin anew in this one"
+            )
+
     def send(self, data: bytes) -> None:
         """Send a frame. If the process has ended, `receive` tells it."""
+        self.check_own()
         with contextlib.suppress(BrokenPipeError):
             self._input.write(LENGTH.pack(len(data)) + data)
             self._input.flush()
@@ -230,6 +249,7 @@ class ChildProcess:
         Returns:
             The objects that have arrived whole, and whether the process can send more.
         """
+        self.check_own()
         data = os.read(self.out.fileno(), READ_BYTES)
         self._received += data
         objects = []
@@ -243,7 +263,14 @@ class ChildProcess:
         return objects, bool(data)
 
     def close(self) -> str:
-        """End the process and all that it forked; return how it ended."""
+        """End the process and all that it forked; return how it ended.
+
+        A forked process closes its copies of the pipes alone.
+        """
+        if not self.is_own:
+            self._input.close()
+            self.out.close()
+            return "in the process that started it"
         status = self.process.poll()
         _end(self.process)
         with contextlib.suppress(BrokenPipeError):

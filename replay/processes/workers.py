@@ -174,7 +174,9 @@ class WorkerPool(Generic[A, B]):
 
     def _end_workers(self) -> None:
         for worker in self._workers:
-            self._selector.unregister(worker.out)
+            # A forked process shares what the selector waits for with its parent.
+            if worker.is_own:
+                self._selector.unregister(worker.out)
             worker.close()
         self._workers.clear()
 
@@ -185,6 +187,8 @@ class WorkerPool(Generic[A, B]):
 
     def _wait(self) -> None:
         """Wait until a worker sends something or ends; give it, or a new worker, more work."""
+        for started in self._workers:
+            started.check_own()
         for key, _ in self._selector.select():
             worker: Worker = key.data
             results, is_alive = worker.results()
