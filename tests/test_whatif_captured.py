@@ -23,7 +23,7 @@ import trajrec
 from trajrec.agents.routing import router
 from trajrec.corpus.episode import Episode
 from trajrec.errors import RerunStopped, ToolNotHeldError
-from trajrec.replay import what_if
+from trajrec.replay import credit, what_if
 from trajrec.replay.whatif.changes import Arguments, Prompt
 
 LEAVE: dict[str, Any] = {"run_tools": "all", "accept": True}
@@ -122,6 +122,52 @@ def test_captured_function_is_run_from_the_step_on(
     assert result.n_equal_controls == 2
     # One request behind the step in each run, and none in a control.
     assert len(server.attempts) == 4
+
+
+@pytest.mark.parametrize("messages", [True, False])
+def test_changed_call_that_nothing_holds_makes_the_pair(
+    server: ModelServer, tmp_path: Path, messages: bool
+) -> None:
+    agent = Plain(server.url)
+    runs = tmp_path / "runs"
+
+    @trajrec.verifier(id="won", version="1")
+    def has_won(refunds: list[int]) -> bool:
+        return won(refunds)
+
+    def run() -> None:
+        with trajrec.episode(runs, task="t1") as ep:
+            ep.check(has_won, agent.run())
+
+    run()
+    trajrec.close_logs()
+    with trajrec.open(runs) as corpus:
+        (own,) = corpus.episodes()
+        episode = corpus.episode(own.id)
+    change = Arguments({"cents": RIGHT})
+    result = what_if(episode, at=1, change=change, agent=run, n=2, success="won", **LEAVE)
+    assert (result.unchanged.n_won, result.changed.n_won) == (0, 2), str(result)
+    trajrec.close_logs()
+    told: list[str] = []
+    target = tmp_path / "pairs.jsonl"
+    with trajrec.open(runs) as corpus:
+        n = credit.export(corpus, "dpo", target, messages=messages, tell=told.append)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert n == len(rows) == 2
+    for row in rows:
+        sides = [row["chosen"], row["rejected"]]
+        if messages:
+            calls = [side[0]["tool_calls"][0]["function"] for side in sides]
+            assert {call["name"] for call in calls} == {"refund"}
+            found = [json.loads(call["arguments"]) for call in calls]
+            # No second difference, of spaces say.
+            assert calls[0]["arguments"].replace(str(RIGHT), str(WRONG)) == calls[1]["arguments"]
+            assert [message["role"] for message in row["prompt"]] == ["user", "assistant", "tool"]
+        else:
+            found = [json.loads(side)["arguments"] for side in sides]
+        assert [one.pop("cents") for one in found] == [RIGHT, WRONG]
+        assert found[0] == found[1]
+    assert told == []
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Generic, Protocol, TypeVar
@@ -11,6 +12,7 @@ from trajrec.corpus.episode import Episode
 from trajrec.replay.credit.texts import NO_CALLS, counterfactual_text, prompt_text, step_texts
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
+from trajrec.wire.json_bodies import as_list
 
 T = TypeVar("T")
 
@@ -41,6 +43,15 @@ class Form(Protocol):
                 several.
             episode: The episode.
             step: The step.
+        """
+
+    def changed(self, action: Value, call: int, arguments: JsonObject) -> Value:
+        """Return an action with other arguments of one of its calls; None if it has no such call.
+
+        Args:
+            action: The action, as `action` returns it.
+            call: The number of the call, from 0.
+            arguments: The arguments that differ.
         """
 
     def extra(self, episode: Episode) -> Mapping[str, Value]:
@@ -111,6 +122,14 @@ class TextForm(_KeptSteps):
     def counterfactual(self, action: str, episode: Episode, step: int) -> Value:
         return counterfactual_text(action, is_agent_episode=episode.is_agent_episode)
 
+    def changed(self, action: Value, call: int, arguments: JsonObject) -> Value:
+        value = json.loads(action)
+        calls = as_list(value) or [value]
+        if call >= len(calls) or type(calls[call].get("arguments")) is not dict:
+            return None
+        calls[call]["arguments"] |= arguments
+        return to_json(value)
+
     def extra(self, episode: Episode) -> Mapping[str, Value]:
         return {}
 
@@ -162,6 +181,22 @@ class MessageForm(_KeptSteps):
             for number, (tool, arguments) in enumerate(calls)
         ]
         return [{"role": "assistant", "content": "", "tool_calls": rows}]
+
+    def changed(self, action: Value, call: int, arguments: JsonObject) -> Value:
+        (message,) = copy.deepcopy(action)
+        calls = message.get("tool_calls", ())
+        function = calls[call]["function"] if call < len(calls) else {}
+        try:
+            recorded = json.loads(function.get("arguments", ""))
+        except ValueError:
+            return None
+        if type(recorded) is not dict:
+            return None
+        # Other spaces would be a second difference between the two calls of a pair.
+        has_spaces = function["arguments"] == json.dumps(recorded)
+        write = json.dumps if has_spaces else to_json
+        function["arguments"] = write(recorded | arguments)
+        return [message]
 
     def extra(self, episode: Episode) -> Mapping[str, Value]:
         if any(decision.has_omitted for decision in self._decisions(episode).values()):

@@ -17,7 +17,12 @@ from trajrec.replay.credit.estimators.groups import (
 from trajrec.replay.credit.forms import Form
 from trajrec.replay.credit.labelled_runs import is_asked, latest_runs, shares_after_steps
 from trajrec.replay.credit.results.table import CreditTable
-from trajrec.replay.credit.same_context import has_same_context, says_the_same
+from trajrec.replay.credit.same_context import (
+    has_same_context,
+    says_the_same,
+    tells_action,
+    untold_action,
+)
 from trajrec.replay.credit.whole_episodes import Remark, WholeEpisodes
 from trajrec.types import Value
 
@@ -209,16 +214,7 @@ def fork_pairs(
         f"WHERE {is_asked(where, 'p')}"
     )
     if remark is not None:
-        without_outcome = "b.outcome IS NULL OR p.outcome IS NULL"
-        ((n, n_without),) = corpus.sql(
-            f"SELECT count(*), count(*) FILTER ({without_outcome}) FROM branches b {of_parent}"
-        ).fetchall()
-        if n_without:
-            remark(
-                f"{n_without} of {n} forks make no pair: they and their episodes need an outcome, "
-                "fork_many(checks=...); agents get one by trajrec.episode(checks=...), and none by "
-                "trajrec capture"
-            )
+        _tell_of_forks_without_outcome(corpus, of_parent, remark)
     # A comparison with NULL is not true, so both outcomes exist.
     query = (
         f"SELECT b.episode_id, b.parent_id, b.fork_step FROM branches b {of_parent} "
@@ -228,16 +224,24 @@ def fork_pairs(
     load_parent = functools.lru_cache(maxsize=1)(corpus.episode)
     whole = WholeEpisodes(form)
     n_told_otherwise = 0
+    n_untold = 0
     for branch_id, parent_id, step in corpus.sql(query, sandbox=True).fetchall():
         parent = load_parent(parent_id)
         branch = corpus.episode(branch_id)
         if not whole.take(parent) or not whole.take(branch):
             continue
         recorded = form.action(parent, step)
-        other = form.action(branch, step)
-        if recorded is None or other is None or says_the_same(recorded, other):
+        is_told = not branch.is_agent_episode or tells_action(branch, step)
+        if recorded is None:
             continue
-        if not has_same_context(form, parent, branch, step):
+        other = form.action(branch, step) if is_told else untold_action(form, recorded, branch)
+        if other is None:
+            n_untold += not is_told
+            continue
+        if says_the_same(recorded, other):
+            continue
+        # Before an untold action, all was answered from the recording.
+        if is_told and not has_same_context(form, parent, branch, step):
             n_told_otherwise += 1
             continue
         is_better = branch.outcome == "success"
@@ -258,6 +262,25 @@ def fork_pairs(
         remark(
             f"{n_told_otherwise} forks make no pair: their agent was told something else before "
             "the step, such as another result or prompt, so the two actions answer two contexts"
+        )
+    if remark is not None and n_untold:
+        remark(f"{n_untold} forks make no pair: their logs have no call of the step")
+
+
+def _tell_of_forks_without_outcome(corpus: Corpus, of_parent: str, remark: Remark) -> None:
+    """Tell how many forks make no pair because they or their parents have no outcome."""
+    without_outcome = "b.outcome IS NULL OR p.outcome IS NULL"
+    # Controls of experiments do as recorded, and have no outcome.
+    ((n, n_without),) = corpus.sql(
+        f"SELECT count(*), count(*) FILTER ({without_outcome}) FROM branches b "
+        f"JOIN all_episodes f ON f.episode_id = b.episode_id AND f.kind <> 'copy' {of_parent} "
+        "AND f.metadata->>'$.what_if.arm' IS DISTINCT FROM 'control'"
+    ).fetchall()
+    if n_without:
+        remark(
+            f"{n_without} of {n} forks make no pair: they and their episodes need an outcome, "
+            "fork_many(checks=...); agents get one by trajrec.episode(checks=...) or "
+            "trajrec capture --verifier"
         )
 
 
