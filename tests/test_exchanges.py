@@ -19,6 +19,7 @@ from planted import KINDS, plant
 from tiers import third_slow
 
 import trajrec
+from trajrec.agents.exchange_memory import REMEMBERED_REQUESTS
 from trajrec.agents.routing import router
 from trajrec.corpus.http_exchanges import HttpExchange
 from trajrec.redaction.redactor import Redactor
@@ -657,3 +658,22 @@ def test_model_call_of_an_unknown_dialect_is_captured(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         query = "SELECT dialect, outcome, input_tokens FROM model_calls"
         assert corpus.sql(query).fetchall() == [("unknown", "ok", None)]
+
+
+def test_the_bodies_of_earlier_requests_are_not_kept_in_memory(tmp_path: Path) -> None:
+    messages: list[Any] = []
+    bodies: list[bytes] = []
+    answer = json.dumps({"choices": [{"message": {"role": "assistant", "content": "ok"}}]})
+    with trajrec.episode(tmp_path) as ep:
+        for number in range(20):
+            messages.append({"role": "user", "content": str(number) * 1000})
+            bodies.append(json.dumps({"model": "m", "messages": messages}).encode())
+            exchange = ep.begin_exchange(HttpRequest("POST", URL, JSON, bodies[-1]))
+            assert exchange is not None
+            exchange.responded(200, JSON)
+            exchange.received(answer.encode())
+            exchange.ended(None)
+        # The list and the argument of the function are two references.
+        n_kept = sum(sys.getrefcount(bodies[number]) > 2 for number in range(20))
+    # Those that a request may go on from, the first one, and that of the last exchange.
+    assert n_kept <= REMEMBERED_REQUESTS + 2

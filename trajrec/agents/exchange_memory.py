@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from trajrec.types import Value
-from trajrec.wire.contents import AnswerContent, RequestContent, ToolCall
+from trajrec.wire.contents import AnswerContent, Dialect, RequestContent, ToolCall
 from trajrec.wire.dialects.choose import dialect_of
 from trajrec.wire.exchange import HttpRequest, header, plain_url
 
@@ -36,10 +36,12 @@ class FailedAttempt(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """An answer that was received, with its request."""
+    """An answer that was received.
 
-    url: str
-    request: bytes
+    Its request is not kept: those of an agent that sends screenshots have tens of megabytes.
+    """
+
+    dialect: Dialect
     status: int
     content_type: str
     body: bytes
@@ -199,8 +201,7 @@ def texts_of(url: str, body: bytes) -> list[str]:
 
 
 def _content_of(answer: Answer) -> AnswerContent:
-    dialect = dialect_of(answer.url, answer.request)
-    return dialect.answer(answer.status, answer.content_type, answer.body)
+    return answer.dialect.answer(answer.status, answer.content_type, answer.body)
 
 
 def _key(request: HttpRequest) -> tuple[str, bytes]:

@@ -24,7 +24,7 @@ from trajrec.recording.error_text import NO_ERROR
 from trajrec.redaction.request_bodies import BodyRedactor
 from trajrec.values import codec
 from trajrec.wire.deltas import BodyDeltas
-from trajrec.wire.dialects.choose import is_model_request
+from trajrec.wire.dialects.choose import dialect_of, is_model_request
 from trajrec.wire.encodings import ContentDecoder
 from trajrec.wire.exchange import (
     Headers,
@@ -302,8 +302,7 @@ class RecordedExchange:
         elif self._status is not None:
             recorder.memory.add_answer(
                 Answer(
-                    url=self._request.url,
-                    request=self._request.body,
+                    dialect=dialect_of(self._request.url, self._request.body),
                     status=self._status,
                     content_type=header(self._headers, "content-type"),
                     body=b"".join(self._received),
