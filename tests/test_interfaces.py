@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib
+import inspect
+import itertools
+import linecache
+import operator
+import sys
+import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import pytest
 
 import trajrec
 from trajrec.recording.event_log import close_logs
-from trajrec.run_interface import FIELDS, missing, source_digest
+from trajrec.run_interface import FIELDS, missing
+from trajrec.source_digest import source_digest
 
 
 def scaffold(prompt: str) -> str:
@@ -74,3 +86,81 @@ def test_unknown_interface_fields_never_compare_equal(tmp_path: Path) -> None:
         assert corpus.sql(
             "SELECT count(*) FROM episodes WHERE interface_id IS NULL"
         ).fetchall() == [(0,)]
+
+
+def test_code_of_exec_has_no_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Since Python 3.13 the source of `python -c` stands where all such code is looked for.
+    lines = ["def won(state): return False\n"]
+    monkeypatch.setitem(linecache.cache, "<string>", (len(lines[0]), None, lines, "<string>"))
+    names: dict[str, Any] = {}
+    exec("def won(state): return state['count'] >= 3", names)
+    assert source_digest(names["won"]) is None
+
+
+NUMBERS = itertools.count()
+FIRST = """
+def lost(state):
+    return state["count"] < 3
+
+
+def won(state):
+    return state["count"] >= 3
+
+
+class Won:
+    def __call__(self, state):
+        return state["count"] >= 3
+"""
+
+
+def import_edited(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> tuple[Any, Path]:
+    """Return code of a new module, and the module's file."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = folder / f"edited_{next(NUMBERS)}.py"
+    file.write_text(FIRST)
+    return operator.attrgetter(name)(importlib.import_module(file.stem)), file
+
+
+@pytest.mark.parametrize("name", ["won", "Won", "Won.__call__"])
+def test_code_of_an_edited_file_has_no_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    code, file = import_edited(tmp_path, monkeypatch, name)
+    before = hashlib.blake2b(inspect.getsource(code).encode(), digest_size=16).hexdigest()
+    # What stands at the lines of the code is other code now.
+    file.write_text(FIRST.replace("def lost", "def other():\n    pass\n\n\ndef lost"))
+    assert source_digest(code) in (None, before)
+
+
+@pytest.mark.parametrize("name", ["won", "Won", "Won.__call__"])
+def test_digest_of_running_code_outlasts_an_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    code, file = import_edited(tmp_path, monkeypatch, name)
+    before = source_digest(code)
+    assert before is not None
+    file.write_text(FIRST.replace(">= 3", ">= 4"))
+    assert source_digest(code) == before
+    module = importlib.reload(sys.modules[code.__module__])
+    again = source_digest(operator.attrgetter(name)(module))
+    assert again not in (None, before)
+    # As a notebook does that reloads files: the old function has the new code.
+    if isinstance(code, types.FunctionType):
+        code.__code__ = operator.attrgetter(name)(module).__code__
+        assert source_digest(code) == again
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        scaffold,
+        lambda state: state,
+        Path.exists,
+        Path,
+        importlib,
+        functools.wraps(scaffold)(lambda prompt: scaffold(prompt)),
+    ],
+)
+def test_code_of_files_has_a_source(code: Callable[..., Any]) -> None:
+    assert source_digest(code) is not None

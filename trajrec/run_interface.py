@@ -6,15 +6,15 @@ is recorded as unknown, and an unknown field never compares equal.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import tomllib
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from trajrec.module_names import module_name
+from trajrec.source_digest import source_digest
 from trajrec.types import Value
 
 FIELDS = (
@@ -85,19 +85,6 @@ def missing(reason: Reason) -> dict[str, str]:
     if reason not in REASONS:
         raise ValueError(f"reason must be one of {', '.join(REASONS)}, got {reason!r}")
     return {"missing": reason}
-
-
-def source_digest(code: Callable[..., Any] | type | types.ModuleType) -> str | None:
-    """Return the BLAKE2b-128 digest of the source of a function, class or module.
-
-    None if there is no source, e.g. for a built-in function.
-    """
-    try:
-        source = inspect.getsource(code)
-    except (OSError, TypeError):
-        return None
-    # "surrogatepass": a source file may hold lone surrogates in its texts.
-    return hashlib.blake2b(source.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _described(value: Value) -> Value:

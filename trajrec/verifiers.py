@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from trajrec.module_names import module_name
 from trajrec.protocols import Verdict
-from trajrec.run_interface import source_digest
+from trajrec.source_digest import source_digest
 from trajrec.types import Value
 
 CheckStatus = Literal["ok", "not_evaluated", "error"]
