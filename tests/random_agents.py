@@ -175,5 +175,8 @@ class RandomAgent:
 def record_agents(folder: Path, rng: Rng) -> None:
     """Record some episodes of random agents into one log."""
     for _ in range(int(rng.integers(1, 4))):
-        RandomAgent(folder, rng).run()
+        agent = RandomAgent(folder, rng)
+        # Python 3.13 warns of connections that nobody closes.
+        with contextlib.closing(agent.database):
+            agent.run()
     trajrec.close_logs()

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +31,11 @@ class Points(int):
     """A subclass of a number."""
 
 
+# NumPy 2.5 warns of times without a unit.
+with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+    NO_TIME = np.datetime64("NaT")
+
+
 ODD_REWARDS = [
     10**400,
     -(10**400),
@@ -44,7 +50,7 @@ ODD_REWARDS = [
     Points(2),
     Level.LOW,
     np.datetime64(5, "ns"),
-    np.datetime64("NaT"),
+    NO_TIME,
     np.timedelta64(5, "s"),
     np.str_("1"),
     np.bytes_(b"1"),

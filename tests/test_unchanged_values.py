@@ -18,6 +18,9 @@ from tiers import third_slow
 from trajrec.replay.credit.sampling.state_key import StateKey
 from trajrec.replay.execute.handle import EnvHandle
 
+# NumPy 2.5 warns of arrays that are given another shape or dtype, as programs do.
+pytestmark = pytest.mark.filterwarnings("ignore:Setting the (shape|dtype) on a NumPy array")
+
 
 class Tables(NamedTuple):
     """Arrays and lists that only their own content can change."""
