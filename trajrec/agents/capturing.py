@@ -151,6 +151,9 @@ def _stop() -> None:
 
 def _continue_in_child() -> None:
     """Go on in a forked process, which writes a log of its own."""
+    global _lock
+    # A thread of the parent may hold it.
+    _lock = threading.RLock()
     if _current is not None:
         _current._process_id = os.getpid()
 

@@ -18,6 +18,7 @@ from trajrec.log.events import StateChange
 from trajrec.types import Value
 from trajrec.values.copies import copy_data
 from trajrec.values.diff import Change
+from trajrec.values.per_process import renew_in_children
 
 
 class StateHistory:
@@ -45,8 +46,14 @@ class StateHistory:
             numbers = self._numbers.setdefault(event.part, [])
             self._positions.append(len(numbers))
             numbers.append(number)
+        self._decode = decode
+        self._renew_lock()
+        renew_in_children(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        """Begin with parts that no thread is bringing to another state."""
         self._parts = {
-            part: PartHistory([events[number] for number in numbers], decode)
+            part: PartHistory([self._events[number] for number in numbers], self._decode)
             for part, numbers in self._numbers.items()
         }
         # A part is in one state at a time, to which a look at another state brings it.

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 
 from trajrec.types import Array, IntArray
+from trajrec.values.per_process import renew_in_children
 
 LARGE_BYTES = 1 << 22
 """Arrays from this size on are used again: NumPy asks the kernel for huge pages for them, and a
@@ -36,6 +37,12 @@ class Spares:
         self._arrays: list[Array] = []
         # Two threads must not find the same array unused.
         self._lock = threading.Lock()
+        renew_in_children(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        """Begin with new arrays."""
+        self._lock = threading.Lock()
+        self._arrays = []
 
     def __reduce__(self) -> tuple[type[Spares], tuple[()]]:
         # They hold nothing that another process needs.

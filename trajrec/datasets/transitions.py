@@ -13,6 +13,7 @@ from trajrec.datasets.leaves import FIELDS, Leaf
 from trajrec.datasets.plan import Plan
 from trajrec.datasets.pools import Pools, StreamPools, TablePools
 from trajrec.datasets.table import FLAGS, Batch, Table
+from trajrec.values.per_process import renew_in_children
 
 COLUMNS = (
     "obs",
@@ -90,6 +91,7 @@ class Transitions:
         self._rng = np.random.default_rng([seed, _SAMPLING])
         # A stream has one pool in memory, and one reader.
         self._lock = threading.RLock()
+        renew_in_children(self._renew_lock)
 
     def __len__(self) -> int:
         """Return the number of transitions."""
@@ -111,6 +113,12 @@ class Transitions:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._lock = threading.RLock()
+        renew_in_children(self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        """Forget the pool that a thread of the parent was reading."""
+        self._lock = threading.RLock()
+        self._pools = None
 
     @property
     def n_batches(self) -> int:

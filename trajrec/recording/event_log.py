@@ -282,6 +282,12 @@ def _close_logs(keys: Sequence[_Key]) -> None:
             _open_logs.pop(key, None)
 
 
-# A child process must not write to the logs that it inherits.
+def _begin_in_child() -> None:
+    """Leave the open logs to the parent, and a lock that one of its threads may hold."""
+    global _open_logs_lock
+    _open_logs_lock = threading.RLock()
+    _open_logs.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_open_logs.clear)
+    os.register_at_fork(after_in_child=_begin_in_child)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -42,3 +43,29 @@ class PerProcess(Generic[T]):
 def keep_for_good(thing: object) -> None:
     """Let Python never end an object, not even as the process ends."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+_renewals: set[weakref.WeakMethod[Callable[[], None]]] = set()
+
+
+def renew_in_children(renew: Callable[[], None]) -> None:
+    """Have an object renew its lock in each process that is forked from this one.
+
+    A thread that only the parent has may hold the old one.
+
+    Args:
+        renew: A method of the object, which is not kept alive. It takes a new lock, and forgets
+            what such a thread was changing.
+    """
+    _renewals.add(weakref.WeakMethod(renew, _renewals.discard))
+
+
+def _renew_all() -> None:
+    for renewal in list(_renewals):
+        renew = renewal()
+        if renew is not None:
+            renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
