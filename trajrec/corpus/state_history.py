@@ -48,7 +48,7 @@ class StateHistory:
             numbers.append(number)
         self._decode = decode
         self._renew_lock()
-        renew_in_children(self._renew_lock)
+        renew_in_children(self, StateHistory._renew_lock)
 
     def _renew_lock(self) -> None:
         """Begin with parts that no thread is bringing to another state."""

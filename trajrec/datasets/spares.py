@@ -37,7 +37,7 @@ class Spares:
         self._arrays: list[Array] = []
         # Two threads must not find the same array unused.
         self._lock = threading.Lock()
-        renew_in_children(self._renew_lock)
+        renew_in_children(self, Spares._renew_lock)
 
     def _renew_lock(self) -> None:
         """Begin with new arrays."""

@@ -91,7 +91,7 @@ class Transitions:
         self._rng = np.random.default_rng([seed, _SAMPLING])
         # A stream has one pool in memory, and one reader.
         self._lock = threading.RLock()
-        renew_in_children(self._renew_lock)
+        renew_in_children(self, Transitions._renew_lock)
 
     def __len__(self) -> int:
         """Return the number of transitions."""
@@ -113,7 +113,7 @@ class Transitions:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._lock = threading.RLock()
-        renew_in_children(self._renew_lock)
+        renew_in_children(self, Transitions._renew_lock)
 
     def _renew_lock(self) -> None:
         """Forget the pool that a thread of the parent was reading."""

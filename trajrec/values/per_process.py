@@ -6,7 +6,7 @@ import ctypes
 import os
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -45,26 +45,25 @@ def keep_for_good(thing: object) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
-_renewals: set[weakref.WeakMethod[Callable[[], None]]] = set()
+# Not methods of the objects: Python complains of `WeakMethod` as a program ends.
+_renewals: weakref.WeakKeyDictionary[object, Callable[[Any], None]] = weakref.WeakKeyDictionary()
 
 
-def renew_in_children(renew: Callable[[], None]) -> None:
+def renew_in_children(thing: T, renew: Callable[[T], None]) -> None:
     """Have an object renew its lock in each process that is forked from this one.
 
     A thread that only the parent has may hold the old one.
 
     Args:
-        renew: A method of the object, which is not kept alive. It takes a new lock, and forgets
-            what such a thread was changing.
+        thing: The object, which is not kept alive.
+        renew: The method by which it takes a new lock, and forgets what such a thread was changing.
     """
-    _renewals.add(weakref.WeakMethod(renew, _renewals.discard))
+    _renewals[thing] = renew
 
 
 def _renew_all() -> None:
-    for renewal in list(_renewals):
-        renew = renewal()
-        if renew is not None:
-            renew()
+    for thing, renew in list(_renewals.items()):
+        renew(thing)
 
 
 if hasattr(os, "register_at_fork"):
