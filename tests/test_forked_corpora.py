@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from forked import ends_well
 
 import trajrec
 from trajrec.errors import CorpusError
@@ -22,18 +21,6 @@ pytestmark = [
     # Python warns of a fork beside threads, which is what this is about.
     pytest.mark.filterwarnings("ignore:.*fork"),
 ]
-
-
-def run_in_child(call: Callable[[], object]) -> int | None:
-    """Return how a forked process ended: 0 if the call returned."""
-    process = multiprocessing.get_context("fork").Process(target=call)
-    process.start()
-    process.join(60)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-        return None
-    return process.exitcode
 
 
 def record_one(folder: Path) -> None:
@@ -66,14 +53,14 @@ def test_garbage_of_a_corpus_ends_no_forked_process(tmp_path: Path) -> None:
         cycle: list[object] = [open_one(tmp_path)]
         cycle.append(cycle)
         del cycle
-        assert run_in_child(gc.collect) == 0
+        assert ends_well(gc.collect)
     finally:
         gc.enable()
         gc.collect()
 
 
 def test_forked_process_may_close_a_corpus(corpus: trajrec.Corpus) -> None:
-    assert run_in_child(corpus.close) == 0
+    assert ends_well(corpus.close)
     assert n_episodes(corpus) == 1
 
 
@@ -84,7 +71,7 @@ def test_forked_process_reads_what_was_recorded_later(corpus: trajrec.Corpus) ->
         assert len(list(corpus.episodes("n_steps > 0"))) == 2
         corpus.close()
 
-    assert run_in_child(read) == 0
+    assert ends_well(read)
     assert n_episodes(corpus) == 2
 
 
@@ -95,7 +82,7 @@ def test_forked_process_has_an_index_of_its_own(corpus: trajrec.Corpus) -> None:
 
     with ThreadPoolExecutor(1) as pool:
         pool.submit(corpus._lock.acquire).result()
-        assert run_in_child(read) == 0
+        assert ends_well(read)
         pool.submit(corpus._lock.release).result()
 
 
@@ -106,7 +93,7 @@ def test_closed_corpus_stays_closed_in_forked_processes(corpus: trajrec.Corpus) 
         with pytest.raises(CorpusError, match="the corpus is closed"):
             n_episodes(corpus)
 
-    assert run_in_child(read) == 0
+    assert ends_well(read)
 
 
 SCRIPT = """

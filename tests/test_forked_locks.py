@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
+from forked import ends_well
 
 import trajrec
 from trajrec.agents import capturing
@@ -44,17 +44,6 @@ def held(lock: AbstractContextManager[Any]) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
-
-
-def ends_well(call: Callable[[], object]) -> bool:
-    """Return whether a call returns in a forked process, which is ended if it takes 20 seconds."""
-    process = multiprocessing.get_context("fork").Process(target=call)
-    process.start()
-    process.join(20)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    return process.exitcode == 0
 
 
 @pytest.mark.parametrize("cache", [None, True])

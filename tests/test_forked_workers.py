@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from forked import ends_well
 
 import trajrec
 from trajrec.replay.processes.workers import map_ordered
@@ -25,17 +24,6 @@ pytestmark = [
 def square(number: int) -> int:
     time.sleep(0.01)
     return number * number
-
-
-def ends_well(call: Callable[[], object]) -> bool:
-    """Return whether a call returns in a forked process, which is ended if it takes a minute."""
-    process = multiprocessing.get_context("fork").Process(target=call)
-    process.start()
-    process.join(60)
-    if process.exitcode is None:
-        process.kill()
-        process.join()
-    return process.exitcode == 0
 
 
 def test_forked_process_leaves_workers_to_its_parent() -> None:
