@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from trajrec.redaction.database_files import MAGIC, rows_of
 from trajrec.redaction.digests import mark
 from trajrec.redaction.escapes import unescaped
+from trajrec.redaction.findings import Findings, Span
 from trajrec.redaction.names import Strength, kind_of, strength_of
 from trajrec.redaction.nested import (
     Edit,
@@ -20,12 +21,12 @@ from trajrec.redaction.nested import (
 from trajrec.redaction.own_rules import rules_of_environment
 from trajrec.redaction.plausibility import is_common_word
 from trajrec.redaction.rules import Shape
-from trajrec.redaction.scanner import Findings, Scanner, Span
+from trajrec.redaction.scanner import Scanner
 from trajrec.redaction.structure import (
     SQLITE_SCHEMA,
     Cleaner,
     as_bytes,
-    may_have_field,
+    may_have_cookie,
     may_hide,
 )
 from trajrec.redaction.survey import Survey, has_none
@@ -213,7 +214,7 @@ class Redactor:
 
     def _has_hidden(self, data: bytes, findings: Findings) -> bool:
         """Return whether a text that has JSON may have a secret, by its words or by a name."""
-        if may_have_field(data):
+        if findings.has_password or may_have_cookie(data):
             return True
         if not (findings.spans or findings.has_name) and b"\\" in data:
             # `\n` and `\/` are other signs in the text than in the document.
@@ -234,7 +235,8 @@ class Redactor:
         """Return the same for a text that is no document, and whether it has a secret's name."""
         data = text.encode("utf-8", "surrogatepass")
         findings = self._scanner.search(data)
-        return _as_edits(data, findings.spans), findings.has_name or may_have_field(data)
+        has_name = findings.has_name or findings.has_password or may_have_cookie(data)
+        return _as_edits(data, findings.spans), has_name
 
     def may_hide(self, value: Value) -> bool:
         """Return whether a name in a document may hide a text in it, if the text is another one."""

@@ -7,7 +7,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from trajrec.redaction.assignments import (
     NAME_REST,
@@ -18,6 +18,7 @@ from trajrec.redaction.assignments import (
 )
 from trajrec.redaction.digests import mark_spans
 from trajrec.redaction.escapes import ESCAPE, has_escape
+from trajrec.redaction.findings import NOTHING, Findings, Span
 from trajrec.redaction.names import LAST_PART, PARTS, strength_of
 from trajrec.redaction.percent import decoded_parts
 from trajrec.redaction.plausibility import is_aws_secret
@@ -66,39 +67,13 @@ _SHORT_OPTION = b"-"
 """The sign of an option of one letter. The letter is not part of the sign: "-p" may begin the name
 of another option."""
 
+_PASSWORD_SIGNS = (b"pass", b"pwd", b"kennwort")
+"""Signs of the name of a password, also without the form of a name: "#password" or "Your password"
+may describe the field of a form."""
+
 _OPTION_SIGN = re.compile(r"-[a-z] ?\Z")
 
 _CompiledShape: TypeAlias = tuple[Shape, re.Pattern[bytes]]
-
-
-class Span(NamedTuple):
-    """A secret in the bytes of a text.
-
-    Attributes:
-        start: Its first byte.
-        end: The byte after its last one.
-        kind: The kind of secret.
-    """
-
-    start: int
-    end: int
-    kind: str
-
-
-class Findings(NamedTuple):
-    """The result of a search.
-
-    Attributes:
-        spans: The secrets, in order and without overlaps.
-        has_name: Whether the name of a secret is in the text, with or without a secret.
-    """
-
-    spans: list[Span]
-    has_name: bool
-
-
-NOTHING = Findings([], False)
-NAME_ONLY = Findings([], True)
 
 
 class Scanner:
@@ -159,7 +134,17 @@ class Scanner:
         signs = trie(_by_sign(self._shapes))
         last_part = LAST_PART + rb"(?![a-z])" + NAME_REST
         return re.compile(
-            b"|".join([*parts, last_part, rb"--(?=[a-z])", option, rb"values(?=\s*\()", signs])
+            b"|".join(
+                [
+                    *parts,
+                    last_part,
+                    rb"--(?=[a-z])",
+                    option,
+                    rb"values(?=\s*\()",
+                    signs,
+                    *_PASSWORD_SIGNS,
+                ]
+            )
         )
 
     def search(self, data: bytes, *, n_decoded: int = 0) -> Findings:
@@ -177,6 +162,7 @@ class Scanner:
             return NOTHING
         spans: list[Span] = []
         has_name = self._look_at(data, hits, spans)
+        has_password = any(hit[0].startswith(_PASSWORD_SIGNS) for hit in hits)
         if start >= 0:
             self._find_tokens(data, classes, start, spans)
             if has_escape(data):
@@ -185,9 +171,7 @@ class Scanner:
             self._find_own(data, spans)
         if b"%" in data and n_decoded < MAX_DECODED:
             self._find_encoded(data, spans, n_decoded + 1)
-        if not spans:
-            return NAME_ONLY if has_name else NOTHING
-        return Findings(_merged(data, spans), has_name)
+        return Findings(_merged(data, spans) if spans else spans, has_name, has_password)
 
     def _has_own(self, data: bytes) -> bool:
         """Return whether there may be a secret of the user's own."""
@@ -243,6 +227,8 @@ class Scanner:
                 continue
             elif hit[0] == _OPTION:
                 secret = find_option(data, start, self._strength_of)
+            elif hit[0] in _PASSWORD_SIGNS:
+                continue
             else:
                 _match_shapes(data, start, self._shapes_by_sign[hit[0]], spans)
                 has_name = has_name or hit[0] == _KEY_TYPE

@@ -74,11 +74,6 @@ _FIELD_NAMES = {
 }
 _FIELD_WORD = re.compile(r"[A-Za-z][\w-]*")
 
-# Some of these bytes are in each JSON document in which a field holds a password, or with a cookie.
-_FIELD_SIGNS = tuple({name.encode() for names in _FIELD_NAMES.values() for name in names})
-_PASSWORD_SIGNS = (b"ass", b"ASS", b"pwd", b"PWD", b"ennwort", b"ENNWORT")
-_COOKIE_SIGNS = tuple(word.encode() for word in _COOKIE_WORDS)
-
 MAX_FIELD_CHARS = 400
 """A longer text describes no field."""
 
@@ -375,14 +370,13 @@ def _field(text: str) -> str:
     return next((w for w in _FIELD_WORD.findall(text) if strength_of(w) == "password"), "")
 
 
-def may_have_field(data: bytes) -> bool:
-    """Return whether a JSON document may have the field of a password, or a cookie of a browser.
+def may_have_cookie(data: bytes) -> bool:
+    """Return whether a JSON document may have a cookie of a browser.
 
-    >>> may_have_field(b'{"element": "Password field", "text": "hunter2"}')
+    >>> may_have_cookie(b'{"name": "sid", "value": "x7Kq", "httpOnly": true}')
     True
     """
-    if any(sign in data for sign in _COOKIE_SIGNS):
-        return True
-    if not any(sign in data for sign in _FIELD_SIGNS):
-        return False
-    return any(sign in data for sign in _PASSWORD_SIGNS)
+    # First what two words have in common: a search costs half a microsecond a kilobyte.
+    return (b"nly" in data and (b"httpOnly" in data or b"http_only" in data)) or (
+        b"ite" in data and (b"sameSite" in data or b"same_site" in data)
+    )
