@@ -51,6 +51,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
+@pytest.fixture(autouse=True)
+def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Collect what a client has left open while its test still lets it warn.
+
+    The warning would fail another test, the one that runs when Python collects.
+    """
+    yield
+    if any(mark.args == ("default",) for mark in request.node.iter_markers("filterwarnings")):
+        gc.collect()
+
+
 def mark_most_cases_slow(items: list[pytest.Item]) -> None:
     """Make the cases of each test marked `mostly_slow(n)` slow, but n that are spread over them."""
     cases: dict[str, list[pytest.Item]] = {}
