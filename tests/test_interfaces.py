@@ -151,9 +151,21 @@ def test_digest_of_running_code_outlasts_an_edit(
         assert source_digest(code) == again
 
 
+def test_a_reloaded_module_has_the_digest_of_its_new_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, file = import_edited(tmp_path, monkeypatch, "won")
+    module = sys.modules[code.__module__]
+    before = source_digest(module)
+    file.write_text(FIRST.replace(">= 3", ">= 4"))
+    assert source_digest(module) == before
+    assert source_digest(importlib.reload(module)) not in (None, before)
+
+
 @pytest.mark.parametrize(
     "code",
     [
+        functools.wraps(Path)(lambda path: Path(path)),
         scaffold,
         lambda state: state,
         Path.exists,

@@ -19,15 +19,17 @@ def source_digest(code: Callable[..., Any] | type | types.ModuleType) -> str | N
     None if there is no source, e.g. for a built-in function and for code that `exec` has made, or
     if other code stands in its place: the file was edited before the digest was first asked for.
     """
-    # A bound method is another object each time.
-    code = getattr(code, "__func__", code)
+    # A bound method is another object each time. What a wrapper wraps may also be a class.
+    own: Any = getattr(code, "__func__", code)
+    code = inspect.unwrap(own)
     compiled = _compiled(code)
     try:
         known = _digests.get(code)
     except TypeError:
         # A class whose type gives it no hash, or an object without weak references.
         return _digest_now(code)
-    if known is not None and known[0] == compiled:
+    # Not ==: the two specifications of a module that was loaded again are equal.
+    if known is not None and [*map(id, known[0])] == [*map(id, compiled)]:
         return known[1]
     digest = _digest_now(code)
     _digests[code] = compiled, digest
@@ -45,14 +47,14 @@ def _compiled(code: Callable[..., Any] | type | types.ModuleType) -> tuple[objec
     if isinstance(code, types.ModuleType):
         return (code.__spec__,)
     if not isinstance(code, type):
-        return (getattr(inspect.unwrap(code), "__code__", None),)
+        return (getattr(code, "__code__", None),)
     return tuple(getattr(item, "__code__", None) for item in vars(code).values())
 
 
 def _digest_now(code: Callable[..., Any] | type | types.ModuleType) -> str | None:
     try:
         source = inspect.getsource(code)
-        file = inspect.getfile(inspect.unwrap(code) if callable(code) else code)
+        file = inspect.getfile(code)
     except (OSError, TypeError):
         return None
     # All code of `exec` has this name. Where Python looks for its source, it finds that of
@@ -70,7 +72,7 @@ def _defines(source: str, code: Callable[..., Any] | type | types.ModuleType) ->
     if isinstance(code, type):
         begin = rf"class\s+{re.escape(code.__name__)}\b"
     else:
-        name = inspect.unwrap(code).__code__.co_name
+        name = code.__code__.co_name
         if name == "<lambda>":
             return "lambda" in source
         begin = rf"(async\s+)?def\s+{re.escape(name)}\b"
