@@ -222,6 +222,65 @@ def test_a_stream_that_broke_off_before_a_retry_is_dropped(tmp_path: Path) -> No
     assert [len(one.results) for one in decisions(only(tmp_path)).values()] == [1, 0]
 
 
+def test_answers_that_the_model_did_not_end_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk: list[Any] = [user("How many?")]
+    cut = reply("There are fo")
+    cut["choices"][0]["finish_reason"] = "length"
+    begun = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Four la"}}]}
+    with trajrec.episode(tmp_path / "runs", task="t", checks=[lambda _: True]) as ep:
+        send(ep, {"model": "m", "messages": talk}, cut)
+        talk += [*said(cut), user("Go on.")]
+        whole = reply("ur.")
+        send(ep, {"model": "m", "messages": talk}, whole)
+        talk += [*said(whole), user("Of what?")]
+        asked = {"model": "m", "messages": talk, "stream": True}
+        exchange = ep.begin_exchange(
+            HttpRequest("POST", CHAT_URL, JSON, json.dumps(asked).encode())
+        )
+        assert exchange is not None
+        exchange.responded(200, [("content-type", "text/event-stream")])
+        exchange.received(f"data: {json.dumps(begun)}\n\n".encode())
+        exchange.ended(ConnectionError("cut"))
+    trajrec.close_logs()
+    told: list[str] = []
+    target = tmp_path / "rows.jsonl"
+    with trajrec.open(tmp_path / "runs") as corpus:
+        (found,) = corpus.messages()
+        credit.export(corpus, "grpo", target, measure="outcome", messages=True, tell=told.append)
+    assert (found.answers, found.unfinished, found.is_dropped) == ([1, 3, 5], [1, 5], False)
+    assert found.messages[5]["content"] == "Four la"
+    assert told[1:] == [
+        "1 episodes have answers that the model did not end, since a stream broke off or a limit "
+        "stopped it: their ends are not the model's"
+    ]
+    out = str(tmp_path / "all.jsonl")
+    assert main(["export", str(tmp_path / "runs"), "messages", "-o", out]) == 0
+    assert "1 conversations have answers that the model did not end" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("reasons", "expected"), [(("length", "stop"), []), (("stop", "length"), [1])]
+)
+def test_the_taken_alternative_alone_is_unfinished(
+    reasons: tuple[str, str], expected: list[int], tmp_path: Path
+) -> None:
+    answers = [reply("one"), reply("two")]
+    both = {"choices": [answer["choices"][0] for answer in answers]}
+    for number, reason in enumerate(reasons):
+        both["choices"][number] |= {"index": number, "finish_reason": reason}
+    with trajrec.episode(tmp_path, task="t") as ep:
+        talk: list[Any] = [user("How many?")]
+        send(ep, {"model": "m", "messages": talk, "n": 2}, both)
+        talk += [*said(answers[1]), user("Sure?")]
+        send(ep, {"model": "m", "messages": talk}, reply("Yes."))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        (found,) = corpus.messages()
+    assert (found.messages[1]["content"], found.unfinished) == ("two", expected)
+
+
 def test_the_alternative_that_the_agent_took_is_the_answer(tmp_path: Path) -> None:
     first = reply(None, ("c1", "look", '{"place": "hall"}'))["choices"]
     second = reply("I look.", ("c2", "look", '{"place": "den"}'))["choices"]

@@ -176,6 +176,11 @@ def export(
                 f"{form.n_with_omitted} episodes have messages with images, files or reasoning, "
                 "which are left out"
             )
+        if isinstance(form, MessageForm) and form.n_with_unfinished:
+            note(
+                f"{form.n_with_unfinished} episodes have answers that the model did not end, since "
+                "a stream broke off or a limit stopped it: their ends are not the model's"
+            )
         if form.n_dropped:
             note(
                 f"{form.n_dropped} steps are left out: the agent asked again with the same messages "

@@ -145,11 +145,17 @@ class MessageForm(_KeptSteps):
         super().__init__()
         self._decisions = _LastOnes(decisions)
         self._with_omitted: set[str] = set()
+        self._with_unfinished: set[str] = set()
 
     @property
     def n_with_omitted(self) -> int:
         """The number of episodes with rows whose messages had parts that are left out."""
         return len(self._with_omitted)
+
+    @property
+    def n_with_unfinished(self) -> int:
+        """The number of episodes with rows that have an answer which the model did not end."""
+        return len(self._with_unfinished)
 
     def takes(self, episode: Episode) -> bool:
         return episode.is_agent_episode and bool(self._decisions(episode))
@@ -199,8 +205,11 @@ class MessageForm(_KeptSteps):
         return [message]
 
     def extra(self, episode: Episode) -> Mapping[str, Value]:
-        if any(decision.has_omitted for decision in self._decisions(episode).values()):
+        found = self._decisions(episode).values()
+        if any(decision.has_omitted for decision in found):
             self._with_omitted.add(episode.id)
+        if any(decision.is_unfinished for decision in found):
+            self._with_unfinished.add(episode.id)
         decision = self._decision(episode, None)
         return {"tools": [] if decision is None else decision.tools}
 

@@ -5,7 +5,7 @@ A request repeats the messages before it, so a later request tells what became o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.attempts import Attempt
@@ -14,8 +14,8 @@ from trajrec.corpus.chat_rows import Talk, key_of, tool_row, turns_of
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.untold_parts import has_untold
 from trajrec.types import Value
-from trajrec.wire.contents import Message
-from trajrec.wire.json_bodies import as_dict, dicts_in
+from trajrec.wire.contents import Message, is_stopped
+from trajrec.wire.json_bodies import as_dict, dicts_in, first_of
 
 
 class Answered(NamedTuple):
@@ -35,12 +35,20 @@ class Answered(NamedTuple):
     is_dropped: bool
 
 
+class _Alternative(NamedTuple):
+    """One of the alternatives of an answer, also as its dialect writes it."""
+
+    message: Message
+    value: Value
+    is_unfinished: bool
+
+
 class _Asked(NamedTuple):
-    """A request with its answer's alternatives, each with its value; and where the request ends."""
+    """A request with the alternatives of its answer; and where the request ends."""
 
     call: ModelCall
     talk: Talk
-    alternatives: list[tuple[Message, Value]]
+    alternatives: list[_Alternative]
     node: int | None
 
 
@@ -86,10 +94,16 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
     last_by_step = {item.call.start.step: number for number, item in enumerate(asked)}
     found = []
     for number, item in enumerate(asked):
-        message, value, is_known = _taken(item, requests, ran_ids)
+        taken, is_known = _taken(item, requests, ran_ids)
+        message = taken.message
         talk = item.talk
         talk.answer_key = key_of(message)
-        talk.add(message, is_partial=has_untold(value), is_answer=True)
+        talk.add(
+            message,
+            is_partial=has_untold(taken.value),
+            is_answer=True,
+            is_unfinished=taken.is_unfinished,
+        )
         ids = {call.call_id for call in message.calls if call.call_id}
         step = item.call.start.step
         # A call without an id, or an action that a text names, is known by its step alone.
@@ -108,49 +122,61 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
 
 
 def _read(calls: Sequence[ModelCall], requests: _Requests) -> list[_Asked]:
-    said: set[str] = set()
+    # Each answer so far, with whether the model did not end it.
+    said: dict[str, bool] = {}
     asked: list[_Asked] = []
     for call in calls:
         content = content_of(call)
-        alternatives = _alternatives(content)
+        alternatives = _alternatives(call, content)
         if not alternatives:
             continue
         talk = _talk_of(call, content, said)
-        said.update(key_of(message) for message, _ in alternatives)
+        said.update((key_of(other.message), other.is_unfinished) for other in alternatives)
         # A request that continues an earlier answer by its id does not repeat the messages before.
         node = None if content.continues else requests.add(talk.keys, len(asked))
         asked.append(_Asked(call, talk, alternatives, node))
     return asked
 
 
-def _alternatives(content: CallContent) -> list[tuple[Message, Value]]:
+def _alternatives(call: ModelCall, content: CallContent) -> list[_Alternative]:
     """Return the alternatives of an answer; none if it says nothing, or is an error."""
     answer = content.answer
     if answer is None or answer.error is not None:
         return []
+    has_broken_off = call.outcome != "ok" or answer.is_complete is False
     value = as_dict(answer.value)
-    others = [item.get("message") for item in dicts_in(value.get("choices"))]
-    others += [item.get("content") for item in dicts_in(value.get("candidates"))]
-    if len(others) > 1 and all(type(item) is dict for item in others):
-        read = [content.message(item) for item in others]
-        return [(message._replace(role="assistant"), item) for message, item in read]
+    choices = [(item, item.get("message")) for item in dicts_in(value.get("choices"))]
+    choices += [(item, item.get("content")) for item in dicts_in(value.get("candidates"))]
+    if len(choices) > 1 and all(type(other) is dict for _, other in choices):
+        reasons = [first_of(choice, "finish_reason", "finishReason") for choice, _ in choices]
+        read = [content.message(other) for _, other in choices]
+        return [
+            _Alternative(
+                message._replace(role="assistant"), other, has_broken_off or is_stopped(reason)
+            )
+            for reason, (message, other) in zip(reasons, read, strict=True)
+        ]
     calls = tuple(call for call in answer.calls if not call.choice)
     if answer.text is None and not calls:
         return []
-    return [(Message("assistant", answer.text or "", calls), content.answered())]
+    message = Message("assistant", answer.text or "", calls)
+    is_unfinished = has_broken_off or is_stopped(answer.finish_reason)
+    return [_Alternative(message, content.answered(), is_unfinished)]
 
 
-def _taken(item: _Asked, requests: _Requests, ran_ids: set[str]) -> tuple[Message, Value, bool]:
+def _taken(item: _Asked, requests: _Requests, ran_ids: set[str]) -> tuple[_Alternative, bool]:
     """Return the alternative that the agent took, and whether that is known."""
-    for message, value in item.alternatives:
-        if item.node is not None and requests.is_continued(item.node, key_of(message)):
-            return message, value, True
-    for message, value in item.alternatives:
-        if not ran_ids.isdisjoint(call.call_id for call in message.calls if call.call_id):
-            return message, value, True
-    first, value = item.alternatives[0]
-    words = [(message.text, [c[1:3] for c in message.calls]) for message, _ in item.alternatives]
-    return first, value, all(word == words[0] for word in words)
+    for other in item.alternatives:
+        if item.node is not None and requests.is_continued(item.node, key_of(other.message)):
+            return other, True
+    for other in item.alternatives:
+        if not ran_ids.isdisjoint(call.call_id for call in other.message.calls if call.call_id):
+            return other, True
+    words = [
+        (other.message.text, [call[1:3] for call in other.message.calls])
+        for other in item.alternatives
+    ]
+    return item.alternatives[0], all(word == words[0] for word in words)
 
 
 def continues(keys: Sequence[str], earlier: Talk) -> bool:
@@ -158,7 +184,7 @@ def continues(keys: Sequence[str], earlier: Talk) -> bool:
     return list(keys[: len(earlier.keys) + 1]) == [*earlier.keys, earlier.answer_key]
 
 
-def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> Talk:
+def _talk_of(call: ModelCall, content: CallContent, said: Mapping[str, bool]) -> Talk:
     """Return the messages of a request."""
     talk = Talk()
     talk.tools = [tool_row(tool) for tool in offered_tools(call)]
@@ -167,5 +193,10 @@ def _talk_of(call: ModelCall, content: CallContent, said: set[str]) -> Talk:
     for message, is_partial in turns_of(read):
         key = key_of(message)
         talk.keys.append(key)
-        talk.add(message, is_partial=is_partial, is_answer=key in said)
+        talk.add(
+            message,
+            is_partial=is_partial,
+            is_answer=key in said,
+            is_unfinished=said.get(key, False),
+        )
     return talk

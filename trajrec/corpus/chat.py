@@ -42,6 +42,8 @@ class Conversation(msgspec.Struct, kw_only=True):
             a prompt are none.
         omitted: The numbers of the messages that had images, files or reasoning too, which are left
             out.
+        unfinished: The numbers of the answers that the model did not end: the stream broke off, or a
+            limit of tokens or a filter stopped it. The end of such a turn is not the model's.
         is_dropped: Whether the agent dropped the last answer: it asked again with the same
             messages, and none of the answer's tool calls ran; or it is unknown which of several
             alternatives it took.
@@ -61,6 +63,7 @@ class Conversation(msgspec.Struct, kw_only=True):
     messages: list[JsonObject]
     answers: list[int]
     omitted: list[int]
+    unfinished: list[int]
     is_dropped: bool
     tools: list[JsonObject]
     source: Source
@@ -95,6 +98,7 @@ class Decision(NamedTuple):
         tools: The tools on offer.
         has_omitted: Whether a message before, the answer or a result had images, files or reasoning
             too, which are left out.
+        is_unfinished: Whether the model did not end its message: see `Conversation.unfinished`.
     """
 
     before: list[JsonObject]
@@ -102,6 +106,7 @@ class Decision(NamedTuple):
     results: list[JsonObject]
     tools: list[JsonObject]
     has_omitted: bool = False
+    is_unfinished: bool = False
 
 
 def decisions(episode: Episode) -> dict[int, Decision]:
@@ -137,7 +142,12 @@ def decisions(episode: Episode) -> dict[int, Decision]:
             has_omitted = has_omitted or not set(places).isdisjoint(later.omitted)
         results = results or _results_by_id(by_step.get(call.start.step, ()), answer)
         found[call.start.step] = Decision(
-            before, answer, results, talk.tools, has_omitted=has_omitted
+            before,
+            answer,
+            results,
+            talk.tools,
+            has_omitted=has_omitted,
+            is_unfinished=talk.unfinished[-1:] == [len(before)],
         )
     return found
 
@@ -243,6 +253,7 @@ def conversations(episode: Episode) -> Iterator[Conversation]:
             messages=talk.messages,
             answers=talk.answers,
             omitted=talk.omitted,
+            unfinished=talk.unfinished,
             is_dropped=is_dropped,
             tools=talk.tools,
             source=source,

@@ -14,6 +14,7 @@ class Talk:
     """The messages of a conversation.
 
     Attributes:
+        unfinished: The numbers of the answers that the model did not end.
         keys: A key of each message of the request.
         answer_key: The key of the answer: a request that goes on from it has it next.
     """
@@ -22,19 +23,30 @@ class Talk:
         self.messages: list[JsonObject] = []
         self.answers: list[int] = []
         self.omitted: list[int] = []
+        self.unfinished: list[int] = []
         self.tools: list[JsonObject] = []
         self.keys: list[str] = []
         self.answer_key = ""
 
-    def add(self, message: Message, *, is_partial: bool, is_answer: bool = False) -> None:
+    def add(
+        self,
+        message: Message,
+        *,
+        is_partial: bool,
+        is_answer: bool = False,
+        is_unfinished: bool = False,
+    ) -> None:
         """Add a message, as several if it has results of tools.
 
         Args:
             message: The message.
             is_partial: Whether it has images, files or reasoning too.
             is_answer: Whether the model said it in this episode.
+            is_unfinished: Whether it is an answer that the model did not end.
         """
         self._add(message, is_answer=is_answer)
+        if is_unfinished:
+            self.unfinished.append(self.answers[-1])
         last = len(self.messages) - 1
         # One of a tool is nothing but its results.
         if is_partial and message.role != "tool" and self.omitted[-1:] != [last]:

@@ -128,6 +128,7 @@ def export_messages(
     episodes: set[str] = set()
     n_rows = 0
     n_with_omitted = 0
+    n_unfinished = 0
     n_dropped = 0
     command = {"kind": "messages", "where": where}
     with (
@@ -141,6 +142,7 @@ def export_messages(
             episodes.add(talk.episode_id)
             n_rows += 1
             n_with_omitted += bool(talk.omitted)
+            n_unfinished += bool(talk.unfinished)
             n_dropped += talk.is_dropped
         if not n_rows:
             raise CorpusError(
@@ -150,6 +152,11 @@ def export_messages(
         tell(
             f"{n_dropped} conversations end in an answer that the agent dropped: `is_dropped` is "
             "true in these lines, which are no examples to learn from"
+        )
+    if tell is not None and n_unfinished:
+        tell(
+            f"{n_unfinished} conversations have answers that the model did not end, since a stream "
+            "broke off or a limit stopped it: `unfinished` has their numbers"
         )
     if tell is not None and n_with_omitted:
         tell(

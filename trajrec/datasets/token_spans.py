@@ -29,7 +29,8 @@ def token_spans(
 ) -> tuple[list[int], list[tuple[int, int]]]:
     """Return the tokens of messages, and the half-open span of each answer in them.
 
-    A span begins behind the tokens that prompt the model, and ends with those that end its turn.
+    A span begins behind the tokens that prompt the model, and ends with those that end its turn. The
+    model did not say these last ones of an answer in `Conversation.unfinished`.
 
     Args:
         messages: The messages.

@@ -158,6 +158,35 @@ class ApiError(NamedTuple):
     code: str | None = None
 
 
+_STOPPED = frozenset(
+    (
+        "length",
+        "max_tokens",
+        "max_output_tokens",
+        "model_length",
+        "model_context_window_exceeded",
+        "content_filter",
+        "content_filtered",
+        "guardrail_intervened",
+        "safety",
+        "recitation",
+        "blocklist",
+        "prohibited_content",
+        "spii",
+    )
+)
+"""Reasons for the end of an answer that its model did not end itself, in lower case."""
+
+
+def is_stopped(finish_reason: Value) -> bool:
+    """Return whether a limit of tokens or a filter ended an answer, by the reason for its end.
+
+    >>> is_stopped("MAX_TOKENS"), is_stopped("end_turn"), is_stopped(None)
+    (True, False, False)
+    """
+    return type(finish_reason) is str and finish_reason.lower() in _STOPPED
+
+
 class AnswerContent(NamedTuple):
     """The contents of an answer.
 
