@@ -1,4 +1,4 @@
-"""Logs of Inspect: `.eval` (a zip file with a member a sample) and `.json`, versions 2 and 3.
+"""Logs of Inspect: `.eval` (a zip file) and `.json`, versions 2 and 3.
 
 Each sample of each epoch is an episode. A sample that was tried again holds its earlier tries as
 errors: they are failures, and no episodes.
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from trajrec.exchange.account import Account
 from trajrec.exchange.candidates import Candidate, Format
+from trajrec.exchange.inspect_chunks import SHELL, SampleInChunks
 from trajrec.exchange.inspect_sample import read_sample
 from trajrec.exchange.reading import Place, object_parts, parse_json
 from trajrec.exchange.records import ImportedEpisode
@@ -47,6 +48,8 @@ _LIMITS = (
 
 # Members that are computed from the samples.
 _DERIVED = ("summaries.json", "reductions.json", "_journal/")
+
+_COMPUTED = "summaries and reductions are computed from the samples"
 
 
 def _matches(candidate: Candidate) -> bool:
@@ -95,16 +98,32 @@ def _read_zip(
     if members.n_hidden:
         account.drop("a later member of the same name hides it", members.n_hidden)
 
+    in_chunks = {
+        name: SampleInChunks(members, name, candidate.path)
+        for name in members.names
+        if name.startswith(SAMPLES) and name.endswith(SHELL)
+    }
+    # Their members are read with the shell.
+    parts = {name for one in in_chunks.values() for name in one.names} - in_chunks.keys()
+
     def read(name: str, inner: Place) -> Iterator[ImportedEpisode]:
-        value = parse_json(members.read(name), path=candidate.path, position=name)
-        sample = inner.expect(dict, value, "a sample")
+        if name in in_chunks:
+            sample = in_chunks[name].whole()
+        else:
+            value = parse_json(members.read(name), path=candidate.path, position=name)
+            sample = inner.expect(dict, value, "a sample")
         return conditions.episodes(sample, inner, name, account)
 
+    n_derived = sum(one.n_derived for one in in_chunks.values())
+    if n_derived:
+        account.drop(_COMPUTED, n_derived)
     for name in members.names:
+        if name in parts:
+            continue
         if name.startswith(SAMPLES) and name.endswith(".json"):
             yield from account.whole_parts([(name, place.at(name))], read)
         elif name.startswith(_DERIVED) and name != JOURNAL:
-            account.drop("summaries and reductions are computed from the samples")
+            account.drop(_COMPUTED)
         elif name not in (HEADER, JOURNAL):
             account.drop(f"{name} is no member that is known")
 
@@ -174,6 +193,12 @@ class _Conditions:
                     for name, value in metadata.items()
                     if name not in episode.metadata and value is not None
                 }
+                if sample.get("invalidation"):
+                    episode.metadata["invalidated"] = True
+                    account.note(
+                        "it has samples that a person has invalidated: their `metadata` has "
+                        "`invalidated`, and `extra` the reason"
+                    )
                 episode.extra = {**self.extra, **(episode.extra or {})}
                 if odd:
                     episode.extra["metadata"] = odd
