@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,7 +15,7 @@ import pytest
 from forked import ends_well
 
 import trajrec
-from trajrec.agents import capturing
+from trajrec.agents import capturing, freeze
 from trajrec.corpus.state_history import StateHistory
 from trajrec.datasets.spares import Spares
 from trajrec.recording import event_log
@@ -108,3 +109,26 @@ def test_forked_process_rebuilds_states_that_a_thread_rebuilds(tmp_path: Path) -
 
         with held(history._lock):
             assert ends_well(look)
+
+
+def test_forked_process_calls_tools_while_a_thread_does(tmp_path: Path) -> None:
+    with trajrec.episode(tmp_path, task="t") as ep:
+        double = ep.tool(lambda x: 2 * x, name="double")
+
+        def call() -> None:
+            with pytest.warns(RuntimeWarning, match="cannot write its parent's log"):
+                assert double(x=2) == 4
+
+        with held(ep._steps.lock):
+            assert ends_well(call)
+
+
+def test_forked_process_seeds_generators_while_a_thread_does() -> None:
+    def seed() -> None:
+        with freeze.seeded_globals(3):
+            first = random.random()
+        with freeze.seeded_globals(3):
+            assert random.random() == first
+
+    with held(freeze._states._lock):
+        assert ends_well(seed)

@@ -11,6 +11,7 @@ from trajrec.agents.retries import TriesMark, current_retries
 from trajrec.log.events import RetryBy
 from trajrec.log.schema import EpisodeStart, Fork
 from trajrec.protocols import World
+from trajrec.values.per_process import renew_in_children
 
 CounterMark: TypeAlias = tuple[int, int, int, bool, TriesMark | None]
 
@@ -46,8 +47,8 @@ class StepCounter:
     """
 
     def __init__(self) -> None:
-        # Reentrant: trackers run code of the world under it, which may call tools itself.
-        self.lock = threading.RLock()
+        self._renew_lock()
+        renew_in_children(self, StepCounter._renew_lock)
         self.step = -1
         self._n_calls = 0
         self._n_models = 0
@@ -55,6 +56,10 @@ class StepCounter:
         self._is_decided = False
         # How many blocks of `grouped` are open.
         self._n_groups = 0
+
+    def _renew_lock(self) -> None:
+        # Reentrant: trackers run code of the world under it, which may call tools itself.
+        self.lock = threading.RLock()
 
     @contextlib.contextmanager
     def grouped(self) -> Iterator[int]:

@@ -26,6 +26,7 @@ import numpy as np
 from trajrec.agents.context import current_episode
 from trajrec.agents.numpy_state import take_numpy_state
 from trajrec.errors import MissingPackageError
+from trajrec.values.per_process import renew_in_children
 
 # 2001-09-09, for runs whose time does not matter as long as it is the same.
 STOPPED_S = 1_000_000_000
@@ -171,6 +172,10 @@ class _Blocks:
     def __init__(self, take: Callable[[], Callable[[], None]]) -> None:
         self._take = take
         self._open: list[tuple[object, Callable[[], None]]] = []
+        self._renew_lock()
+        renew_in_children(self, _Blocks._renew_lock)
+
+    def _renew_lock(self) -> None:
         self._lock = threading.RLock()
 
     @contextlib.contextmanager
