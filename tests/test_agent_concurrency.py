@@ -186,7 +186,7 @@ def test_memory_is_searched_while_requests_are_added() -> None:
     memory.add_request(url, body)
     with meanwhile(lambda: memory.add_request(url, body)):
         for _ in range(500):
-            assert memory.n_continued(content) == (0, False)
+            assert memory.continued(content).n == 0
 
 
 def test_log_of_one_episode_has_the_options_of_no_other(tmp_path: Path) -> None:

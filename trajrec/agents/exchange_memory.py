@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from trajrec.types import Value
@@ -47,6 +48,66 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class Continued(NamedTuple):
+    """How well a request goes on from an earlier one: the larger, the better.
+
+    Attributes:
+        n: The number of messages of the earlier request, with which this one begins; 0 if it goes
+            on from none.
+        agreement: 3 if the answer of the earlier one follows, 2 if only the begin of that answer is
+            known, 1 if something else follows, as after a program that edits what models say. 0 if
+            no answer has come: nobody can go on from it.
+        is_last: Whether the earlier request was the last one of its episode.
+    """
+
+    n: int
+    agreement: int
+    is_last: bool
+
+
+_NOT_CONTINUED = Continued(0, 0, False)
+
+
+class SentRequest:
+    """A request that was sent, and what is known of its answer.
+
+    Attributes:
+        has_begun: Whether a piece of the answer came.
+        answer: The answer, when it is whole.
+    """
+
+    def __init__(self, url: str, body: bytes) -> None:
+        self.url = url
+        self.body = body
+        self.has_begun = False
+        self.answer: Answer | None = None
+        self._said: tuple[str, list[str]] | None = None
+
+    @functools.cached_property
+    def messages(self) -> list[Value]:
+        """The messages."""
+        return list(dialect_of(self.url, self.body).request(self.url, self.body).messages)
+
+    def agreement(self, next_messages: Sequence[Value]) -> int:
+        """Return how well the messages after its own agree with its answer; see `Continued`."""
+        if self.answer is None:
+            return 2 if self.has_begun else 0
+        if self._said is None:
+            content = _content_of(self.answer)
+            calls = [_text_of(call) for call in content.calls if not call.choice]
+            self._said = ((content.text or "").strip(), calls)
+        text = ""
+        calls = []
+        # Some dialects write the text and the calls of an answer as messages of their own.
+        for value in next_messages:
+            message = self.answer.dialect.message(value)
+            if message.role != "assistant":
+                break
+            text += message.text
+            calls += map(_text_of, message.calls)
+        return 3 if (text.strip(), calls) == self._said else 1
+
+
 class ExchangeMemory:
     """The last exchanges of one episode. They are parsed when somebody asks.
 
@@ -59,12 +120,11 @@ class ExchangeMemory:
         # By address and body. A digest of each body would take longer than all the rest.
         # Several samples of one prompt may fail at once.
         self._failed: dict[tuple[str, bytes], list[FailedAttempt]] = {}
-        self._requests: deque[tuple[str, bytes]] = deque(maxlen=REMEMBERED_REQUESTS)
+        self._requests: deque[SentRequest] = deque(maxlen=REMEMBERED_REQUESTS)
         self._answers: deque[Answer] = deque(maxlen=REMEMBERED_ANSWERS)
-        self._first_request: tuple[str, bytes] | None = None
+        self._first_request: SentRequest | None = None
         # The last answer, if no request has followed it: its tool calls may run now.
         self._last_answer: Answer | None = None
-        self._parsed: dict[bytes, list[Value]] = {}
         # By id: a provider may give equal ones to the calls of several conversations.
         self._calls: dict[str, set[str]] = {}
         self._response_ids: set[str] = set()
@@ -105,14 +165,17 @@ class ExchangeMemory:
             del self._failed[key]
         return failed
 
-    def add_request(self, url: str, body: bytes) -> None:
-        """Remember a request."""
-        self._requests.append((url, body))
-        self._first_request = self._first_request or (url, body)
+    def add_request(self, url: str, body: bytes) -> SentRequest:
+        """Remember a request, and return what is remembered of it."""
+        sent = SentRequest(url, body)
+        self._requests.append(sent)
+        self._first_request = self._first_request or sent
         self._last_answer = None
+        return sent
 
-    def add_answer(self, answer: Answer) -> None:
-        """Remember an answer."""
+    def add_answer(self, sent: SentRequest, answer: Answer) -> None:
+        """Remember the answer of a request."""
+        sent.answer = answer
         if len(self._answers) == REMEMBERED_ANSWERS:
             self._read_answers()
         self._answers.append(answer)
@@ -125,8 +188,11 @@ class ExchangeMemory:
 
     def told_texts(self) -> list[str]:
         """Return the texts of the first request and the last ones: what the agent itself was told."""
-        requests = {*self._requests} | ({self._first_request} if self._first_request else set())
-        return [text for url, body in requests for text in texts_of(url, body)]
+        first = self._first_request
+        requests = [*self._requests]
+        if first is not None and first not in requests:
+            requests.append(first)
+        return [text for sent in requests for text in texts_of(sent.url, sent.body)]
 
     def gave_call(self, call_ids: set[str]) -> bool:
         """Return whether an answer asked for a tool call of one of these ids."""
@@ -143,27 +209,18 @@ class ExchangeMemory:
         self._read_answers()
         return response_id in self._response_ids
 
-    def n_continued(self, content: RequestContent) -> tuple[int, bool]:
-        """Return the number of the messages of a remembered request that a longer one goes on from.
-
-        Returns:
-            The largest such number, 0 if it goes on from none; and whether that was the last one.
-        """
+    def continued(self, content: RequestContent) -> Continued:
+        """Return how well a request goes on from a remembered one: the best of them."""
         messages = list(content.messages)
-        best = (0, False)
+        best = _NOT_CONTINUED
         # A copy, because another thread may add one meanwhile.
         requests = [*self._requests]
-        for url, body in requests:
-            earlier = self._parsed.get(body)
-            if earlier is None:
-                earlier = list(dialect_of(url, body).request(url, body).messages)
-                self._parsed[body] = earlier
-            n = len(earlier)
-            if n < len(messages) and messages[:n] == earlier:
-                best = max(best, (n, body is requests[-1][1]))
-        bodies = {body for _, body in requests}
-        self._parsed = {body: found for body, found in self._parsed.items() if body in bodies}
-        return best if best[0] else (0, False)
+        for sent in requests:
+            n = len(sent.messages)
+            if 0 < n < len(messages) and messages[:n] == sent.messages:
+                agreement = sent.agreement(messages[n:])
+                best = max(best, Continued(n, agreement, is_last=sent is requests[-1]))
+        return best
 
     def _read_answers(self) -> None:
         while True:

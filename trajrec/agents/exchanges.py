@@ -14,6 +14,7 @@ from trajrec.agents.exchange_memory import (
     Answer,
     ExchangeMemory,
     FailedAttempt,
+    SentRequest,
     n_repeats_of,
 )
 from trajrec.agents.journal import Journal
@@ -105,8 +106,8 @@ class ExchangeRecorder:
             # Not before: a later body must not refer to one that an exception has kept out.
             self._deltas.add(number, body, delta)
             self._n_exchanges = number + 1
-        self.memory.add_request(request.url, request.body)
-        exchange = self._open[number] = RecordedExchange(self, number, position, request)
+        sent = self.memory.add_request(request.url, request.body)
+        exchange = self._open[number] = RecordedExchange(self, number, position, request, sent)
         return exchange
 
     def leave_open(self) -> None:
@@ -188,8 +189,10 @@ class RecordedExchange:
         number: int,
         position: _Position,
         request: HttpRequest,
+        sent: SentRequest,
     ) -> None:
         self._request = request
+        self._sent = sent
         # The body as it came, for what is remembered of it: secrets may be ids.
         self._received: list[bytes] = []
         self._recorder = recorder
@@ -241,6 +244,7 @@ class RecordedExchange:
                     self._drain()
             else:
                 self._first_ns = time.time_ns()
+                self._sent.has_begun = True
             self._drain_at = now + DRAIN_SECONDS
 
     def ended(self, error: BaseException | None) -> None:
@@ -300,14 +304,13 @@ class RecordedExchange:
             url = _redirected_url(self._request.url, header(self._headers, "location"))
             recorder.memory.add_failure(self._request._replace(url=url), moved)
         elif self._status is not None:
-            recorder.memory.add_answer(
-                Answer(
-                    dialect=dialect_of(self._request.url, self._request.body),
-                    status=self._status,
-                    content_type=header(self._headers, "content-type"),
-                    body=b"".join(self._received),
-                )
+            answer = Answer(
+                dialect=dialect_of(self._request.url, self._request.body),
+                status=self._status,
+                content_type=header(self._headers, "content-type"),
+                body=b"".join(self._received),
             )
+            recorder.memory.add_answer(self._sent, answer)
 
     def _has_failed(self, error: BaseException | None) -> bool:
         if error is not None:

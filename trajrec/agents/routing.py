@@ -242,7 +242,7 @@ def _likeliest(
     if len(episodes) == 1:
         return episodes[0][0]
     calls = [call for message in messages for call in message.calls]
-    ranks = [(memory.n_given(calls), memory.n_continued(content)) for _, memory in episodes]
+    ranks = [(memory.n_given(calls), memory.continued(content)) for _, memory in episodes]
     best = max(range(len(episodes)), key=lambda place: (ranks[place], place))
     return episodes[best][0]
 
@@ -252,16 +252,11 @@ def _longest(
 ) -> EpisodeSession | None:
     """Return the episode that sent the most of the first messages of a request.
 
-    Of equal ones, it is one that sent nothing else since.
+    Of equal ones, as of samples of one prompt, it is the one whose answer follows; see `Continued`.
     """
-    best = None
-    n_best = (0, False)
-    for episode, memory in episodes:
-        n = memory.n_continued(content)
-        if n > n_best:
-            best = episode
-            n_best = n
-    return best
+    ranks = [(memory.continued(content), episode) for episode, memory in episodes]
+    found, best = max(ranks, key=lambda rank: rank[0], default=(None, None))
+    return best if found is not None and found.n else None
 
 
 def _end(episode: Conversation) -> None:
