@@ -16,6 +16,7 @@ from conftest import only
 from test_messages import CHAT_URL, JSON, send, user
 
 import trajrec
+from trajrec.agents.episode import AgentEpisode
 from trajrec.cli.main import main
 from trajrec.corpus.chat import decisions
 from trajrec.envs import Bank
@@ -196,20 +197,23 @@ def test_an_answer_that_was_dropped_is_no_completion(
             assert last["content"] == "7"
 
 
+def send_cut(ep: AgentEpisode, asked: dict[str, Any], text: str) -> None:
+    """Send a request whose answer breaks off after a text."""
+    begun = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": text}}]}
+    exchange = ep.begin_exchange(HttpRequest("POST", CHAT_URL, JSON, json.dumps(asked).encode()))
+    assert exchange is not None
+    exchange.responded(200, [("content-type", "text/event-stream")])
+    exchange.received(f"data: {json.dumps(begun)}\n\n".encode())
+    exchange.ended(ConnectionError("cut"))
+
+
 def test_a_stream_that_broke_off_before_a_retry_is_dropped(tmp_path: Path) -> None:
     talk: list[Any] = [user("How many?")]
     whole = reply(None, ("c1", "look", '{"place": "hall"}'))
-    begun = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "I look at"}}]}
     with trajrec.episode(tmp_path, task="t") as ep:
         look = ep.tool(lambda place: "two", name="look")
         asked = {"model": "m", "messages": talk, "stream": True}
-        exchange = ep.begin_exchange(
-            HttpRequest("POST", CHAT_URL, JSON, json.dumps(asked).encode())
-        )
-        assert exchange is not None
-        exchange.responded(200, [("content-type", "text/event-stream")])
-        exchange.received(f"data: {json.dumps(begun)}\n\n".encode())
-        exchange.ended(ConnectionError("cut"))
+        send_cut(ep, asked, "I look at")
         send(ep, asked, whole)
         # The program does not say which of the model's calls it makes.
         look(place="hall")
@@ -228,21 +232,13 @@ def test_answers_that_the_model_did_not_end_are_named(
     talk: list[Any] = [user("How many?")]
     cut = reply("There are fo")
     cut["choices"][0]["finish_reason"] = "length"
-    begun = {"choices": [{"index": 0, "delta": {"role": "assistant", "content": "Four la"}}]}
     with trajrec.episode(tmp_path / "runs", task="t", checks=[lambda _: True]) as ep:
         send(ep, {"model": "m", "messages": talk}, cut)
         talk += [*said(cut), user("Go on.")]
         whole = reply("ur.")
         send(ep, {"model": "m", "messages": talk}, whole)
         talk += [*said(whole), user("Of what?")]
-        asked = {"model": "m", "messages": talk, "stream": True}
-        exchange = ep.begin_exchange(
-            HttpRequest("POST", CHAT_URL, JSON, json.dumps(asked).encode())
-        )
-        assert exchange is not None
-        exchange.responded(200, [("content-type", "text/event-stream")])
-        exchange.received(f"data: {json.dumps(begun)}\n\n".encode())
-        exchange.ended(ConnectionError("cut"))
+        send_cut(ep, {"model": "m", "messages": talk, "stream": True}, "Four la")
     trajrec.close_logs()
     told: list[str] = []
     target = tmp_path / "rows.jsonl"
