@@ -21,7 +21,7 @@ from tiers import third_slow
 
 import trajrec
 from trajrec.agents import running_calls
-from trajrec.agents.exchange_memory import ExchangeMemory
+from trajrec.agents.exchange_memory import Asking, ExchangeMemory
 from trajrec.corpus.index.file import INDEX_NAME
 from trajrec.envs import Shop
 from trajrec.envs.shop import ToolError
@@ -181,12 +181,13 @@ def meanwhile(work: Callable[[], object]) -> Iterator[None]:
 def test_memory_is_searched_while_requests_are_added() -> None:
     url = "http://h/v1/chat/completions"
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
-    content = dialect_of(url, body).request(url, body)
+    dialect = dialect_of(url, body)
+    asking = Asking(dialect.request(url, body), dialect)
     memory = ExchangeMemory()
     memory.add_request(url, body)
     with meanwhile(lambda: memory.add_request(url, body)):
         for _ in range(500):
-            assert memory.continued(content).n == 0
+            assert memory.continued(asking).n == 0
 
 
 def test_log_of_one_episode_has_the_options_of_no_other(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import json
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple, TypeAlias
 
 from trajrec.types import Value
+from trajrec.wire.alternatives import alternatives_in
 from trajrec.wire.contents import AnswerContent, Dialect, RequestContent, ToolCall
 from trajrec.wire.dialects.choose import dialect_of
 from trajrec.wire.exchange import HttpRequest, header, plain_url
@@ -68,6 +69,38 @@ class Continued(NamedTuple):
 _NOT_CONTINUED = Continued(0, 0, False)
 
 
+_Said: TypeAlias = tuple[str, list[str]]
+"""What a model said: a text, and texts of the calls that it asks for."""
+
+
+class Asking:
+    """A request whose episode is searched for.
+
+    Attributes:
+        messages: Its messages.
+    """
+
+    def __init__(self, content: RequestContent, dialect: Dialect) -> None:
+        self.messages = list(content.messages)
+        self._dialect = dialect
+        self._said: dict[int, _Said] = {}
+
+    def said_after(self, n: int) -> _Said:
+        """Return what the messages of the model behind the first `n` say."""
+        if n not in self._said:
+            text = ""
+            calls: list[str] = []
+            # Some dialects write the text and the calls of an answer as messages of their own.
+            for value in self.messages[n:]:
+                message = self._dialect.message(value)
+                if message.role != "assistant":
+                    break
+                text += message.text
+                calls += map(_text_of, message.calls)
+            self._said[n] = (text.strip(), calls)
+        return self._said[n]
+
+
 class SentRequest:
     """A request that was sent, and what is known of its answer.
 
@@ -81,31 +114,39 @@ class SentRequest:
         self.body = body
         self.has_begun = False
         self.answer: Answer | None = None
-        self._said: tuple[str, list[str]] | None = None
 
     @functools.cached_property
     def messages(self) -> list[Value]:
         """The messages."""
         return list(dialect_of(self.url, self.body).request(self.url, self.body).messages)
 
-    def agreement(self, next_messages: Sequence[Value]) -> int:
-        """Return how well the messages after its own agree with its answer; see `Continued`."""
+    def continued_by(self, asking: Asking, *, is_last: bool) -> Continued:
+        """Return how well another request goes on from this one.
+
+        Args:
+            asking: The other request.
+            is_last: Whether this one is the last one of its episode.
+        """
+        n = len(self.messages)
+        if not 0 < n < len(asking.messages) or asking.messages[:n] != self.messages:
+            return _NOT_CONTINUED
         if self.answer is None:
-            return 2 if self.has_begun else 0
-        if self._said is None:
-            content = _content_of(self.answer)
-            calls = [_text_of(call) for call in content.calls if not call.choice]
-            self._said = ((content.text or "").strip(), calls)
-        text = ""
-        calls = []
-        # Some dialects write the text and the calls of an answer as messages of their own.
-        for value in next_messages:
-            message = self.answer.dialect.message(value)
-            if message.role != "assistant":
-                break
-            text += message.text
-            calls += map(_text_of, message.calls)
-        return 3 if (text.strip(), calls) == self._said else 1
+            return Continued(n, 2 if self.has_begun else 0, is_last)
+        return Continued(n, 3 if asking.said_after(n) in self._answered else 1, is_last)
+
+    @functools.cached_property
+    def _answered(self) -> list[_Said]:
+        """What the alternatives of the answer say. It is asked for when there is an answer."""
+        assert self.answer is not None
+        content = _content_of(self.answer)
+        read = self.answer.dialect.message
+        others = alternatives_in(content.value, lambda value: (read(value), value))
+        if others:
+            return [
+                (other.message.text.strip(), list(map(_text_of, other.message.calls)))
+                for other in others
+            ]
+        return [((content.text or "").strip(), list(map(_text_of, content.calls)))]
 
 
 class ExchangeMemory:
@@ -209,18 +250,12 @@ class ExchangeMemory:
         self._read_answers()
         return response_id in self._response_ids
 
-    def continued(self, content: RequestContent) -> Continued:
+    def continued(self, asking: Asking) -> Continued:
         """Return how well a request goes on from a remembered one: the best of them."""
-        messages = list(content.messages)
-        best = _NOT_CONTINUED
         # A copy, because another thread may add one meanwhile.
         requests = [*self._requests]
-        for sent in requests:
-            n = len(sent.messages)
-            if 0 < n < len(messages) and messages[:n] == sent.messages:
-                agreement = sent.agreement(messages[n:])
-                best = max(best, Continued(n, agreement, is_last=sent is requests[-1]))
-        return best
+        ranks = (sent.continued_by(asking, is_last=sent is requests[-1]) for sent in requests)
+        return max(ranks, default=_NOT_CONTINUED)
 
     def _read_answers(self) -> None:
         while True:

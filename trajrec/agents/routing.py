@@ -18,11 +18,11 @@ from trajrec.agents.context import (
     enter_tool_call,
     open_episodes,
 )
-from trajrec.agents.exchange_memory import ExchangeMemory
+from trajrec.agents.exchange_memory import Asking, ExchangeMemory
 from trajrec.agents.stand_ins import stand_in_of_request
 from trajrec.agents.sub_agents import caller_of
 from trajrec.taps import hub, patching
-from trajrec.wire.contents import Message, RequestContent
+from trajrec.wire.contents import Message
 from trajrec.wire.dialects.choose import dialect_of, is_model_request
 from trajrec.wire.exchange import Exchange, HttpRequest
 
@@ -176,6 +176,7 @@ class Router:
         ]
         dialect = dialect_of(request.url, request.body)
         content = dialect.request(request.url, request.body)
+        asking = Asking(content, dialect)
         messages = [dialect.message(message) for message in content.messages]
         call_ids = {
             result.call_id for message in messages for result in message.results if result.call_id
@@ -183,7 +184,7 @@ class Router:
         if call_ids:
             gave = [one for one in known if one[1].gave_call(call_ids)]
             if gave:
-                return _likeliest(gave, content, messages)
+                return _likeliest(gave, asking, messages)
         if content.previous_response_id:
             for episode, memory in known:
                 if memory.gave_response(content.previous_response_id):
@@ -194,7 +195,7 @@ class Router:
                 return episode
         if failed:
             return failed[0][0]
-        return _longest(known, content)
+        return _longest(known, asking)
 
     def _begin_conversation(self, new_episode: NewEpisode, request: HttpRequest) -> Conversation:
         if len(self._conversations) >= MAX_CONVERSATIONS:
@@ -230,7 +231,7 @@ class Router:
 
 def _likeliest(
     episodes: list[tuple[EpisodeSession, ExchangeMemory]],
-    content: RequestContent,
+    asking: Asking,
     messages: Sequence[Message],
 ) -> EpisodeSession:
     """Return the episode whose tool calls a request has results of, if several gave such ids.
@@ -242,19 +243,19 @@ def _likeliest(
     if len(episodes) == 1:
         return episodes[0][0]
     calls = [call for message in messages for call in message.calls]
-    ranks = [(memory.n_given(calls), memory.continued(content)) for _, memory in episodes]
+    ranks = [(memory.n_given(calls), memory.continued(asking)) for _, memory in episodes]
     best = max(range(len(episodes)), key=lambda place: (ranks[place], place))
     return episodes[best][0]
 
 
 def _longest(
-    episodes: list[tuple[EpisodeSession, ExchangeMemory]], content: RequestContent
+    episodes: list[tuple[EpisodeSession, ExchangeMemory]], asking: Asking
 ) -> EpisodeSession | None:
     """Return the episode that sent the most of the first messages of a request.
 
     Of equal ones, as of samples of one prompt, it is the one whose answer follows; see `Continued`.
     """
-    ranks = [(memory.continued(content), episode) for episode, memory in episodes]
+    ranks = [(memory.continued(asking), episode) for episode, memory in episodes]
     found, best = max(ranks, key=lambda rank: rank[0], default=(None, None))
     return best if found is not None and found.n else None
 

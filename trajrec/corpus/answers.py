@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.attempts import Attempt
-from trajrec.corpus.call_contents import CallContent, content_of, offered_tools
+from trajrec.corpus.call_contents import CallContent, alternatives_of, content_of, offered_tools
 from trajrec.corpus.chat_rows import Talk, key_of, tool_row, turns_of
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.untold_parts import has_untold
 from trajrec.types import Value
 from trajrec.wire.contents import Message, is_stopped
-from trajrec.wire.json_bodies import as_dict, dicts_in, first_of
 
 
 class Answered(NamedTuple):
@@ -94,7 +93,7 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
     last_by_step = {item.call.start.step: number for number, item in enumerate(asked)}
     found = []
     for number, item in enumerate(asked):
-        taken, is_known = _taken(item, requests, ran_ids)
+        taken = item.alternatives[item.call.taken[0] if item.call.taken else 0]
         message = taken.message
         talk = item.talk
         talk.answer_key = key_of(message)
@@ -117,7 +116,7 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
             and not has_run
             and requests.is_repeated(item.node, number)
         )
-        found.append(Answered(item.call, talk, is_dropped or not is_known))
+        found.append(Answered(item.call, talk, is_dropped or not item.call.taken))
     return found
 
 
@@ -144,17 +143,11 @@ def _alternatives(call: ModelCall, content: CallContent) -> list[_Alternative]:
     if answer is None or answer.error is not None:
         return []
     has_broken_off = call.outcome != "ok" or answer.is_complete is False
-    value = as_dict(answer.value)
-    choices = [(item, item.get("message")) for item in dicts_in(value.get("choices"))]
-    choices += [(item, item.get("content")) for item in dicts_in(value.get("candidates"))]
-    if len(choices) > 1 and all(type(other) is dict for _, other in choices):
-        reasons = [first_of(choice, "finish_reason", "finishReason") for choice, _ in choices]
-        read = [content.message(other) for _, other in choices]
+    others = alternatives_of(content)
+    if others:
         return [
-            _Alternative(
-                message._replace(role="assistant"), other, has_broken_off or is_stopped(reason)
-            )
-            for reason, (message, other) in zip(reasons, read, strict=True)
+            _Alternative(message, value, has_broken_off or is_stopped(reason))
+            for message, value, reason in others
         ]
     calls = tuple(call for call in answer.calls if not call.choice)
     if answer.text is None and not calls:
@@ -162,21 +155,6 @@ def _alternatives(call: ModelCall, content: CallContent) -> list[_Alternative]:
     message = Message("assistant", answer.text or "", calls)
     is_unfinished = has_broken_off or is_stopped(answer.finish_reason)
     return [_Alternative(message, content.answered(), is_unfinished)]
-
-
-def _taken(item: _Asked, requests: _Requests, ran_ids: set[str]) -> tuple[_Alternative, bool]:
-    """Return the alternative that the agent took, and whether that is known."""
-    for other in item.alternatives:
-        if item.node is not None and requests.is_continued(item.node, key_of(other.message)):
-            return other, True
-    for other in item.alternatives:
-        if not ran_ids.isdisjoint(call.call_id for call in other.message.calls if call.call_id):
-            return other, True
-    words = [
-        (other.message.text, [call[1:3] for call in other.message.calls])
-        for other in item.alternatives
-    ]
-    return item.alternatives[0], all(word == words[0] for word in words)
 
 
 def continues(keys: Sequence[str], earlier: Talk) -> bool:

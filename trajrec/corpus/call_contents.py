@@ -16,6 +16,7 @@ from trajrec.types import JsonObject, Value
 from trajrec.values.codec import Opaque, Plain
 from trajrec.values.json import key_text, to_json_value
 from trajrec.values.real_numbers import real_number
+from trajrec.wire.alternatives import Alternative, alternatives_in
 from trajrec.wire.contents import AnswerContent, Message, OfferedTool, Usage
 from trajrec.wire.dialects.anthropic import anthropic_usage
 from trajrec.wire.dialects.chat import chat_usage
@@ -98,7 +99,9 @@ class CallContent(NamedTuple):
         system: The system prompt, if it stands apart from the messages.
         continues: The earlier answer that the request continues, by its id; `CONVERSATION` if the
             server keeps the conversation.
-        answer: The answer, None if there is none.
+        answer: The answer, None if there is none. Of several alternatives, its text and its calls
+            are those of the first one that the agent went on from, or of the first.
+        choice: The number of that alternative.
     """
 
     dialect: str
@@ -106,6 +109,7 @@ class CallContent(NamedTuple):
     system: str | None
     continues: str | None
     answer: AnswerContent | None
+    choice: int = 0
 
     def message(self, message: Value) -> tuple[Message, Value]:
         """Return a message in the words that all dialects share, and as JSON values."""
@@ -120,8 +124,12 @@ class CallContent(NamedTuple):
         """Return the message of the answer as the dialect writes it."""
         answer = self.answer
         value = None if answer is None else answer.value
-        for key in _PLACES.get(self.dialect or _dialect_of_answer(value), ()):
-            inner = value[key] if type(key) is int and type(value) is list and value else None
+        for step in _PLACES.get(self.dialect or _dialect_of_answer(value), ()):
+            # The only numbers are those of alternatives.
+            key = self.choice if step == 0 else step
+            inner = None
+            if type(key) is int and type(value) is list and key < len(value):
+                inner = value[key]
             inner = value.get(key) if type(value) is dict else inner
             if inner is None:
                 break
@@ -131,6 +139,29 @@ class CallContent(NamedTuple):
 
 def content_of(call: ModelCall) -> CallContent:
     """Return the contents of a model call."""
+    content = _whole_content(call)
+    others = alternatives_of(content)
+    if not others or content.answer is None:
+        return content
+    choice = call.taken[0] if call.taken else 0
+    message, _, reason = others[choice]
+    if not call.taken and any(other.finish_reason != reason for other in others):
+        reason = None
+    calls = tuple(asked._replace(number=i, choice=0) for i, asked in enumerate(message.calls))
+    text = message.text if choice or calls else content.answer.text
+    answer = content.answer._replace(text=text or None, calls=calls, finish_reason=reason)
+    return content._replace(answer=answer, choice=choice)
+
+
+def alternatives_of(content: CallContent) -> list[Alternative]:
+    """Return the alternatives of an answer; none if it has only one."""
+    if content.answer is None:
+        return []
+    return alternatives_in(content.answer.value, content.message)
+
+
+def _whole_content(call: ModelCall) -> CallContent:
+    """Return the contents of a model call, with the calls of all alternatives of its answer."""
     wire = call.wire
     if wire is None:
         return _recorded(call)

@@ -31,6 +31,8 @@ class ModelCall:
             ends before the stream; None if there is none. Of an exchange, the whole answer, which
             the pieces of a stream are put together to.
         wire: The exchange that it was seen as; None of a call by `ep.model`.
+        taken: The numbers of the alternatives of the answer that the agent went on from, mostly the
+            only one, 0; none if it is unknown. See `trajrec.corpus.alternatives`.
         open_end: What of a stream was held back in search of secrets when the episode ended before
             it; None if nothing tells.
     """
@@ -41,6 +43,7 @@ class ModelCall:
     request: JsonObject
     answer: Value
     wire: WireCall | None = None
+    taken: tuple[int, ...] = (0,)
     open_end: ModelEnd | None = None
 
     @property

@@ -13,7 +13,7 @@ from itertools import takewhile
 from operator import is_
 from typing import Literal, NamedTuple
 
-from trajrec.corpus.call_contents import CONVERSATION, CallContent, content_of
+from trajrec.corpus.call_contents import CONVERSATION, CallContent, alternatives_of, content_of
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.types import Value
 from trajrec.values import codec
@@ -143,7 +143,7 @@ class _Reader:
             if not self._is_answer(rest[index].message):
                 self._add_new(rest[index])
         if content.answer is not None:
-            self._add_answer(content)
+            self._add_answer(call, content)
 
     def add_rest(self, messages: Sequence[Value], end_step: int) -> None:
         """Add messages behind the last call, but those that repeat an answer."""
@@ -249,21 +249,24 @@ class _Reader:
         if message.text or message.calls or not results:
             self._say("request", message, read.value)
 
-    def _add_answer(self, content: CallContent) -> None:
+    def _add_answer(self, call: ModelCall, content: CallContent) -> None:
         answer = content.answer
         assert answer is not None
+        others = alternatives_of(content)
         calls = tuple(asked for asked in answer.calls if not asked.choice)
-        if answer.text is None and not calls:
+        if answer.text is None and not calls and not others:
             return
-        value = content.answered()
-        message = Message("assistant", answer.text or "", calls)
-        self._asked.update(map(_key_of_call, answer.calls))
-        self._answers.add(message.text.strip())
-        if type(value) is list:
+        said = [(Message("assistant", answer.text or "", calls), content.answered())]
+        if others:
+            said = [others[number][:2] for number in call.taken or (0,)]
+        for message, value in said:
+            self._asked.update(map(_key_of_call, message.calls))
+            self._answers.add(message.text.strip())
             # A client may repeat the items of an answer one by one.
-            texts = (content.message(item)[0].text.strip() for item in value if type(item) is dict)
+            items = value if type(value) is list else []
+            texts = (content.message(item)[0].text.strip() for item in items if type(item) is dict)
             self._answers.update(texts)
-        self._say("answer", message, value)
+            self._say("answer", message, value)
 
     def _say(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 
+from trajrec.corpus.alternatives import mark_taken
 from trajrec.corpus.attempts import Attempt as Attempt
 from trajrec.corpus.attempts import AttemptKey as AttemptKey
 from trajrec.corpus.attempts import link_retries, mark_recoveries
@@ -208,7 +209,9 @@ class Transcript:
         """All model calls, in order: those by `ep.model`, and those that a tap has seen."""
         if not self._kinds & OF_MODELS:
             return []
-        return read_model_calls(self._events, self._values, self.exchanges)
+        calls = read_model_calls(self._events, self._values, self.exchanges)
+        mark_taken(calls, lambda: self.recorded_attempts)
+        return calls
 
     @cached_property
     def messages(self) -> list[SaidMessage]:

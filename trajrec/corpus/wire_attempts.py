@@ -55,17 +55,20 @@ def add_wire_attempts(attempts: list[Attempt], calls: Sequence[ModelCall]) -> li
             continue
         recorded = by_step.setdefault(call.start.step, [])
         joined: set[int] = set()
-        told = results_of(*_told_after(wire, wires[n_wires:], ids))
-        for asked, result in zip(wire.answer.calls, told, strict=True):
-            if asked.choice or _join(recorded, asked, joined):
-                continue
-            tools = wire.request.tools
-            attempt = _attempt(call, asked, _next_call(recorded), tools, check)
-            if result is not None:
-                _add_result(attempt, result)
-            recorded.append(attempt)
-            joined.add(attempt.start.call)
-            added.append(attempt)
+        # Of several alternatives, the agent made the calls of those that it went on from.
+        for choice in call.taken:
+            calls_asked = [asked for asked in wire.answer.calls if asked.choice == choice]
+            told = results_of(*_told_after(wire, calls_asked, wires[n_wires:], ids))
+            for asked, result in zip(calls_asked, told, strict=True):
+                if _join(recorded, asked, joined):
+                    continue
+                tools = wire.request.tools
+                attempt = _attempt(call, asked, _next_call(recorded), tools, check)
+                if result is not None:
+                    _add_result(attempt, result)
+                recorded.append(attempt)
+                joined.add(attempt.start.call)
+                added.append(attempt)
     if not added:
         return attempts
     return sorted([*attempts, *added], key=lambda attempt: attempt.key)
@@ -201,7 +204,7 @@ def _asked_ids(calls: Sequence[ModelCall]) -> frozenset[str]:
 
 
 def _told_after(
-    wire: WireCall, later: Sequence[WireCall], all_ids: frozenset[str]
+    wire: WireCall, calls: Sequence[ToolCall], later: Sequence[WireCall], all_ids: frozenset[str]
 ) -> tuple[Sequence[ToolCall], list[Message]]:
     """Return an answer's calls, and the messages in which a later request tells their results.
 
@@ -211,11 +214,10 @@ def _told_after(
 
     Args:
         wire: The call with the answer.
+        calls: The calls of the answer that the agent made.
         later: The calls after it.
         all_ids: The ids of the tool calls in all answers.
     """
-    assert wire.answer is not None
-    calls = wire.answer.calls
     call_ids = {asked.call_id for asked in calls if asked.call_id}
     own = wire.request.messages
     renamed: tuple[Sequence[ToolCall], list[Message]] | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from trajrec.corpus.alternatives import shown_alternative
 from trajrec.corpus.attempts import Attempt, AttemptKey
 from trajrec.corpus.call_contents import content_of
 from trajrec.corpus.episode import Episode
@@ -282,7 +283,7 @@ def _turn(episode: Episode, call: ModelCall) -> TurnView:
 
 def _turn_facts(call: ModelCall) -> JsonObject:
     answer = content_of(call).answer
-    facts: JsonObject = {}
+    facts: JsonObject = {"alternative": shown_alternative(call)}
     if answer is not None:
         facts["tokens in"] = answer.usage.input
         facts["tokens out"] = answer.usage.output

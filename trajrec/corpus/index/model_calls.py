@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.attempts import milliseconds_between
-from trajrec.corpus.call_contents import cost_of, system_of, usage_of
+from trajrec.corpus.call_contents import content_of, cost_of, system_of, usage_of
 from trajrec.corpus.index.cells import to_timestamp
 from trajrec.corpus.index.rows import EpisodeRow, FailureRow, ModelCallRow
 from trajrec.corpus.transcript import ModelCall, Transcript
@@ -82,7 +82,7 @@ class _Told(NamedTuple):
 def _told(call: ModelCall) -> _Told:
     wire = call.wire
     if wire is not None:
-        content = wire.answer
+        content = content_of(call).answer
         if content is None:
             return _Told(wire.request.model, None, None, Usage(), None)
         return _Told(

@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 43
+INDEX_VERSION = 44
 
 
 ALL_EPISODES = Table(
