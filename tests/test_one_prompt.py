@@ -164,3 +164,21 @@ def test_a_request_goes_on_from_no_call_that_is_open(tmp_path: Path) -> None:
         end(waiting, "other")
     trajrec.close_logs()
     assert told(tmp_path) == [["one", "two"], ["other"]]
+
+
+@pytest.mark.parametrize("n_samples", [2, 5, 16])
+def test_each_message_of_samples_in_one_episode_is_one_row(n_samples: int, tmp_path: Path) -> None:
+    draw = random.Random(n_samples)
+    samples = [Sample(number, "stream") for number in range(n_samples)]
+    with trajrec.episode(tmp_path, task="t"):
+        while running := [sample for sample in samples if not sample.is_over]:
+            draw.choice(running).go_on()
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        query = "SELECT text, count(*) FROM messages WHERE role = 'user' GROUP BY 1 ORDER BY 1"
+        # The program says "?" behind each answer but the last.
+        expected = [("?", (N_TURNS - 1) * n_samples), ("Play.", 1)]
+        assert corpus.sql(query).fetchall() == expected
+        query = "SELECT list(text ORDER BY text) FROM messages WHERE role = 'assistant'"
+        ((answers,),) = corpus.sql(query).fetchall()
+    assert answers == sorted(text for sample in samples for text in sample.said)

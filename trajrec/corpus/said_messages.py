@@ -203,18 +203,24 @@ class _Reader:
         if is_longer:
             self._last = [earlier for earlier in self._last if earlier is not best]
         elif content.continues is None:
-            return self._search(keys, best, n_same, is_answered=is_answered)
+            return self._search(messages, best, n_same, is_answered=is_answered)
         self._remember(_Request(keys, content.continues, is_answered))
         return iter(range(n_same, len(keys)))
 
     def _search(
-        self, keys: list[int], best: _Request | None, n_same: int, *, is_answered: bool
+        self, messages: list[_Read], best: _Request | None, n_same: int, *, is_answered: bool
     ) -> Iterator[int]:
         """Return the same for a request that leaves out messages of those before it."""
+        keys = [read.key for read in messages]
         candidates = [best] if best is not None else self._last[-_SEARCHED:]
         known: set[int] = set()
         for earlier in candidates:
             found = _in_order(keys, earlier.keys, n_same)
+            # Behind an answer that the earlier request has not, all is of another branch: samples
+            # of one prompt may be told the same.
+            answers = (i for i in range(n_same, len(keys)) if self._is_answer(messages[i].message))
+            branch = next((index for index in answers if index not in found), len(keys))
+            found = {index for index in found if index < branch}
             # A few equal messages may be chance, if not even the first one is the same.
             if len(found) > len(known) and (best is not None or 2 * len(found) >= len(keys)):
                 known = found
