@@ -179,3 +179,16 @@ def test_the_page_says_which_alternative_is_shown(tmp_path: Path) -> None:
         None,
         "1 of 2; unknown which one the agent took",
     ]
+
+
+def test_alternatives_of_a_recorded_function_are_told_too(tmp_path: Path) -> None:
+    talk: list[Any] = [user("Go.")]
+    second = reply("I run.", RUN)
+    with trajrec.episode(tmp_path, task="t") as ep:
+        ep.model(lambda **_: answer_of(reply("No."), second), messages=list(talk), n=2)
+        talk += [*said(second), result("c1")]
+        ep.model(lambda **_: reply("Done."), messages=list(talk))
+    trajrec.close_logs()
+    with trajrec.open(tmp_path) as corpus:
+        assert texts(corpus) == [("I run.", "answer"), ("Done.", "answer")]
+    assert [call.taken for call in only(tmp_path).transcript.model_calls] == [(1,), (0,)]

@@ -13,7 +13,7 @@ from trajrec.corpus.attempts import Attempt
 from trajrec.corpus.call_contents import CallContent, alternatives_of, content_of
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.values.json import to_canonical_json
-from trajrec.wire.alternatives import Alternative
+from trajrec.wire.alternatives import Alternative, has_alternatives
 from trajrec.wire.contents import Message
 
 
@@ -24,6 +24,9 @@ def mark_taken(calls: Sequence[ModelCall], attempts: Callable[[], Sequence[Attem
         calls: The model calls of an episode.
         attempts: Returns the attempts at tool calls that were recorded as they ran.
     """
+    # Most episodes have none, and are indexed by the ten thousand.
+    if not any(has_alternatives(call.answer) for call in calls):
+        return
     contents = [content_of(call) for call in calls]
     for number, call in enumerate(calls):
         others = alternatives_of(contents[number])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from trajrec.types import Value
+from trajrec.values.codec import Plain
 from trajrec.wire.contents import Message
 from trajrec.wire.json_bodies import as_dict, as_text, dicts_in
 
@@ -26,6 +27,17 @@ class Alternative(NamedTuple):
 
 # The member that holds them, that of a message in one, and that of the reason for its end.
 _PLACES = (("choices", "message", "finish_reason"), ("candidates", "content", "finishReason"))
+
+
+def has_alternatives(answer: Value) -> bool:
+    """Return whether an answer, also as an object of a client, may have several alternatives.
+
+    >>> has_alternatives({"choices": [{}, {}]}), has_alternatives({"choices": [{}]})
+    (True, False)
+    """
+    fields = answer.fields if isinstance(answer, Plain) else as_dict(answer)
+    found = (fields.get(holder) for holder, _, _ in _PLACES)
+    return any(isinstance(choices, (list, tuple)) and len(choices) > 1 for choices in found)
 
 
 def alternatives_in(
