@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _FORMATS = """Formats, which are told by the contents of files: trials of Harbor; ATIF; logs of
 Inspect; sessions of Claude Code, Codex and Gemini CLI; traces in OTLP (gen_ai and
 OpenInference); tau-bench and tau2; OpenHands (events, and its SDK); SWE-agent and mini-swe-agent;
-AgentDojo; Who&When; datasets of Minari; tables of messages (Parquet, JSON, lines of JSON) by a mapping."""
+AgentDojo; verifiers; Who&When; datasets of Minari; tables of messages (Parquet, JSON, lines of
+JSON) by a mapping."""
 
 
 def add_parser(commands: Commands) -> None:

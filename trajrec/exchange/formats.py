@@ -19,6 +19,7 @@ from trajrec.exchange import (
     swe_agent,
     tau2,
     tau_bench,
+    verifiers,
     who_when,
 )
 from trajrec.exchange.candidates import Candidate, Format
@@ -41,6 +42,7 @@ FORMATS: tuple[Format, ...] = (
     swe_agent.FORMAT,
     mini_swe_agent.FORMAT,
     agentdojo.FORMAT,
+    verifiers.FORMAT,
     messages.FORMAT,
 )
 """The formats. A folder that is a trajectory comes first; formats that any other one might be taken
