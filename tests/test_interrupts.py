@@ -636,7 +636,7 @@ def agent_cases(folder: Path) -> list[tuple[int, int]]:
     ]
 
 
-@suite("kills", fixed=100, drawn=1000, whole=None)
+@suite("kills", fixed=100, drawn=1000, whole=None, n_tests=4)
 def test_exception_at_any_instruction_of_an_agent_leaves_a_right_log(
     share: Share, tmp_path: Path
 ) -> None:

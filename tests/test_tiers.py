@@ -41,6 +41,13 @@ def test_a_suite_has_three_shares_that_are_marked() -> None:
     assert len({p.values[0].seed for p in split}) == 5
 
 
+def test_the_parts_of_all_cases_have_each_once() -> None:
+    split = shares("log", "some_test", {"whole": None}, n_tests=4)
+    parts = [p.values[0].of(range(10)) for p in split]
+    assert [len(part) for part in parts] == [3, 3, 2, 2]
+    assert sorted(case for part in parts for case in part) == list(range(10))
+
+
 def test_a_spread_leaves_every_case_in_a_tier() -> None:
     parameters = spread("log", list(range(10)), fixed=[0], drawn=3)
     assert [p.values for p in parameters] == [(k,) for k in range(10)]

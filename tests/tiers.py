@@ -92,11 +92,13 @@ class Share:
         name: "fixed", "drawn" or "whole".
         size: How many cases it has; None for all of them.
         seed: Decides which cases are drawn.
+        part: Of a suite of all cases that is split into tests, the number of this one and of all.
     """
 
     name: str
     size: int | None
     seed: int
+    part: tuple[int, int] = (0, 1)
 
     @property
     def is_whole(self) -> bool:
@@ -106,7 +108,8 @@ class Share:
     def of(self, cases: Sequence[Case]) -> list[Case]:
         """Return the share's sample of some cases, in their order."""
         if self.size is None or self.size >= len(cases):
-            return list(cases)
+            first, step = self.part
+            return list(cases[first::step])
         picked = random.Random(self.seed).sample(range(len(cases)), self.size)
         return [cases[k] for k in sorted(picked)]
 
@@ -127,13 +130,16 @@ def shares(part: str, name: str, sizes: dict[str, int | None], *, n_tests: int =
     marks = {"fixed": (), "drawn": (pytest.mark.slow,), "whole": (deep(part),)}
     parameters = []
     for share, size in sizes.items():
-        if share == "whole" and size is not None and n_tests > 1:
-            each = -(-size // n_tests)
+        if share == "whole" and n_tests > 1:
+            each = None if size is None else -(-size // n_tests)
+            parts = [(0, 1) if size is not None else (k, n_tests) for k in range(n_tests)]
             parameters += [
                 pytest.param(
-                    Share(share, each, seed_of(f"{name} {k}")), id=f"whole-{k}", marks=marks[share]
+                    Share(share, each, seed_of(f"{name} {k}"), part),
+                    id=f"whole-{k}",
+                    marks=marks[share],
                 )
-                for k in range(n_tests)
+                for k, part in enumerate(parts)
             ]
         elif size != 0:
             seed = 0 if share == "fixed" else seed_of(name)
