@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sqlite3
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,7 @@ class RandomAgent:
             self.world["odd"] = rv.value(rng)
         self.messages: list[Any] = [{"role": "system", "content": LONG}]
         self.database = sqlite3.connect(":memory:")
+        weakref.finalize(self, self.database.close)
         self.database.execute("CREATE TABLE stock (item TEXT, n INT)")
 
     def watch(self) -> Any:

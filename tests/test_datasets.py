@@ -756,7 +756,7 @@ def test_named_values_of_steps_are_columns(tmp_path: Path) -> None:
 ODD_OBSERVATIONS = {
     "empty": lambda k: np.zeros((3, 0), np.float32),
     "a part that is empty": lambda k: {"empty": np.zeros(0), "full": np.full(2, k)},
-    "dates": lambda k: np.array(["2020-01-01"], "M8[D]") + k,
+    "dates": lambda k: np.array(["2020-01-01"], "M8[D]") + np.timedelta64(k, "D"),
     "durations": lambda k: np.timedelta64(k, "s"),
     "another byte order": lambda k: np.array([k / 3], ">f4"),
 }
