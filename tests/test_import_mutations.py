@@ -21,7 +21,10 @@ from imported import (
     needs_data,
     sources_of,
     texts_of_logs,
+    write_lines,
 )
+from test_import_verifiers import episode as verifiers_episode
+from test_import_verifiers import talk
 from tiers import Share, mostly_deep, suite
 
 import trajrec
@@ -228,6 +231,20 @@ def test_a_changed_file_gives_an_error_or_a_whole_import(share: Share, tmp_path:
             check_import(target, folder, source)
         except Exception as exc:
             raise AssertionError(f"{source} changed by seed {share.seed} {number}") from exc
+        shutil.rmtree(folder)
+
+
+@suite("imports", fixed=2, drawn=20, whole=1500)
+def test_a_changed_result_of_verifiers_loses_nothing(share: Share, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "source.jsonl", [verifiers_episode(talk())])
+    for number in range(share.size or 0):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        changed = change_json([verifiers_episode(talk())], random.Random(f"{share.seed} {number}"))
+        try:
+            check_import(write_lines(folder / "source.jsonl", changed), folder, source)
+        except Exception as exc:
+            raise AssertionError(f"changed by seed {share.seed} {number}") from exc
         shutil.rmtree(folder)
 
 

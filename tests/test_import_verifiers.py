@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from imported import column, imported, lost_leaves, one, write_lines
-from test_import_mutations import change_json, check_import
-from tiers import Share, suite
 
 import trajrec
 from trajrec.cli.main import main
@@ -277,22 +273,7 @@ def test_the_command_tells_the_format(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "verifiers" in capsys.readouterr().out
 
 
-@suite("imports", fixed=6, drawn=20, whole=600)
-def test_a_changed_result_gives_an_error_or_a_whole_import(share: Share, tmp_path: Path) -> None:
-    source = write_lines(tmp_path / "source.jsonl", [episode(talk())])
-    for number in range(share.size or 0):
-        rng = random.Random(f"{share.seed} {number}")
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        changed = change_json([json.loads(source.read_text())], rng)
-        path = write_lines(folder / "source.jsonl", changed)
-        try:
-            check_import(path, folder, source)
-        except Exception as exc:
-            raise AssertionError(f"changed by seed {share.seed} {number}") from exc
-
-
-def test_messages_of_several_lines_are_read_again(tmp_path: Path) -> None:
+def test_results_that_are_imported_again_count_once(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "traces.jsonl", [episode(talk())])
     for _ in range(2):
         import_trajectories(path, tmp_path / "runs")

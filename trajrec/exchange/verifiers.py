@@ -183,7 +183,7 @@ class _Trace:
         calls = dicts_of(place, message.get("tool_calls"), "tool_calls")
         if not calls:
             return message
-        own = ("id", "type", "name", "arguments")
+        own = ("id", "name", "arguments")
         return message | {
             "tool_calls": [
                 tool_call(text_of(c.get("id")), text_of(c.get("name")), c.get("arguments"))
