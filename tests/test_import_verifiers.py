@@ -167,13 +167,13 @@ def test_a_shortened_conversation_has_several_ends(tmp_path: Path) -> None:
         assert column(corpus, "SELECT n_messages FROM model_calls ORDER BY number") == [1, 3, 1]
 
 
-def test_each_agent_of_an_episode_is_an_episode(tmp_path: Path) -> None:
+def test_each_agent_of_an_episode_has_its_own_task(tmp_path: Path) -> None:
     judge = {**talk(), "agent": {"name": "judge", "config": {"model": "j"}}, "id": "t2"}
     with read(tmp_path, episode(talk(), judge)) as corpus:
-        query = "SELECT metadata->>'$.agent', source->>'$.position' FROM episodes ORDER BY 1"
+        query = "SELECT task, source->>'$.position' FROM episodes ORDER BY 1"
         assert corpus.sql(query).fetchall() == [
-            ("agent", "line 1 traces[0]"),
-            ("judge", "line 1 traces[1]"),
+            ("words/3/agent", "line 1 traces[0]"),
+            ("words/3/judge", "line 1 traces[1]"),
         ]
 
 

@@ -81,9 +81,14 @@ def _episodes(
         return
     whole = account.take(record, "episode", EPISODE) or {}
     traces = dicts_of(place, record.get("traces"), "traces")
+    names = {text_of(texts_by_key(trace.get("agent")).get("name")) for trace in traces}
     for number, trace in enumerate(traces):
         inner = f"{position} traces[{number}]"
-        yield _Trace(trace, whole, place.at(inner), inner, account).episode()
+        episode = _Trace(trace, whole, place.at(inner), inner, account).episode()
+        if len(names) > 1 and episode.metadata is not None:
+            # A judge has another task than the agent that it judges.
+            episode.task = f"{episode.task}/{episode.metadata.get('agent', '')}"
+        yield episode
     if not traces:
         episode = ImportedEpisode(position=position, extra=whole)
         add_standing(episode, record, whole)
