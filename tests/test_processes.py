@@ -19,7 +19,12 @@ from tiers import third_slow
 import trajrec
 from trajrec.errors import RecordedError
 from trajrec.replay import fork_many, replay_episodes
-from trajrec.replay.processes.child import SubprocessError, call_in_subprocess
+from trajrec.replay.processes.child import (
+    SubprocessError,
+    call_in_subprocess,
+    die_with_parent,
+    end_if_orphan,
+)
 from trajrec.replay.processes.workers import (
     Worker,
     WorkerDied,
@@ -349,3 +354,57 @@ def test_exception_that_cannot_be_unpickled_is_still_told() -> None:
         list(map_ordered(fail_in_two_parts, [3], 1))
     assert raised.value.type_name == "test_processes.TwoPartError"
     assert "test_processes.TwoPartError" in "".join(raised.value.__notes__)
+
+
+BUSY = """
+import os, time
+def main():
+    from trajrec.replay.processes.child import ChildChannel
+    time.sleep(0.5)
+    open("began", "w").write(str(os.getpid()))
+    ChildChannel()
+    time.sleep(600)
+"""
+
+KILLED = """
+import os, signal
+from trajrec.replay.processes.child import ChildProcess
+ChildProcess("busy:main")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a parent's end is Linux's own")
+def test_a_worker_whose_caller_was_killed_at_its_start_ends(tmp_path: Path) -> None:
+    (tmp_path / "busy.py").write_text(BUSY)
+    run = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    began = tmp_path / "began"
+    deadline = time.monotonic() + 30
+    while not (began.exists() and began.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert wait_until_gone(int(began.read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal of a parent's end is Linux's own")
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("is_orphan", [False, True])
+def test_a_forked_child_of_an_ended_process_ends_itself(is_orphan: bool) -> None:
+    read_end, write_end = os.pipe()
+    process_id = os.fork()
+    if not process_id:
+        server_id = os.getpid()
+        if not os.fork():
+            while is_orphan and os.getppid() == server_id:
+                time.sleep(0.01)
+            die_with_parent()
+            end_if_orphan(server_id)
+            os.write(write_end, b"lives")
+            os._exit(0)
+        if not is_orphan:
+            os.wait()
+        os._exit(0)
+    os.close(write_end)
+    os.waitpid(process_id, 0)
+    with os.fdopen(read_end, "rb") as pipe:
+        assert pipe.read() == (b"" if is_orphan else b"lives")

@@ -30,7 +30,13 @@ from trajrec.replay.forks.control import CLOSING, is_control
 from trajrec.replay.forks.fork_job import BranchLost, BranchResult, ForkJob
 from trajrec.replay.forks.outside import Holdings, shared_since, threads_here
 from trajrec.replay.forks.walker import Walker
-from trajrec.replay.processes.child import ChildChannel, die_with_parent, dumps, readable
+from trajrec.replay.processes.child import (
+    ChildChannel,
+    die_with_parent,
+    dumps,
+    end_if_orphan,
+    readable,
+)
 
 _LENGTH_BYTES = 8
 """Size of the length that precedes a child's pickled result."""
@@ -193,8 +199,12 @@ def _check_shared(
 def _fork(job: ForkJob, walker: Walker, index: int) -> _ForkedChild:
     read_end, write_end = os.pipe()
     drawn = random.getstate()
+    server_id = os.getpid()
     process_id = os.fork()
     if not process_id:
+        # First of all: from here on no child can outlive the server.
+        die_with_parent()
+        end_if_orphan(server_id)
         # Python seeds `random` anew in a forked process; an environment may have seeded it.
         random.setstate(drawn)
         _run_child(job, walker, index, write_end)
@@ -222,8 +232,6 @@ def _deadline(job: ForkJob, index: int) -> float | None:
 def _run_child(job: ForkJob, walker: Walker, index: int, pipe: int) -> NoReturn:
     status = 1
     try:
-        # First of all: from here on no child can outlive the server.
-        die_with_parent()
         if job.memory_mb is not None:
             _limit_memory(job.memory_mb)
         _send(pipe, job.task.run(replace(walker.branch_point(index), restore="os_fork")))

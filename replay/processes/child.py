@@ -92,7 +92,9 @@ def call_in_subprocess(
         tempfile.TemporaryFile() as reply,
         tempfile.TemporaryFile() as errors,
     ):
-        request.write(pickle.dumps(paths) + pickle.dumps(registered()) + call)
+        # Of a fixed size: other sizes would be other memory addresses.
+        own_id = LENGTH.pack(os.getpid())
+        request.write(own_id + pickle.dumps(paths) + pickle.dumps(registered()) + call)
         request.seek(0)
         process = subprocess.Popen(
             _command(fixed_addresses=fixed_addresses),
@@ -135,6 +137,7 @@ def answer() -> None:
     """
     die_with_parent()
     source, out = _take_over_stdio()
+    end_if_orphan(*LENGTH.unpack(source.read(LENGTH.size)))
     # In this order: the paths find the modules of the registered environments, which the function
     # may need when it is unpickled.
     sys.path[:] = pickle.load(source)
@@ -148,6 +151,16 @@ def die_with_parent() -> None:
     """Have the kernel end this process when its parent ends, even if it is busy (Linux only)."""
     if _PRCTL is not None:
         _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+
+
+def end_if_orphan(parent_id: int) -> None:
+    """End this process if its parent had ended before `die_with_parent` (Linux only).
+
+    Args:
+        parent_id: The id of the process that started this one.
+    """
+    if _PRCTL is not None and os.getppid() != parent_id:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _take_over_stdio() -> tuple[BinaryIO, BinaryIO]:
@@ -216,6 +229,7 @@ class ChildProcess:
         self._input = self.process.stdin
         self.out = self.process.stdout
         self._received = bytearray()
+        self.send(pickle.dumps(self._owner))
         self.send(pickle.dumps(sys.path))
         self.send(registered())
 
@@ -296,6 +310,7 @@ class ChildChannel:
             os.register_at_fork(after_in_child=self._close)
         # The caller decides which processes an interrupt ends.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        end_if_orphan(pickle.loads(self.receive() or b""))
         sys.path[:] = pickle.loads(self.receive() or b"")
         register(self.receive() or b"")
 
