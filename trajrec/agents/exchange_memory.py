@@ -55,8 +55,8 @@ class Continued(NamedTuple):
     Attributes:
         n: The number of messages of the earlier request, with which this one begins; 0 if it goes
             on from none.
-        agreement: 3 if the answer of the earlier one follows, 2 if only the begin of that answer is
-            known, 1 if something else follows, as after a program that edits what models say. 0 if
+        agreement: 3 if the answer of the earlier one follows, 2 if only the beginning of that answer
+            is known, 1 if something else follows, as after a program that edits what models say. 0 if
             no answer has come: nobody can go on from it.
         is_last: Whether the earlier request was the last one of its episode.
     """
