@@ -182,3 +182,23 @@ def test_each_message_of_samples_in_one_episode_is_one_row(n_samples: int, tmp_p
         query = "SELECT list(text ORDER BY text) FROM messages WHERE role = 'assistant'"
         ((answers,),) = corpus.sql(query).fetchall()
     assert answers == sorted(text for sample in samples for text in sample.said)
+
+
+def test_an_answer_that_is_read_half_is_gone_on_from(tmp_path: Path) -> None:
+    """A client may ask again before it has closed the stream of its answer."""
+    half, whole = Sample(0, "stream"), Sample(1, "stream")
+    with trajrec.capture(tmp_path):
+        whole.go_on()
+        half.go_on()
+        whole.go_on()
+        exchange = half._exchange
+        assert exchange is not None
+        body, following = half.answer("half")
+        exchange.responded(200, [("content-type", "text/event-stream")])
+        exchange.received(body)
+        half._exchange = None
+        half.messages += following
+        half.go_on()
+        half.go_on()
+        exchange.ended(None)
+    assert told(tmp_path) == [["half", "sample 0 turn 0"], ["sample 1 turn 0"]]
