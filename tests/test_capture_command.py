@@ -24,6 +24,7 @@ from tiers import third_slow
 import trajrec
 from trajrec.cli.main import main
 from trajrec.cli.rerun import warn_of_others
+from trajrec.proxies.command import Command
 
 pytestmark = pytest.mark.slow
 
@@ -322,6 +323,21 @@ def test_exit_status_and_signals_pass_through(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 21
     process.stdout.close()
+
+
+def test_a_signal_reaches_a_command_that_is_just_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Signalled(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(subprocess, "Popen", Signalled)
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    started_at = time.monotonic()
+    assert Command(words, os.environ).run() == 128 + signal.SIGTERM
+    assert time.monotonic() - started_at < 30
 
 
 def test_a_command_on_a_terminal_reads_it_and_gets_its_interrupt(tmp_path: Path) -> None:

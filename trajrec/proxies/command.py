@@ -60,6 +60,7 @@ class Command:
         self._output = output
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
+        self._signals_before_start: list[int] = []
         self._has_terminal = not in_background and _has_terminal()
         self._lock = threading.Lock()
         self.was_stopped = False
@@ -94,6 +95,8 @@ class Command:
                     print(f"trajrec: {self._arguments[0]}: {exc.strerror}", file=sys.stderr)
                     is_missing = isinstance(exc, FileNotFoundError)
                     return NOT_FOUND if is_missing else NOT_EXECUTABLE
+            for number in self._signals_before_start:
+                self._send(number)
             status = self._wait(self._process)
         return status if status >= 0 else 128 - status
 
@@ -142,7 +145,12 @@ class Command:
 
         def handle(number: int, _frame: FrameType | None) -> None:
             # The terminal sends these to the command as well.
-            if not (self._has_terminal and number in (signal.SIGINT, _QUIT, _WINCH)):
+            if self._has_terminal and number in (signal.SIGINT, _QUIT, _WINCH):
+                return
+            # The command may run already while `Popen` has not returned yet.
+            if self._process is None:
+                self._signals_before_start.append(number)
+            else:
                 self._send(number)
 
         earlier = {}
