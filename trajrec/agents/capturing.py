@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from trajrec.agents.episode import AgentEpisode
+from trajrec.agents.captured_episode import CapturedEpisode
 from trajrec.agents.routing import connect_taps, router
 from trajrec.agents.stand_ins import stand_in_for
 from trajrec.log.remote import local_folder
@@ -47,13 +48,16 @@ class Capture:
 
     def stop(self) -> None:
         """End the capture, and the episodes that it made. A second time does nothing."""
+        self._stop(None)
+
+    def _stop(self, failure: BaseException | None) -> None:
         global _current
         with _lock:
             if self._is_over or self._process_id != os.getpid():
                 return
             self._is_over = True
             _current = None
-            router.stop()
+            router.stop(_name_of(failure))
             self._disconnect()
 
     def __enter__(self) -> Self:
@@ -66,16 +70,12 @@ class Capture:
         self._n_blocks -= 1
         # The inner block of two around one capture does not end the outer one's.
         if not self._n_blocks:
-            self.stop()
+            self._stop(exc)
 
-    def _new_episode(self) -> AgentEpisode:
+    def _new_episode(self) -> CapturedEpisode:
         # An experiment runs no conversations, and refuses them here.
         stand_in_for(self.folder, self._options, is_conversation=True)
-        return _ConversationEpisode(self.folder, wire=False, **self._options)
-
-
-class _ConversationEpisode(AgentEpisode):
-    """The episode of a conversation. Nothing stands in for it."""
+        return CapturedEpisode(self.folder, **self._options)
 
 
 def capture(
@@ -145,8 +145,17 @@ def capture(
 def _stop() -> None:
     """End the capture before the logs are closed."""
     if _current is not None:
-        _current.stop()
+        # Where code is typed in, an earlier line may have raised the last exception.
+        is_typed_in = hasattr(sys, "ps1") or sys.flags.interactive
+        _current._stop(None if is_typed_in else getattr(sys, "last_value", None))
     close_logs()
+
+
+def _name_of(failure: BaseException | None) -> str:
+    """Return the name of the exception that ended a program, "" if it ended as it should."""
+    if failure is None or (isinstance(failure, SystemExit) and not failure.code):
+        return ""
+    return type(failure).__name__
 
 
 def _continue_in_child() -> None:

@@ -136,7 +136,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         self._token: EpisodeToken | None = None
         self._stop_reason = ""
         self._claimed_done: bool | None = None
-        self._is_truncated = False
+        self._ending: AgentEnding = "terminated"
         self._has_ended = False
         self._wire = wire
         self._disconnect: Callable[[], object] = bool
@@ -177,7 +177,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         try:
             for verifier in self._spec.checks:
                 self.check(verifier)
-            ending = "truncated" if self._is_truncated else "terminated"
+            ending = self._ending
         finally:
             # Also after Ctrl-C in a verifier: without an end, it would stay the current episode.
             self._end(ending)
@@ -360,7 +360,7 @@ class AgentEpisode(AsyncBlock, ToolDecorator):
         self._stop_reason = self._redactor.text(reason)
         # A log holds neither NumPy's truth values nor numbers there.
         self._claimed_done = None if claimed_done is None else bool(claimed_done)
-        self._is_truncated = truncated
+        self._ending = "truncated" if truncated else "terminated"
 
     def continue_from(self, origin: ForkOrigin) -> None:
         """Continue another episode, before this one begins; `trajrec.rerun` calls it."""

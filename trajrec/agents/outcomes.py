@@ -15,7 +15,7 @@ from trajrec.recording.faults import Fault
 from trajrec.types import Value
 from trajrec.verifiers import code_digest, identify, run_check, warn_if_error
 
-AgentEnding: TypeAlias = Literal["terminated", "truncated", "error"]
+AgentEnding: TypeAlias = Literal["terminated", "truncated", "error", "unknown"]
 
 
 def record_side_effect(
@@ -136,7 +136,7 @@ def record_end(
     Args:
         journal: The episode's journal.
         step: Number of the last step.
-        ending: How the episode ended.
+        ending: How the episode ended; "unknown" if nobody told.
         stop_reason: The agent's own reason, "" if it gave none.
         claimed_done: Whether the agent claims to be done, None if it did not say.
         fault: The component whose fault ended it, "" if none is known.
@@ -150,13 +150,13 @@ def record_end(
             episode=journal.number,
             time_ns=time.time_ns(),
             n_steps=step + 1,
-            ending=ending,
+            ending="abandoned" if ending == "unknown" else ending,
             terminated=ending == "terminated",
             truncated=ending == "truncated",
             stop_reason=stop_reason,
             claimed_done=claimed_done,
             fault=fault,
-            extra_data=unseen_data(unseen),
+            extra_data=unseen_data(unseen, is_unknown=ending == "unknown"),
         )
     )
     if journal.log.writer.durability == "machine":

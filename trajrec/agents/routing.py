@@ -31,7 +31,9 @@ MAX_CONVERSATIONS = 1000
 
 
 class Conversation(EpisodeSession, Protocol):
-    """An episode that is begun and ended for a conversation; `AgentEpisode` is one."""
+    """An episode that is begun and ended for a conversation; `CapturedEpisode` is one."""
+
+    def break_off(self, reason: str) -> None: ...
 
     def __enter__(self) -> object: ...
 
@@ -126,15 +128,20 @@ class Router:
         """Make an episode for each conversation that no episode takes."""
         self._new_episode = new_episode
 
-    def stop(self) -> None:
-        """End the episodes that were made, and make no more."""
+    def stop(self, failure: str = "") -> None:
+        """End the episodes that were made, and make no more.
+
+        Args:
+            failure: How the program failed, "" if it did not: nothing tells which of its
+                conversations the failure ended.
+        """
         with self._lock:
             self._new_episode = None
             conversations = list(self._conversations.values())
             self._conversations.clear()
             self._marked.clear()
         for episode in conversations:
-            _end(episode)
+            _end(episode, failure)
 
     def forget(self) -> None:
         """Forget the conversations of the parent process, which a forked one must not write to."""
@@ -200,7 +207,7 @@ class Router:
     def _begin_conversation(self, new_episode: NewEpisode, request: HttpRequest) -> Conversation:
         if len(self._conversations) >= MAX_CONVERSATIONS:
             oldest = next(iter(self._conversations))
-            _end(self._conversations.pop(oldest))
+            _end(self._conversations.pop(oldest), "")
         caller = calling_episode() or caller_of(request, self._conversations.values())
         episode = new_episode()
         # In a context of its own: the request's task must not be inside of the episode.
@@ -260,10 +267,15 @@ def _longest(
     return best if found is not None and found.n else None
 
 
-def _end(episode: Conversation) -> None:
-    if not episode.has_ended:
+def _end(episode: Conversation, failure: str) -> None:
+    if episode.has_ended:
+        return
+    memory = episode.exchange_memory
+    if failure or (memory is not None and memory.is_in_the_middle()):
+        episode.break_off(failure or CAPTURE_ENDED)
+    else:
         episode.stop(CAPTURE_ENDED)
-        episode.__exit__(None, None, None)
+    episode.__exit__(None, None, None)
 
 
 router = Router()

@@ -44,7 +44,11 @@ def unknown_data() -> bytes:
 
 
 def end_data(
-    *, is_unknown: bool, extra: Value = None, messages: list[Value] | None = None
+    *,
+    is_unknown: bool,
+    extra: Value = None,
+    messages: list[Value] | None = None,
+    facts: JsonObject | None = None,
 ) -> bytes | None:
     """Return the `extra_data` of an end, None if there is nothing to say.
 
@@ -52,10 +56,11 @@ def end_data(
         is_unknown: Whether the outcome is unknown.
         extra: Facts of the source that have no place of their own.
         messages: The messages after the last model call.
+        facts: Facts under keys of their own.
     """
-    facts: JsonObject = {}
+    facts = dict(facts or {})
     if is_unknown:
-        if extra is None and not messages:
+        if extra is None and not messages and not facts:
             return unknown_data()
         facts[_UNKNOWN] = True
     if extra is not None:

@@ -1,21 +1,26 @@
-"""The ways past the taps that a process had, in the `extra_data` of the end of an episode.
+"""What a recorder did not see of an episode, in the `extra_data` of its end.
 
-A model call by such a way is not in the record, so that the record may be partial.
+These are the ways past the taps that its process had, since a model call by such a way is not in
+the record; and how the episode ended, if nobody told.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trajrec.log.source_facts import facts_of
-from trajrec.values import codec
+from trajrec.log.source_facts import end_data, facts_of
 
 _UNSEEN = "unseen"
 
 
-def unseen_data(ways: Sequence[str]) -> bytes | None:
-    """Return the `extra_data` of an end; None if there are no such ways."""
-    return codec.encode({_UNSEEN: list(ways)}) if ways else None
+def unseen_data(ways: Sequence[str], *, is_unknown: bool = False) -> bytes | None:
+    """Return the `extra_data` of an end; None if nothing was unseen.
+
+    Args:
+        ways: The ways past the taps.
+        is_unknown: Whether nobody told how the episode ended.
+    """
+    return end_data(is_unknown=is_unknown, facts={_UNSEEN: list(ways)} if ways else None)
 
 
 def unseen_of(data: bytes | None) -> list[str]:

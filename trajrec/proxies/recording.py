@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from trajrec.agents.episode import AgentEpisode
+from trajrec.agents.captured_episode import CapturedEpisode
 from trajrec.agents.routing import Router
 from trajrec.protocols import Verdict, Verifier
 from trajrec.proxies.mcp_sessions import McpRecording
@@ -59,7 +59,7 @@ class CommandRecording:
         self._is_one_episode = is_one_episode
         self._is_watching = is_one_episode and "watch" in options
         self._verifiers = verifiers
-        self._episodes: list[AgentEpisode] = []
+        self._episodes: list[CapturedEpisode] = []
         self._router = Router()
         self._lock = threading.Lock()
         self.mcp: McpRecording | None = None
@@ -105,10 +105,13 @@ class CommandRecording:
             judged = self._options["watch"] if self._is_watching else status
             for verifier in self._verifiers:
                 self.verdicts[identify(verifier).id] = episode.check(verifier, judged)
-            episode.stop(f"{STATUS_REASON}{status}")
+            if status:
+                episode.break_off(f"{STATUS_REASON}{status}")
+            else:
+                episode.stop(f"{STATUS_REASON}{status}")
             episode.__exit__(None, None, None)
         else:
-            self._router.stop()
+            self._router.stop(f"{STATUS_REASON}{status}" if status else "")
         close_logs()
 
     def __exit__(
@@ -162,7 +165,7 @@ class CommandRecording:
                 self.first_fault = self.first_fault or f"{type(exc).__name__}: {exc}"
             return None
 
-    def _new_episode(self) -> AgentEpisode:
-        episode = AgentEpisode(self._folder, wire=False, **self._options)
+    def _new_episode(self) -> CapturedEpisode:
+        episode = CapturedEpisode(self._folder, **self._options)
         self._episodes.append(episode)
         return episode

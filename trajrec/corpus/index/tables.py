@@ -69,8 +69,8 @@ ALL_EPISODES = Table(
         (
             "ending",
             "VARCHAR",
-            "terminated, truncated, abandoned or error; unknown if an imported record does not say it;"
-            " without an end, running or interrupted",
+            "terminated, truncated, abandoned or error; unknown if nothing tells it, as in some captures"
+            " and imports; without an end, running or interrupted",
         ),
         (
             "outcome",
