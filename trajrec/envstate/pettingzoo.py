@@ -296,7 +296,23 @@ class JointActions(gymnasium.Space[Any]):
         )
 
     def contains(self, x: Action) -> bool:
-        """Return whether `x` holds allowed actions of players in turn."""
+        """Return whether `x` holds actions of players in turn, whatever their masks say."""
+        return self._are_all(x, lambda agent, action: action in self._space(agent))
+
+    def allows(self, x: Action) -> bool:
+        """Return whether `x` holds actions of players in turn that their masks allow."""
+
+        def is_allowed(agent: Player, action: Action) -> bool:
+            space = self._space(agent)
+            mask = self._env.acting_agents[agent]
+            is_own = action in space
+            if is_own and mask is not None and isinstance(space, gymnasium.spaces.Discrete):
+                return bool(mask[action - space.start])
+            return is_own
+
+        return self._are_all(x, is_allowed)
+
+    def _are_all(self, x: Action, is_right: Callable[[Player, Action], bool]) -> bool:
         acting = self._env.acting_agents
         is_parallel = isinstance(self._env, ParallelView)
         actions: Iterable[tuple[Player, Action]] = (
@@ -305,8 +321,7 @@ class JointActions(gymnasium.Space[Any]):
         for agent, action in actions:
             if agent not in acting:
                 return False
-            is_allowed = action is None if _is_dead(acting[agent]) else action in self._space(agent)
-            if not is_allowed:
+            if not (action is None if _is_dead(acting[agent]) else is_right(agent, action)):
                 return False
         return True
 

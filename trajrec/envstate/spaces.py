@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 
 from trajrec.errors import EnvContractError
-from trajrec.types import AnyEnv
+from trajrec.types import Action, AnyEnv
 
 
 def inner_spaces(space: gymnasium.Space[Any]) -> list[gymnasium.Space[Any]]:
@@ -35,3 +37,28 @@ def declared_space(
     raise EnvContractError(
         f"{cls}.{name} must be a space of Gymnasium, got {held}: set self.{name} in its __init__"
     )
+
+
+def accepts(env: AnyEnv, action: Action) -> bool:
+    """Return whether an environment must be able to take an action; True if nothing tells.
+
+    Numbers of another type than the space's count by their value, since environments take them.
+
+    >>> env = gymnasium.make("CartPole-v1")
+    >>> accepts(env, 1), accepts(env, 2), accepts(env, float("nan"))
+    (True, False, False)
+    """
+    space = getattr(env, "action_space", None)
+    if not isinstance(space, gymnasium.Space):
+        return True
+    try:
+        if isinstance(space, gymnasium.spaces.Box):
+            array = np.asarray(action)
+            fits = array.shape == space.shape
+            return fits and bool(np.all((array >= space.low) & (array <= space.high)))
+        # The masks of players are no part of their spaces.
+        is_allowed: Callable[[Action], bool] = getattr(space, "allows", space.contains)
+        return bool(is_allowed(action))
+    except Exception:
+        # A space is not made for whatever an agent sends.
+        return False

@@ -23,10 +23,10 @@ from trajrec.recording.buffer import (
     make_entry,
 )
 from trajrec.recording.episode_events import check_events, failure_event
-from trajrec.recording.faults import Fault, fault_of
+from trajrec.recording.faults import Fault, StepPart, fault_of, fault_of_step
 from trajrec.recording.keyframe_schedule import KeyframeSchedule
 from trajrec.redaction.redactor import Redactor
-from trajrec.types import AnyEnv, Info, Observation, Value
+from trajrec.types import Action, AnyEnv, Info, Observation, Value
 from trajrec.values import codec
 
 StepResult: TypeAlias = tuple[Observation, Any, bool, bool, Info]
@@ -231,10 +231,10 @@ class EpisodeWriter:
         buffer.add_last_row(row)
         self._end_due()
 
-    def fail_step(self, exc: BaseException, origin: Literal["env", "scaffold"]) -> None:
+    def fail_step(self, exc: BaseException, origin: StepPart, action: Action) -> None:
         """Record a step without an observation: the environment raised, or the recorder did."""
         buffer = self._buffer
-        self._fault = fault_of(exc, is_of_env=origin == "env")
+        self._fault = fault_of_step(exc, origin, env=self._env, action=action)
         self._add_failure(exc, origin)
         if origin == "scaffold" and buffer.has_pixels:
             # A change of pixels was perhaps taken that no row has.

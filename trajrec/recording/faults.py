@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
+from trajrec.envstate.spaces import accepts
+from trajrec.types import Action, AnyEnv
+
 Fault = Literal["", "infra", "env"]
+
+StepPart = Literal["env", "scaffold"]
+"""What raised in a step: the environment, or the recorder around it."""
 
 INFRA_STATUSES = (408, 425, 429, *range(500, 600))
 """Statuses of HTTP that say nothing about the request: time-outs, too many requests, server errors."""
@@ -24,6 +30,21 @@ def fault_of(exc: BaseException, *, is_of_env: bool) -> Fault:
     if any(map(is_infra, causes_of(exc))):
         return "infra"
     return "env" if is_of_env else ""
+
+
+def fault_of_step(exc: BaseException, part: StepPart, *, env: AnyEnv, action: Action) -> Fault:
+    """Return the fault that an exception in a step shows.
+
+    An environment may refuse an action that is none of its own. That is the agent's doing: left
+    out of comparisons as a fault of the environment, it would make the agent look better.
+
+    Args:
+        exc: The exception.
+        part: What raised it.
+        env: The environment.
+        action: The action that it was given.
+    """
+    return fault_of(exc, is_of_env=part == "env" and accepts(env, action))
 
 
 def is_infra(exc: BaseException) -> bool:

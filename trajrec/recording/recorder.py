@@ -194,7 +194,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
         try:
             obs, reward, terminated, truncated, info = result = self.env.step(action)
         except BaseException as exc:
-            self._episodes.fail_step(exc, "env")
+            self._episodes.fail_step(exc, "env", action)
             raise
         try:
             try:
@@ -211,7 +211,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
                 # The step is recorded, and then something else was interrupted.
                 raise
             # An interrupt too: the environment has made the step, so the log must count it.
-            self._episodes.fail_step(exc, "scaffold")
+            self._episodes.fail_step(exc, "scaffold", action)
             if isinstance(exc, EncodeError):
                 raise self._located(exc) from None
             raise

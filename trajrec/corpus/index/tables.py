@@ -82,7 +82,8 @@ ALL_EPISODES = Table(
             "VARCHAR",
             "component whose fault ended it or left it without a verdict: infra (network, "
             "services; models that were asked and never answered), env (environment, "
-            "world, tools) or verifier; NULL if none is known",
+            "world, tools) or verifier; NULL if none is known, as after an action that is none of "
+            "the environment's",
         ),
         ("stop_reason", "VARCHAR", "reason that the agent gave for its end; NULL if unknown"),
         ("claimed_done", "BOOLEAN", "whether the agent claimed to be done; NULL if unknown"),
