@@ -7,18 +7,23 @@ that it starts inherit both, and would otherwise read or write frames.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
+import functools
 import os
 import pickle
+import queue
 import selectors
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import BinaryIO
+from concurrent.futures import Future
+from typing import BinaryIO, TypeAlias
 
 from trajrec.replay.processes.pickles import by_value
 from trajrec.replay.processes.registry import register, registered
@@ -148,7 +153,10 @@ def answer() -> None:
 
 
 def die_with_parent() -> None:
-    """Have the kernel end this process when its parent ends, even if it is busy (Linux only)."""
+    """Have the kernel end this process when its parent ends, even if it is busy (Linux only).
+
+    To the kernel the parent is a thread: the one that started this process.
+    """
     if _PRCTL is not None:
         _PRCTL(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
@@ -200,6 +208,39 @@ def _command(*, fixed_addresses: bool) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+_Start: TypeAlias = Callable[[], "subprocess.Popen[bytes]"]
+
+
+def _start_for_all_threads(start: _Start) -> subprocess.Popen[bytes]:
+    """Start a process that does not end with the thread that asks for it; see `die_with_parent`."""
+    if _PRCTL is None or threading.current_thread() is threading.main_thread():
+        return start()
+    started: Future[subprocess.Popen[bytes]] = Future()
+    _starts(os.getpid()).put((start, started))
+    return started.result()
+
+
+@functools.cache
+def _starts(_process_id: int) -> queue.SimpleQueue[tuple[_Start, Future[subprocess.Popen[bytes]]]]:
+    """Return the queue of a thread that starts processes, and lasts as long as this process."""
+    starts: queue.SimpleQueue[tuple[_Start, Future[subprocess.Popen[bytes]]]] = queue.SimpleQueue()
+
+    def answer_one(start: _Start, started: Future[subprocess.Popen[bytes]]) -> None:
+        try:
+            started.set_result(start())
+        except BaseException as exc:
+            started.set_exception(exc)
+
+    def run() -> None:
+        while True:
+            # In a function, so that this thread keeps no process that nobody else needs.
+            answer_one(*starts.get())
+
+    # Not by `threading`, to which it would be one of the program's threads, which may still record.
+    _thread.start_new_thread(run, ())
+    return starts
+
+
 class ChildProcess:
     """A Python process that this process started and exchanges frames with.
 
@@ -216,13 +257,15 @@ class ChildProcess:
     def __init__(self, entry: str, settings: dict[str, str] | None = None) -> None:
         self._owner = os.getpid()
         module, _, function = entry.partition(":")
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from {module} import {function}; {function}()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            # A session of its own, so that all that it forked can be ended with it.
-            start_new_session=True,
-            env={**os.environ, **(settings or {})},
+        self.process = _start_for_all_threads(
+            lambda: subprocess.Popen(
+                [sys.executable, "-c", f"from {module} import {function}; {function}()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # A session of its own, so that all that it forked can be ended with it.
+                start_new_session=True,
+                env={**os.environ, **(settings or {})},
+            )
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
