@@ -340,6 +340,26 @@ def test_a_signal_reaches_a_command_that_is_just_starting(
     assert time.monotonic() - started_at < 30
 
 
+def test_a_command_ignores_the_signals_that_its_caller_ignores(tmp_path: Path) -> None:
+    program = (
+        "import signal, sys, time\n"
+        "print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, flush=True)\n"
+        "sys.stdin.read()\n"
+        "sys.exit(21)\n"
+    )
+    words = ["trajrec", "capture", str(tmp_path), "--", sys.executable, "-c", program]
+    ignoring = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", sys.executable, "-m", *words]
+    with subprocess.Popen(
+        ignoring, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        process.send_signal(signal.SIGHUP)
+        process.stdin.close()
+        assert process.wait() == 21
+
+
 def test_a_command_on_a_terminal_reads_it_and_gets_its_interrupt(tmp_path: Path) -> None:
     program = (
         "import signal, sys, time\n"

@@ -322,6 +322,9 @@ def _interrupted_by_signals() -> Iterator[None]:
     for name in ("SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             number = getattr(signal, name)
+            # As below `nohup`.
+            if signal.getsignal(number) == signal.SIG_IGN:
+                continue
             # Another thread than the main one may not handle signals.
             with contextlib.suppress(ValueError):
                 earlier[number] = signal.signal(number, signal.default_int_handler)

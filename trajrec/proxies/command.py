@@ -156,6 +156,9 @@ class Command:
         earlier = {}
         try:
             for number in _PASSED:
+                # What this process ignores, as below `nohup`, the command ignores as well.
+                if signal.getsignal(number) == signal.SIG_IGN:
+                    continue
                 # Another thread than the main one may not handle signals.
                 with contextlib.suppress(ValueError, OSError):
                     earlier[number] = signal.signal(number, handle)

@@ -117,6 +117,9 @@ def _pass_signals(server: subprocess.Popen[bytes]) -> None:
             server.send_signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
+        # What this process ignores, the server ignores as well.
+        if signal.getsignal(number) == signal.SIG_IGN:
+            continue
         # Another thread than the main one may not handle signals.
         with contextlib.suppress(ValueError, OSError):
             signal.signal(number, handle)
