@@ -53,9 +53,9 @@ def take_reports(reader: SocketReader, begin: Begin) -> None:
         return
     other = exchange.sent_body
     head = {"kind": "record", "has_body": other is not None, "url": exchange.sent_url}
-    send_frame(connection, head, other or b"")
-    seconds = THINK_S
     try:
+        send_frame(connection, head, other or b"")
+        seconds = THINK_S
         while _note(exchange, *receive_frame(read)):
             pass
     except (OSError, LookupError, TypeError, ValueError):
