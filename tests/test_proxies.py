@@ -9,6 +9,7 @@ import json
 import os
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,12 @@ from trajrec.cli.recorded_command import told_command
 from trajrec.corpus.wire_calls import WireCall
 from trajrec.proxies import server as proxy_server
 from trajrec.proxies.answering import RerunAnswers
+from trajrec.proxies.frames import send_frame
 from trajrec.proxies.framing import ChunkedBody
+from trajrec.proxies.messages import SocketReader
 from trajrec.proxies.recording import CommandRecording
 from trajrec.proxies.remote import RemoteTap
+from trajrec.proxies.reports import take_reports
 from trajrec.proxies.server import ProxyServer
 from trajrec.proxies.upstreams import command_environment, make_routes, upstream_of
 from trajrec.replay.agents.wire_answers import _beside
@@ -368,6 +372,23 @@ def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
     assert [c.outcome for c in only(tmp_path).transcript.model_calls] == ["cancelled"] * 2
 
 
+def test_a_program_that_dies_as_its_request_is_taken_ends_it(tmp_path: Path) -> None:
+    program, connection = socket.socketpair()
+    url = "https://api.example.com/v1/chat/completions"
+    with connection, trajrec.episode(tmp_path, wire=False) as episode:
+
+        def begin(request: HttpRequest, mark: str) -> Any:
+            exchange = episode.begin_exchange(request)
+            program.close()
+            return exchange
+
+        asked = {"method": "POST", "url": url, "headers": []}
+        send_frame(program, asked, chat("x"))
+        take_reports(SocketReader(connection), begin)
+    (call,) = only(tmp_path).transcript.model_calls
+    assert call.outcome == "error"
+
+
 def test_a_failure_that_its_client_leaves_is_one(tmp_path: Path) -> None:
     failing = Turn(status=529, headers={"x-should-retry": "true"})
     with ModelServer([failing, Turn("done")]) as server, proxy(tmp_path, server.url) as address:
@@ -466,6 +487,52 @@ def test_slow_and_many_connections_are_closed(
             connection.close()
         assert time.monotonic() - began < 5
         wait_for(lambda: post(address, "/openai/v1/chat/completions", chat("x")).status == 200)
+
+
+def serves(thread: Any) -> bool:
+    """Return whether a thread serves a connection of the proxy."""
+    return getattr(thread._target, "__func__", None) is ProxyServer._serve
+
+
+def test_a_connection_without_a_thread_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_failed = 0
+
+    class Scarce(threading.Thread):
+        def start(self) -> None:
+            nonlocal n_failed
+            if serves(self) and n_failed < 2:
+                n_failed += 1
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Scarce)
+    with ModelServer() as server, proxy(tmp_path, server.url) as address:
+        statuses = [
+            post(address, "/openai/v1/chat/completions", chat("x")).status for _ in range(3)
+        ]
+    assert statuses == [0, 0, 200]
+
+
+def test_a_proxy_is_closed_while_a_connection_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_starting = threading.Event()
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            if serves(self):
+                is_starting.set()
+                time.sleep(0.2)
+            super().start()
+
+    with ModelServer() as server, proxy(tmp_path, server.url) as address:
+        monkeypatch.setattr(threading, "Thread", Slow)
+        parts = urlsplit(address)
+        client = socket.create_connection((parts.hostname, parts.port), 10)
+        assert is_starting.wait(10)
+    client.close()
 
 
 def is_reachable(place: str, port: int | None) -> bool:

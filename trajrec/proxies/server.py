@@ -138,8 +138,14 @@ class ProxyServer:
                     connection.close()
                     continue
                 thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
+                try:
+                    # With the lock: `close` cannot wait for a thread that has not started.
+                    thread.start()
+                except RuntimeError:
+                    # Too many threads; those that end will make room.
+                    connection.close()
+                    continue
                 self._open[connection] = thread
-            thread.start()
 
     def _serve(self, connection: socket.socket) -> None:
         """Serve one connection until its end."""
