@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import itertools
 import os
 import re
 import subprocess
@@ -149,6 +150,30 @@ def test_users_of_the_taps_are_counted() -> None:
     assert httpx2.HTTPTransport.handle_request is bare
     with pytest.raises(RuntimeError, match="without install"):
         patching.uninstall()
+
+
+def test_an_interrupt_leaves_no_library_without_its_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    need("httpx")
+    patch = patching._patch_library
+    n_users = patching._n_users
+    for at in range(4):
+        calls = itertools.count()
+
+        def interrupted(library: str, module: Any, calls: Any = calls, at: int = at) -> None:
+            if next(calls) == at:
+                raise KeyboardInterrupt
+            patch(library, module)
+
+        monkeypatch.setattr(patching, "_patch_library", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            patching.install()
+        monkeypatch.setattr(patching, "_patch_library", patch)
+        patching.install()
+        assert all(hasattr(getattr(owner, name), "__wrapped__") for owner, name in leaves())
+        assert sys.meta_path.count(patching._HOOK) == 1
+        while patching._n_users > n_users:
+            patching.uninstall()
+        assert not any(hasattr(getattr(owner, name), "__wrapped__") for owner, name in leaves())
 
 
 @pytest.mark.slow

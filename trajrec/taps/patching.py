@@ -89,6 +89,9 @@ class _Patch(NamedTuple):
 
 _lock = threading.RLock()
 _n_users = 0
+# Whether all imported libraries were patched: an interrupt may leave some, and the next user begins
+# anew.
+_is_done = False
 # Also those that another tool has wrapped: they cannot be taken out, and must not be put in twice.
 _patches: list[_Patch] = []
 # Kept for the next time, since making them takes longer than an episode may cost.
@@ -101,13 +104,14 @@ def install() -> None:
 
     Every call needs one of `uninstall`.
     """
-    global _n_users
+    global _n_users, _is_done
     begun = []
     with _lock:
         _n_users += 1
-        if _n_users > 1:
+        if _is_done:
             return
-        sys.meta_path.insert(0, _HOOK)
+        if _HOOK not in sys.meta_path:
+            sys.meta_path.insert(0, _HOOK)
         for library in _PATCHES:
             module = sys.modules.get(library)
             if module is None:
@@ -116,6 +120,7 @@ def install() -> None:
                 begun.append(library)
             else:
                 _patch_library(library, module)
+        _is_done = True
     # Another thread is in the midst of importing these: wait, without the lock, which it may need.
     for library in begun:
         with contextlib.suppress(Exception):
@@ -130,13 +135,14 @@ def uninstall() -> None:
     Raises:
         RuntimeError: There was no `install` before.
     """
-    global _n_users
+    global _n_users, _is_done
     with _lock:
         if not _n_users:
             raise RuntimeError("uninstall() without install()")
         _n_users -= 1
         if _n_users:
             return
+        _is_done = False
         with contextlib.suppress(ValueError):
             sys.meta_path.remove(_HOOK)
         for patch in list(_patches):
