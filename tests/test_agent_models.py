@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import gc
 import random
 import time
 from pathlib import Path
@@ -271,3 +273,28 @@ def test_a_cost_that_no_float_holds_is_unknown(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         query = "SELECT cost, json_extract(answer, '$.usage.prompt_tokens') FROM model_calls"
         assert corpus.sql(query).fetchall() == [(None, "5")]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("n_tries", [0, 2])
+def test_calls_of_a_dropped_task_are_cancelled(tmp_path: Path, n_tries: int) -> None:
+    async def wait(**_: Any) -> None:
+        await asyncio.sleep(60)
+
+    async def agent(ep: Any) -> None:
+        tool = ep.tool(wait)
+        for attempt in ep.attempts(n_tries) if n_tries else [contextlib.nullcontext()]:
+            with attempt:
+                await asyncio.gather(ep.model(wait, messages=[]), tool())
+
+    loop = asyncio.new_event_loop()
+    with trajrec.episode(tmp_path) as ep:
+        # In a context of its own, as all tasks; it is closed in this one.
+        task = loop.create_task(agent(ep), context=contextvars.copy_context())
+        loop.run_until_complete(asyncio.sleep(0.05))
+        loop.close()
+        del task
+        gc.collect()
+    transcript = only(tmp_path).transcript
+    assert [call.outcome for call in transcript.model_calls] == ["cancelled"]
+    assert [attempt.outcome for attempt in transcript.attempts] == ["cancelled"]

@@ -126,7 +126,9 @@ class ModelCallRecorder:
         try:
             yield
         finally:
-            _ENCLOSING.reset(token)
+            # A coroutine that is dropped is closed in another context, which has no such token.
+            with contextlib.suppress(ValueError):
+                _ENCLOSING.reset(token)
 
     def _record_answer(self, number: int, answer: Value, *, is_async: bool = False) -> Value:
         """Return an answer, which is recorded at once or, if it is a stream, while it is read."""

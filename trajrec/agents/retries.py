@@ -182,5 +182,7 @@ def _one_try(state: RetryState, attempt: AbstractContextManager[Any]) -> Iterato
             # Inside the block of the attempt, which ends without an exception only then.
             state.has_succeeded = True
     finally:
-        _STATE.reset(token)
+        # A coroutine that is dropped is closed in another context, which has no such token.
+        with contextlib.suppress(ValueError):
+            _STATE.reset(token)
         state.ended_ns = time.monotonic_ns()
