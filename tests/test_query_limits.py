@@ -244,7 +244,7 @@ def test_a_process_refuses_what_reads_files_or_changes(process: QueryProcess, ru
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_no_process_outlives_the_one_that_asks(runs: Path) -> None:
+def test_no_process_outlives_the_one_that_asks(runs: Path, results: Path) -> None:
     code = (
         "import os, signal, sys, threading, trajrec\n"
         "from trajrec.corpus.sandbox import Sandbox\n"
@@ -255,13 +255,19 @@ def test_no_process_outlives_the_one_that_asks(runs: Path) -> None:
         'corpus.sql("SELECT sum(a) FROM range(1000000000000) t(a)")\n'
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(runs)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", code, str(runs)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TMPDIR": str(results)},
     )
     process_id = int(done.stdout)
     for _ in range(200):
         try:
             os.kill(process_id, 0)
         except ProcessLookupError:
+            # Its results may be large, or secret.
+            assert not list(results.iterdir())
             return
         time.sleep(0.05)
     pytest.fail("the process of the query goes on")

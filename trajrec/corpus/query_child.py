@@ -12,6 +12,7 @@ import os
 import pickle
 import queue
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -44,12 +45,18 @@ class _Rows:
         return self._relation.__arrow_c_stream__()
 
 
-def main() -> None:
-    """Run queries until stdin ends."""
+def main(results: str) -> None:
+    """Run queries until stdin ends.
+
+    Args:
+        results: The folder of the files, which is deleted at the end: whoever asks may have been
+            killed.
+    """
+    source = sys.stdin.buffer
     requests: Requests = queue.SimpleQueue()
     out = os.fdopen(os.dup(1), "wb")
-    setting: Setting = pickle.loads(_frame(sys.stdin.buffer))
-    threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
+    setting: Setting = pickle.loads(_frame(source, results))
+    threading.Thread(target=_read, args=(source, requests, results), daemon=True).start()
     index: LiveIndex | None = None
     # The closed instance writes no file, so another one does.
     writer = connect(threads=1)
@@ -88,19 +95,20 @@ def _run(
         return {"names": relation.columns}
 
 
-def _frame(source: BinaryIO) -> bytes:
+def _frame(source: BinaryIO, results: str) -> bytes:
     """Return the next request; end this process with the one that sends them."""
     header = source.read(LENGTH.size)
     if len(header) < LENGTH.size:
+        shutil.rmtree(results, ignore_errors=True)
         # At once, since a query may be under way.
         os._exit(0)
     (size,) = LENGTH.unpack(header)
     return source.read(size)
 
 
-def _read(source: BinaryIO, requests: Requests) -> None:
+def _read(source: BinaryIO, requests: Requests, results: str) -> None:
     while True:
-        requests.put(pickle.loads(_frame(source)))
+        requests.put(pickle.loads(_frame(source, results)))
 
 
 def _say(out: BinaryIO, answer: Answer) -> None:

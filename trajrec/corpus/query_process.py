@@ -34,7 +34,7 @@ _MAIN = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from trajrec.corpus.query_child import main
-main()
+main(sys.argv[2])
 """
 
 
@@ -194,7 +194,7 @@ def _start(setting: Setting) -> _Child:
     folder = tempfile.mkdtemp(prefix="trajrec-query-")
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _MAIN, paths],
+            [sys.executable, "-P", "-c", _MAIN, paths, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
