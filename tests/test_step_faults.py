@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 from conftest import rows
-from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiDiscrete, Space, Tuple
 
 import trajrec
 
@@ -55,6 +55,8 @@ BOX = Box(-1, 1, (2,), np.float32)
         (BOX, np.ones(2)),
         (BOX, [0.5, -1]),
         (Dict(a=Discrete(2)), {"a": 1}),
+        (Dict(a=BOX), {"a": np.ones(2)}),
+        (Tuple([Dict(a=BOX), Discrete(2)]), ({"a": [0.5, -1]}, 1)),
         (None, 2),
     ],
 )
@@ -76,6 +78,10 @@ def test_an_environment_that_fails_at_its_own_action_is_at_fault(
         (BOX, "left"),
         (MultiDiscrete([2, 2]), 1),
         (Dict(a=Discrete(2)), {"b": 1}),
+        (Dict(a=Discrete(2)), 1),
+        (Dict(a=BOX), {"a": np.full(2, 1.01)}),
+        (Tuple([BOX, Discrete(2)]), (np.ones(2),)),
+        (Tuple([BOX, Discrete(2)]), (np.ones(2), 2)),
     ],
 )
 def test_an_action_outside_the_space_is_no_fault_of_the_environment(
@@ -94,6 +100,27 @@ def test_an_outage_stays_one_whatever_the_action(tmp_path: Path) -> None:
         with pytest.raises(ConnectionError):
             env.step(9)
     assert rows(tmp_path, FAULTS) == [("error", "infra")]
+
+
+def test_a_space_that_fails_too_leaves_the_exception(tmp_path: Path) -> None:
+    class Gone(Refusing):
+        is_gone = False
+
+        @property
+        def action_space(self) -> Space[Any]:  # type: ignore[override]
+            if self.is_gone:
+                raise RuntimeError("there is no simulator")
+            return Discrete(3)
+
+        def step(self, action: Any) -> Any:
+            self.is_gone = True
+            return super().step(action)
+
+    with trajrec.record(Gone(None), tmp_path) as env:
+        env.reset(seed=1)
+        with pytest.raises(ValueError, match="no"):
+            env.step(1)
+    assert rows(tmp_path, FAULTS) == [("error", "env")]
 
 
 @pytest.mark.parametrize(("action", "expected"), [(4, None), (9, None), (0, "env")])

@@ -48,17 +48,31 @@ def accepts(env: AnyEnv, action: Action) -> bool:
     >>> accepts(env, 1), accepts(env, 2), accepts(env, float("nan"))
     (True, False, False)
     """
-    space = getattr(env, "action_space", None)
+    try:
+        space = getattr(env, "action_space", None)
+    except Exception:
+        # A property may ask what has just failed.
+        return True
     if not isinstance(space, gymnasium.Space):
         return True
     try:
-        if isinstance(space, gymnasium.spaces.Box):
-            array = np.asarray(action)
-            fits = array.shape == space.shape
-            return fits and bool(np.all((array >= space.low) & (array <= space.high)))
-        # The masks of players are no part of their spaces.
-        is_allowed: Callable[[Action], bool] = getattr(space, "allows", space.contains)
-        return bool(is_allowed(action))
+        return _takes(space, action)
     except Exception:
         # A space is not made for whatever an agent sends.
         return False
+
+
+def _takes(space: gymnasium.Space[Any], action: Action) -> bool:
+    if isinstance(space, gymnasium.spaces.Box):
+        array = np.asarray(action)
+        fits = array.shape == space.shape
+        return fits and bool(np.all((array >= space.low) & (array <= space.high)))
+    # Gymnasium's own would ask the spaces inside for the very type.
+    if isinstance(space, gymnasium.spaces.Dict):
+        names = space.spaces.keys()
+        return action.keys() == names and all(_takes(space[name], action[name]) for name in names)
+    if isinstance(space, gymnasium.spaces.Tuple):
+        return len(action) == len(space) and all(map(_takes, space, action))
+    # The masks of players are no part of their spaces.
+    is_allowed: Callable[[Action], bool] = getattr(space, "allows", space.contains)
+    return bool(is_allowed(action))
