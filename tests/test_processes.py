@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -408,3 +409,21 @@ def test_a_forked_child_of_an_ended_process_ends_itself(is_orphan: bool) -> None
     os.waitpid(process_id, 0)
     with os.fdopen(read_end, "rb") as pipe:
         assert pipe.read() == (b"" if is_orphan else b"lives")
+
+
+def test_a_worker_that_cannot_be_waited_for_ends_with_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Full(selectors.DefaultSelector):
+        def register(self, *arguments: Any) -> Any:
+            started.append(arguments[2].process)
+            if len(started) == 2:
+                raise OSError("no more can be waited for")
+            return super().register(*arguments)
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Full)
+    with pytest.raises(OSError, match="no more can be waited for"):
+        list(map_ordered(abs, range(4), 2))
+    assert [process.poll() is None for process in started] == [False, False]

@@ -176,7 +176,9 @@ class WorkerPool(Generic[A, B]):
         for worker in self._workers:
             # A forked process shares what the selector waits for with its parent.
             if worker.is_own:
-                self._selector.unregister(worker.out)
+                # One whose start or end an exception has broken off is not there.
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(worker.out)
             worker.close()
         self._workers.clear()
 
