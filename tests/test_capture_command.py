@@ -24,7 +24,7 @@ from tiers import third_slow
 import trajrec
 from trajrec.cli.main import main
 from trajrec.cli.rerun import warn_of_others
-from trajrec.proxies.command import Command
+from trajrec.proxies.command import Command, RunningCommands
 
 pytestmark = pytest.mark.slow
 
@@ -337,6 +337,31 @@ def test_a_signal_reaches_a_command_that_is_just_starting(
     words = [sys.executable, "-c", "import time; time.sleep(60)"]
     started_at = time.monotonic()
     assert Command(words, os.environ).run() == 128 + signal.SIGTERM
+    assert time.monotonic() - started_at < 30
+
+
+def test_an_interrupt_at_its_start_leaves_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(KeyboardInterrupt):
+        RunningCommands().run(Command(words, os.environ, in_background=True))
+    assert [process.poll() for process in started] == [-signal.SIGTERM]
+
+
+def test_a_command_that_begins_after_the_stop_does_not_run() -> None:
+    running = RunningCommands()
+    running.stop()
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    started_at = time.monotonic()
+    assert running.run(Command(words, os.environ, in_background=True)) == 128 + signal.SIGTERM
     assert time.monotonic() - started_at < 30
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import IO
 
@@ -169,21 +170,35 @@ class Command:
 
 
 class RunningCommands:
-    """Commands that run at the same time, each in a thread, to be stopped together."""
+    """Commands that run at the same time, to be stopped together."""
 
     def __init__(self) -> None:
         self._running: set[Command] = set()
+        self._is_stopped = False
 
     def run(self, command: Command) -> int:
-        """Run a command to its end, and return its exit status."""
+        """Run a command to its end, and return its exit status.
+
+        An exception that interrupts this stops the command.
+        """
         self._running.add(command)
-        try:
-            return command.run()
-        finally:
-            self._running.discard(command)
+        if self._is_stopped:
+            # What led here had begun before.
+            command.stop()
+        # In a thread, which no signal interrupts: it may come before `Popen` has returned, and
+        # nobody would know the command that runs then.
+        with ThreadPoolExecutor(1) as thread:
+            try:
+                return thread.submit(command.run).result()
+            except BaseException:
+                command.stop()
+                raise
+            finally:
+                self._running.discard(command)
 
     def stop(self) -> None:
-        """Stop all of them."""
+        """Stop all of them, and those that begin later."""
+        self._is_stopped = True
         for command in list(self._running):
             command.stop()
 
