@@ -24,6 +24,7 @@ from trajrec.agents.routing import router
 from trajrec.corpus.episode import Episode
 from trajrec.errors import RerunStopped, ToolNotHeldError
 from trajrec.replay import credit, what_if
+from trajrec.replay.whatif.captured import put_back
 from trajrec.replay.whatif.changes import Arguments, Prompt
 
 LEAVE: dict[str, Any] = {"run_tools": "all", "accept": True}
@@ -341,3 +342,24 @@ def test_program_that_was_killed_has_controls_and_no_verdict(
     result = json.loads(ended.stdout)
     assert result["controls"] == {"equal": 2, "of": 2}
     assert (result["unchanged"]["unknown"], result["changed"]["unknown"]) == (1, 1)
+
+
+def spoil(folders: dict[str, Path], broken: str) -> None:
+    """Change watched folders, and make one a file."""
+    for folder in folders.values():
+        (folder / "stock").write_text("4")
+    (folders[broken] / "stock").unlink()
+    folders[broken].rmdir()
+    folders[broken].write_text("no folder any more")
+
+
+@pytest.mark.parametrize("broken", ["first", "last"])
+def test_a_folder_is_put_back_although_another_cannot_be(tmp_path: Path, broken: str) -> None:
+    folders = {name: tmp_path / name for name in ("first", "last")}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "stock").write_text("5")
+    with pytest.raises(OSError, match="directory"), put_back(folders):
+        spoil(folders, broken)
+    del folders[broken]
+    assert [(folder / "stock").read_text() for folder in folders.values()] == ["5"]

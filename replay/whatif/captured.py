@@ -199,9 +199,13 @@ def put_back(watch: Value) -> Iterator[None]:
     """Put watched folders and databases back, at the end of a block, as they were found."""
     parts: list[Part] = [] if watch is None else find_parts(None, watch)
     found = [part.tracker.begin()[0] for part in parts]
-    try:
-        yield
-    finally:
+    # Each of them, also if one cannot be put back.
+    with contextlib.ExitStack() as stack:
         for part, value in zip(parts, found, strict=True):
-            part.tracker.begin()
-            part.tracker.restore(value)
+            stack.callback(_restore, part, value)
+        yield
+
+
+def _restore(part: Part, value: Value) -> None:
+    part.tracker.begin()
+    part.tracker.restore(value)
