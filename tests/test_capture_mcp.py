@@ -22,6 +22,7 @@ from test_capture_command import trajrec_command
 from tiers import third_slow
 
 import trajrec
+from trajrec.cli.main import main
 from trajrec.cli.mcp import recorded_call, recorded_requests
 from trajrec.proxies.mcp_answers import McpAnswers, RecordedCalls
 from trajrec.proxies.mcp_config import recorders, wrapped_servers
@@ -182,6 +183,16 @@ def test_a_configuration_that_cannot_be_used_is_refused(
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         wrapped(["agent", str(path)], {}, tmp_path)
+
+
+def test_a_refused_configuration_leaves_no_episode(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text('{"mcpServers": {}}')
+    assert main(["capture", str(tmp_path / "runs"), "--mcp", "--", "agent", str(path)]) == 2
+    assert "none of the servers can be recorded" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_hostile_messages_leave_the_session_recorded(tmp_path: Path) -> None:

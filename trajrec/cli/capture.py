@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_command
-from trajrec.cli.command_servers import wrapped_command
+from trajrec.cli.command_servers import require_servers, wrapped_command
 from trajrec.cli.load import load_function
 from trajrec.cli.output import say
 from trajrec.cli.recorded_command import told_command
@@ -127,11 +127,12 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.mcp or arguments.watch or arguments.verifier
     )
     options = episode_options(arguments)
-    _make_folder(arguments.dir)
     if arguments.mcp:
         from trajrec.proxies.mcp_messages import find_tool_error
 
+        require_servers(arguments.command)
         options["is_error"] = find_tool_error
+    _make_folder(arguments.dir)
     with CommandRecording(
         arguments.dir, options, is_one_episode=is_one_episode, verifiers=verifiers
     ) as recording:

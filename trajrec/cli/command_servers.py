@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from trajrec.cli.mcp import recorded_call, recorded_requests
@@ -53,6 +54,23 @@ def wrapped_command(
         if wrapped.left:
             say(f"trajrec: these MCP servers are not recorded: {', '.join(wrapped.left)}")
         yield wrapped.command
+
+
+def require_servers(command: Sequence[str]) -> None:
+    """Refuse a command whose MCP servers cannot be recorded, before its episode is begun.
+
+    Raises:
+        ValueError: See `trajrec.proxies.mcp_config.wrapped_servers`.
+    """
+    from trajrec.proxies.mcp_config import recorders, wrapped_servers
+    from trajrec.proxies.upstreams import upstream_of
+
+    def serve(_name: str, url: str) -> str:
+        upstream_of(url)
+        return url
+
+    with wrapped_servers(command, os.environ, recorders("", "record", serve, serve)):
+        pass
 
 
 def mcp_calls(episode: Episode) -> list[Attempt]:
