@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -528,6 +531,26 @@ def test_the_address_that_the_command_prints_is_served(folder: Path) -> None:
                 urllib.request.urlopen(address.partition("?")[0], timeout=20)
         finally:
             process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_viewer_that_a_signal_ends_leaves_no_files(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    command = [sys.executable, "-m", "trajrec", "view", str(folder), "--port", "0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "BROWSER": "true"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not list(tmp_path.glob("*/open.html")) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            process.send_signal(getattr(signal, name))
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_whole_state_says_which_call_changed_each_place(corpus: trajrec.Corpus) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from trajrec.cli.arguments import Commands, add_episode, add_folder, read_count
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.folder import open_corpus, reads_folder
+from trajrec.cli.interrupts import interrupted_by_signals
 from trajrec.cli.output import say
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def run_view(arguments: argparse.Namespace) -> ExitStatus:
         say("the address is for you alone: it has the token; Ctrl-C ends the viewer")
 
     # All queries are the viewer's own.
-    with open_corpus(arguments.dir, allow_files=True) as corpus:
+    with interrupted_by_signals(), open_corpus(arguments.dir, allow_files=True) as corpus:
         serve(
             corpus, port=arguments.port, opens_browser=not arguments.no_browser, announce=announce
         )

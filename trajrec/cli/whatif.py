@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +25,7 @@ from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.experiments import list_experiments, require_prices, say_cost
 from trajrec.cli.find_step import find_step
 from trajrec.cli.folder import reads_folder
+from trajrec.cli.interrupts import interrupted_by_signals
 from trajrec.cli.output import Progress, print_json
 from trajrec.cli.watched_paths import watched_of
 from trajrec.types import Value
@@ -283,7 +281,7 @@ def _run(arguments: argparse.Namespace, episode: Episode, change: Change) -> Wha
 
     options = _child_options(arguments, episode)
     running = RunningCommands()
-    with _interrupted_by_signals(), Progress("running", " runs") as progress:
+    with interrupted_by_signals(), Progress("running", " runs") as progress:
         experiment = plan_experiment(
             episode,
             at=arguments.at,
@@ -313,26 +311,6 @@ def _run(arguments: argparse.Namespace, episode: Episode, change: Change) -> Wha
                 running=running,
             )
         )
-
-
-@contextlib.contextmanager
-def _interrupted_by_signals() -> Iterator[None]:
-    """Take a signal that ends this process as Ctrl-C, so that no run goes on without it."""
-    earlier = {}
-    for name in ("SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            number = getattr(signal, name)
-            # As below `nohup`.
-            if signal.getsignal(number) == signal.SIG_IGN:
-                continue
-            # Another thread than the main one may not handle signals.
-            with contextlib.suppress(ValueError):
-                earlier[number] = signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _run_captured(
