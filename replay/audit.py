@@ -164,8 +164,8 @@ class AuditedRecorder(Recorder):
             return
         self.audits.append(report)
         is_same = report.grade in ("exact", "state")
-        # A secret was redacted: the replay says nothing about the rest.
-        is_judged = report.grade != "observed-only"
+        # A secret was redacted, or a step not recorded: the replay says nothing about the rest.
+        is_judged = report.grade not in ("observed-only", "partial")
         log = open_event_log(self.path.parent, self._writer.on_full, "process")
         log.add(
             PostHocCheck(

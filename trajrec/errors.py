@@ -7,7 +7,7 @@ TrajrecError
 │   └── LogWriteError       the log could not be written (disk full, no permission)
 ├── EncodeError             .what .where: a value cannot be stored losslessly
 ├── DecodeError             stored bytes are no encoded value, or one of another type
-├── EnvContractError        a step before the reset or after the end
+├── EnvContractError        a step outside of an episode, or a result Gymnasium does not allow
 ├── RestoreError            a recorded state cannot be put back
 ├── SnapshotError           a live environment cannot be copied
 ├── UnknownToolError        the agent called a tool that does not exist

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from trajrec.corpus.episode import Episode
+from trajrec.corpus.step import unrecorded_steps
 from trajrec.replay.execute.compare import compare
 from trajrec.replay.execute.execution import Execution
 from trajrec.replay.execute.group_compare import are_certainly_same
@@ -115,7 +116,7 @@ def grade_execution(
         grade = "diverged"
     elif part.redacted_step is not None:
         grade = "observed-only"
-    elif part.missing_steps or part is not episode:
+    elif part.missing_steps or part is not episode or unrecorded_steps(part.failures):
         grade = "partial"
     elif execution.ignored:
         grade = "state"
@@ -142,6 +143,10 @@ def _notes(executed: ExecutedEpisode, tolerance: Tolerance) -> tuple[str, ...]:
     if part.missing_steps:
         first, end = part.missing_steps[0]
         notes.append(f"the log has lost steps {first} to {end - 1}; compared up to there")
+    steps = unrecorded_steps(part.failures)
+    if steps:
+        more = "" if len(steps) == 1 else f", nor {len(steps) - 1} more"
+        notes.append(f"not compared: step {steps[0]}, whose result could not be recorded{more}")
     notes += redaction_notes(part)
     if part is not episode:
         notes.append(f"compared from step {part.first_step} on")

@@ -16,7 +16,7 @@ from trajrec.corpus.parents import load_parent
 from trajrec.corpus.redacted_steps import ACTION_FIELDS, LOST_FIELDS, first_redacted_step
 from trajrec.corpus.reward_sums import sums_by_agent
 from trajrec.corpus.said_messages import SaidMessage
-from trajrec.corpus.step import Step, failed_step, in_order
+from trajrec.corpus.step import Step, failed_step, in_order, unrecorded_steps
 from trajrec.corpus.step_arrays import StepArrays
 from trajrec.corpus.stored_values import StoredValues
 from trajrec.corpus.transcript import Transcript
@@ -205,12 +205,14 @@ class Episode(StepArrays, EpisodeCard):
     @property
     def total_reward(self) -> float:
         """Sum of the rewards, as in SQL; NaN if some are lost, or no numbers, or several at once."""
-        return float("nan") if self.missing_steps else sum_of(self.reward_values)
+        is_whole = not self.missing_steps and not unrecorded_steps(self.failures)
+        return sum_of(self.reward_values) if is_whole else float("nan")
 
     @property
     def rewards_by_agent(self) -> dict[Value, float]:
         """Sum of each agent's rewards, or of each place in a list of rewards; NaN as `total_reward`."""
-        return sums_by_agent(self.reward_values, is_whole=not self.missing_steps)
+        is_whole = not self.missing_steps and not unrecorded_steps(self.failures)
+        return sums_by_agent(self.reward_values, is_whole=is_whole)
 
     @cached_property
     def missing_steps(self) -> list[tuple[int, int]]:
@@ -219,8 +221,7 @@ class Episode(StepArrays, EpisodeCard):
             return []
         covered = [(s.first_step, s.first_step + s.n_steps) for s in self.rows.segments]
         covered += [(f.step, f.step + 1) for f in self.failures if f.phase == "step"]
-        stop = None if self.end is None else self.end.n_steps
-        return find_gaps(covered, self.first_step, stop)
+        return find_gaps(covered, self.first_step, None if self.end is None else self.end.n_steps)
 
     @property
     def is_whole(self) -> bool:

@@ -35,6 +35,18 @@ def failed_action(failure: Failure) -> Action:
     return None if failure.action_data is None else codec.decode(failure.action_data)
 
 
+def unrecorded_steps(failures: Iterable[Failure]) -> list[int]:
+    """Return the steps that an environment took, and of which the log has no result.
+
+    The recorder could not store the result, or was interrupted before it did.
+    """
+    return [
+        failure.step
+        for failure in failures
+        if failure.phase == "step" and failure.origin == "scaffold"
+    ]
+
+
 def failed_step(failure: Failure) -> Step:
     """Return the step of an exception."""
     return Step(

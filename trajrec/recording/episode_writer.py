@@ -22,6 +22,7 @@ from trajrec.recording.buffer import (
     StepBuffer,
     make_entry,
 )
+from trajrec.recording.env_results import as_flag
 from trajrec.recording.episode_events import check_events, failure_event
 from trajrec.recording.faults import Fault, StepPart, fault_of, fault_of_step
 from trajrec.recording.keyframe_schedule import KeyframeSchedule
@@ -212,8 +213,10 @@ class EpisodeWriter:
         """Record a step with an info, the first one of a block, or the last of an episode."""
         buffer = self._buffer
         takes = buffer.takes
-        obs, reward, terminated, truncated, info = result
-        is_over = bool(terminated or truncated)
+        obs, reward, terminated_value, truncated_value, info = result
+        terminated = as_flag(terminated_value, "terminated")
+        truncated = as_flag(truncated_value, "truncated")
+        is_over = terminated or truncated
         is_first = buffer.next_number == buffer.block.first_number
         row = (
             action_part,
@@ -227,7 +230,7 @@ class EpisodeWriter:
             return
         # Before the row: if an exception comes in between, the next call ends the episode.
         ending: Ending = "terminated" if terminated else "truncated"
-        self._due_end = (ending, bool(terminated), bool(truncated))
+        self._due_end = (ending, terminated, truncated)
         buffer.add_last_row(row)
         self._end_due()
 

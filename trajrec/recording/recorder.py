@@ -19,6 +19,7 @@ from trajrec.log.schema import EpisodeStart, Fork, StateRecord
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Verifier
 from trajrec.recording.buffer import NOT_RECORDED, PENDING, SKIPPED, StepBuffer
+from trajrec.recording.env_results import reset_parts, step_error
 from trajrec.recording.episode_writer import EpisodeWriter, StepResult
 from trajrec.recording.log_series import LogSeries
 from trajrec.recording.options import KeepStates, LogOrigin, TaskOfReset, check_volume
@@ -45,8 +46,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
     Args:
         env: The environment with its wrappers, which are recorded too.
         folder: The corpus: a folder, made if it is missing. The file is named by the log's id.
-        checks: Verifiers, run on the environment at the end of each episode that terminated or was
-            truncated.
+        checks: Verifiers, run on the environment when an episode terminates or is truncated.
         primary: The check, or its id, that decides the outcome; by default the first one.
         task: Id of the task, or a function of the seed and the options of a reset.
         task_revision: Version of the task.
@@ -71,7 +71,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
 
     Raises:
         EncodeError: An action or observation cannot be stored losslessly; names the path in it.
-        EnvContractError: A step before the first reset or after an episode's end.
+        EnvContractError: A step outside of an episode, or a result that Gymnasium does not allow.
         LogWriteError: The log cannot be created or written.
     """
 
@@ -187,17 +187,18 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
             buffer.refit(action=action)
             action_part = buffer.takes.action(action)
         except EncodeError as exc:
-            raise self._located(exc) from None
+            raise located(exc, self.episode_id, buffer.position.step) from None
         number = buffer.number
         buffer.action_part = action_part
         buffer.begun = number
         try:
-            obs, reward, terminated, truncated, info = result = self.env.step(action)
+            result = self.env.step(action)
         except BaseException as exc:
             self._episodes.fail_step(exc, "env", action)
             raise
         try:
             try:
+                obs, reward, terminated, truncated, info = result
                 # Most steps have an empty info, and need no whole state beside its digest.
                 if info or terminated or truncated or number == buffer.block.first_number:
                     self._episodes.add_special_step(action_part, result)
@@ -211,10 +212,13 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
                 # The step is recorded, and then something else was interrupted.
                 raise
             # An interrupt too: the environment has made the step, so the log must count it.
-            self._episodes.fail_step(exc, "scaffold", action)
-            if isinstance(exc, EncodeError):
-                raise self._located(exc) from None
-            raise
+            cause = step_error(exc, result) or exc
+            self._episodes.fail_step(cause, "scaffold", action)
+            if isinstance(cause, EncodeError):
+                raise located(cause, self.episode_id, buffer.position.step - 1) from None
+            if cause is exc:
+                raise
+            raise cause from None
         if number >= buffer.limit:
             self._episodes.end_block()
         return result
@@ -232,11 +236,10 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
     def annotate(self, **values: Value) -> None:
         """Add named values to the last step: `env.annotate(logprob=-0.7, value=1.2)`.
 
-        They are read as `Episode.step_values`, and as columns of `corpus.transitions`. Of several
-        values under one name the last counts.
+        They are read as `Episode.step_values`, and as columns of `corpus.transitions`.
 
         Args:
-            **values: Plain data or arrays by name.
+            **values: Plain data or arrays by name; of several under one name the last counts.
 
         Raises:
             EnvContractError: No step has been taken since the reset.
@@ -282,7 +285,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
         )
         task = self._task.event(episodes.number, seed, options)
         try:
-            obs, info = self.env.reset(seed=seed, options=options)
+            result = self.env.reset(seed=seed, options=options)
         except BaseException as exc:
             episodes.fail_reset(start, "reset", exc, n_secrets=n_secrets, task=task)
             raise
@@ -294,13 +297,14 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
             task = task and msgspec.structs.replace(task, episode=start.episode)
         self._has_checked_state = True
         try:
+            obs, info = reset_parts(result)
             info_data, n_secrets["info"] = encode_info(self._redactor, info)
             own_start = msgspec.structs.replace(start, info_data=info_data)
             episodes.begin(own_start, obs, n_secrets=n_secrets, task=task)
         except BaseException as exc:
             episodes.fail_reset(start, "state", exc, n_secrets=n_secrets, task=task)
             if isinstance(exc, EncodeError):
-                raise self._located(exc) from None
+                raise located(exc, self.episode_id, -1) from None
             raise
         return obs, info
 
@@ -328,8 +332,7 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
         number = self._episodes.new_episode()
         own_start = msgspec.structs.replace(start, episode=number, time_ns=self._clock_ns())
         own_fork = msgspec.structs.replace(fork, episode=number)
-        if task is not None:
-            task = msgspec.structs.replace(task, episode=number)
+        task = task and msgspec.structs.replace(task, episode=number)
         self._episodes.begin(own_start, obs, n_secrets={}, task=task, fork=own_fork)
 
     def _begin_call(self) -> bool:
@@ -395,6 +398,3 @@ class Recorder(gymnasium.Wrapper[Any, Any, Any, Any], CopiedUnrecorded):
             )
             with suppress(LogWriteError):
                 writer.leave_unsealed()
-
-    def _located(self, exc: EncodeError) -> EncodeError:
-        return located(exc, self.episode_id, self._buffer.position.step)

@@ -11,8 +11,9 @@ from trajrec.values import codec
 
 
 def located(exc: EncodeError, episode_id: str | None, step: int) -> EncodeError:
-    """Return the error of a value that cannot be stored, with the step that it belongs to."""
-    return EncodeError(exc.what, where=f"episode {episode_id} step {step}: {exc.where}")
+    """Return the error of a value that cannot be stored, with its step; -1 stands for the reset."""
+    part = "reset" if step < 0 else f"step {step}"
+    return EncodeError(exc.what, where=f"episode {episode_id} {part}: {exc.where}")
 
 
 def not_open(episode_id: str | None) -> EnvContractError:

@@ -23,6 +23,7 @@ from trajrec.corpus.index.state_numbers import NumericChanges, numeric_changes
 from trajrec.corpus.index.step_columns import StepColumns, decode_steps
 from trajrec.corpus.outcomes import find_fault, outcome_of, primary_id
 from trajrec.corpus.redacted_steps import LOST_FIELDS, first_redacted_step
+from trajrec.corpus.step import unrecorded_steps
 from trajrec.errors import LogCorruptError
 from trajrec.log.annotations import ImportRecord
 from trajrec.log.chunk import LogChunk
@@ -237,6 +238,8 @@ class LogRows:
             if event.phase == "step":
                 row.missing_steps += max(0, event.step - row.end_step)
                 row.end_step = max(row.end_step, event.step + 1)
+                if unrecorded_steps([event]):
+                    row.total_reward = None
             rows.failures.append(failure_row(row, event))
             row.n_failures += 1
             row.error_types = with_name(row.error_types, event.error_type)

@@ -11,7 +11,7 @@ from trajrec.corpus.index.replay_tables import REPLAYS
 from trajrec.corpus.index.table import EPISODE_ID, KIND, Table
 
 # Raised whenever the tables change. An index of another version is rebuilt.
-INDEX_VERSION = 44
+INDEX_VERSION = 45
 
 
 ALL_EPISODES = Table(
@@ -63,8 +63,8 @@ ALL_EPISODES = Table(
         (
             "total_reward",
             "DOUBLE",
-            "sum of the rewards of its own steps; NULL if some are lost to damage, or if one is no "
-            "number, such as a list of several (see agent_rewards)",
+            "sum of the rewards of its own steps; NULL if some are lost to damage or could not be "
+            "recorded, or if one is no number, such as a list of several (see agent_rewards)",
         ),
         (
             "ending",

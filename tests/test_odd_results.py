@@ -1,0 +1,163 @@
+"""Results that Gymnasium does not allow are refused by name, and steps without a result are not proved."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import trajrec
+from trajrec.errors import EncodeError, EnvContractError
+from trajrec.replay import replay_episode
+
+OBS = np.zeros(2, np.float32)
+
+
+class Odd(gym.Env[Any, int]):
+    """Returns the results of two functions."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, result_of: Callable[[int], Any], reset_result: Any = (OBS, {})) -> None:
+        self.result_of = result_of
+        self.reset_result = reset_result
+        self.k = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.k = 0
+        return self.reset_result
+
+    def step(self, action: int) -> Any:
+        self.k += 1
+        return self.result_of(self.k)
+
+
+def right(k: int) -> Any:
+    return OBS, 1.0, k == 3, False, {}
+
+
+def recorded(folder: Path) -> Any:
+    (episode,) = trajrec.open(folder).episodes()
+    return episode
+
+
+@pytest.mark.parametrize(
+    "result", [OBS, [0.5, 0.25], "ab", {"x": 1, "y": 2}, (1, 2), np.zeros(3), OBS[0], (OBS, {}, {})]
+)
+def test_reset_without_observation_and_info_is_refused(result: Any, tmp_path: Path) -> None:
+    env = trajrec.record(Odd(right, result), tmp_path)
+    with pytest.raises(EnvContractError, match=r"reset must return \(observation, info\), got"):
+        env.reset(seed=1)
+    env.close()
+    episode = recorded(tmp_path)
+    assert (episode.n_steps, episode.ending, episode.fault) == (0, "error", None)
+    assert replay_episode(episode, env=lambda: Odd(right, result)).grade == "refused"
+
+
+@pytest.mark.parametrize("info", [{}, None, [{}]])
+def test_reset_with_any_kind_of_info_is_recorded(info: Any, tmp_path: Path) -> None:
+    env = trajrec.record(Odd(right, (OBS, info)), tmp_path)
+    assert env.reset(seed=1)[1] is info
+    env.step(0)
+    env.close()
+    assert recorded(tmp_path).n_steps == 1
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ((OBS, 1.0, False, {}), "got a tuple of 4.*GymV21CompatibilityV0"),
+        ((OBS, 1.0, 0.5, False, False, {}), "got a tuple of 6.*a cost, into the info"),
+        (None, "got None"),
+        ((OBS, 1.0, np.array([False, True]), False, {}), "terminated must be one flag, got"),
+        ((OBS, 1.0, False, np.array([False, True]), {}), "truncated must be one flag, got"),
+        ((OBS, 1.0, False, False, np.array([1, 2])), "info must be a dict, got"),
+    ],
+)
+def test_step_without_five_parts_is_refused(result: Any, message: str, tmp_path: Path) -> None:
+    env = trajrec.record(Odd(lambda k: right(k) if k < 2 else result), tmp_path)
+    env.reset(seed=1)
+    env.step(0)
+    with pytest.raises(EnvContractError, match=message):
+        env.step(0)
+    env.close()
+    episode = recorded(tmp_path)
+    assert [(failure.step, failure.origin) for failure in episode.failures] == [(1, "scaffold")]
+    assert (episode.n_steps, episode.ending) == (2, "error")
+
+
+@pytest.mark.parametrize("flag", [0.37, 2, "False", math.nan, [False], (False,), [True]])
+@pytest.mark.parametrize("name", ["terminated", "truncated"])
+def test_value_that_is_no_flag_ends_no_episode(name: str, flag: Any, tmp_path: Path) -> None:
+    flags = (flag, False) if name == "terminated" else (False, flag)
+    env = trajrec.record(Odd(lambda k: (OBS, 1.0, *flags, {})), tmp_path)
+    env.reset(seed=1)
+    with pytest.raises(EnvContractError, match=f"{name} must be one flag, got"):
+        env.step(0)
+    env.close()
+    sql = "SELECT terminated, truncated, ending, total_reward FROM episodes"
+    assert trajrec.open(tmp_path).sql(sql).fetchall() == [(False, False, "error", None)]
+
+
+@pytest.mark.parametrize("flag", [1, 1.0, np.True_, np.float32(1), np.array([True]), np.array(1)])
+def test_numbers_that_are_flags_end_an_episode(flag: Any, tmp_path: Path) -> None:
+    env = trajrec.record(Odd(lambda k: (OBS, 1.0, flag, None, {})), tmp_path)
+    env.reset(seed=1)
+    assert env.step(0)[2] is flag
+    env.close()
+    episode = recorded(tmp_path)
+    assert (episode.ending, episode.terminations.tolist()) == ("terminated", [True])
+
+
+def test_step_whose_result_was_not_recorded_is_not_proved(tmp_path: Path) -> None:
+    def unrecordable(k: int) -> Any:
+        return OBS, Fraction(k, 3) if k == 2 else 1.0, k == 3, False, {}
+
+    env = trajrec.record(Odd(unrecordable), tmp_path)
+    env.reset(seed=1)
+    env.step(0)
+    with pytest.raises(EncodeError, match=r"episode [0-9a-f]{16} step 1: reward: fractions"):
+        env.step(0)
+    env.step(0)
+    env.close()
+    episode = recorded(tmp_path)
+    report = replay_episode(episode, env=lambda: Odd(right))
+    assert report.grade == "partial"
+    assert "not compared: step 1, whose result could not be recorded" in report.notes
+    assert math.isnan(episode.total_reward)
+    sql = "SELECT total_reward FROM episodes"
+    assert trajrec.open(tmp_path).sql(sql).fetchall() == [(None,)]
+
+
+def test_reset_that_was_not_recorded_has_no_step_number(tmp_path: Path) -> None:
+    env = trajrec.record(Odd(right, (object(), {})), tmp_path)
+    with pytest.raises(EncodeError, match=r"episode [0-9a-f]{16} reset: obs: builtins.object"):
+        env.reset(seed=1)
+    env.close()
+
+
+def test_audit_does_not_judge_a_step_that_was_not_recorded(tmp_path: Path) -> None:
+    env: Any = trajrec.record(gym.make("CartPole-v1"), tmp_path, audit=1.0)
+    env.reset(seed=1)
+    env.step(0)
+    env.env.step = lambda action: (object(), *gym.Wrapper.step(env.env, action)[1:])
+    with pytest.raises(EncodeError):
+        env.step(0)
+    del env.env.step
+    while not env.step(1)[2]:
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.close()
+    corpus = trajrec.open(tmp_path)
+    rows = corpus.sql("SELECT status, verdict, evidence->>'grade' FROM checks").fetchall()
+    assert rows == [("not_evaluated", None, "partial")]
