@@ -16,6 +16,7 @@ from trajrec.redaction.response_bodies import (
     WholeRedactor,
     response_redactor,
 )
+from trajrec.redaction.token_data import without_tokens_in_json
 from trajrec.wire import aws_stream
 from trajrec.wire.json_stream import with_objects
 
@@ -25,10 +26,55 @@ _BREAKS = bytes.maketrans(b"\r\n", b"  ")
 _LINES = re.compile(rb"\s*(?:(?:data|event|id|retry)?:|\{[^\r\n]*\}\s*\n\s*\{)")
 
 
-def answer_redactor(redactor: Redactor, content_type: str) -> LineRedactor | AnswerRedactor:
-    """Return the redactor of an answer of a content type."""
+def answer_redactor(
+    redactor: Redactor, content_type: str, *, is_of_redacted: bool
+) -> TokenRedactor:
+    """Return the redactor of an answer.
+
+    Args:
+        redactor: Finds the secrets.
+        content_type: The content type of the answer.
+        is_of_redacted: Whether its request had secrets.
+    """
     found = response_redactor(redactor, content_type)
-    return found if isinstance(found, LineRedactor) else AnswerRedactor(redactor, content_type)
+    texts = found if isinstance(found, LineRedactor) else AnswerRedactor(redactor, content_type)
+    return TokenRedactor(texts, is_of_redacted=is_of_redacted)
+
+
+class TokenRedactor:
+    """Takes the tokens out of an answer that has, or has read, a secret.
+
+    Args:
+        texts: Takes the secrets out of its texts.
+        is_of_redacted: Whether its request had secrets, which the tokens of the prompt spell.
+    """
+
+    def __init__(self, texts: LineRedactor | AnswerRedactor, *, is_of_redacted: bool) -> None:
+        self._texts = texts
+        self._is_of_redacted = is_of_redacted
+        self._n_prompts = 0
+
+    @property
+    def n_secrets(self) -> int:
+        """Number of secrets that were replaced so far, the tokens of a prompt as one."""
+        return self._texts.n_secrets + self._n_prompts
+
+    def add(self, data: bytes) -> bytes:
+        """Add the next bytes; return those in which all secrets are found."""
+        return self._without_tokens(self._texts.add(data))
+
+    def finish(self) -> bytes:
+        """Return the rest, at the end of the answer."""
+        return self._without_tokens(self._texts.finish())
+
+    def _without_tokens(self, data: bytes) -> bytes:
+        if self._texts.n_secrets:
+            return without_tokens_in_json(data)
+        if not self._is_of_redacted:
+            return data
+        cleaned = without_tokens_in_json(data, only_prompt=True)
+        self._n_prompts += cleaned != data
+        return cleaned
 
 
 class AnswerRedactor(HeldBody):

@@ -8,7 +8,7 @@ import time
 from typing import NamedTuple
 from urllib.parse import urljoin
 
-from trajrec.agents.answer_redaction import answer_redactor
+from trajrec.agents.answer_redaction import TokenRedactor, answer_redactor
 from trajrec.agents.counters import StepCounter
 from trajrec.agents.exchange_memory import (
     Answer,
@@ -107,7 +107,9 @@ class ExchangeRecorder:
             self._deltas.add(number, body, delta)
             self._n_exchanges = number + 1
         sent = self.memory.add_request(request.url, request.body)
-        exchange = self._open[number] = RecordedExchange(self, number, position, request, sent)
+        exchange = self._open[number] = RecordedExchange(
+            self, number, position, request, sent, is_redacted=n_secrets > 0
+        )
         return exchange
 
     def leave_open(self) -> None:
@@ -190,6 +192,8 @@ class RecordedExchange:
         position: _Position,
         request: HttpRequest,
         sent: SentRequest,
+        *,
+        is_redacted: bool,
     ) -> None:
         self._request = request
         self._sent = sent
@@ -201,7 +205,8 @@ class RecordedExchange:
         self._status: int | None = None
         self._headers: Headers = []
         self._decoder = ContentDecoder("")
-        self._redactor = answer_redactor(recorder.journal.redactor, "")
+        self._is_of_redacted = is_redacted
+        self._redactor = self._redactor_of("")
         self._pieces: list[bytes] = []
         self._sizes: list[int] = []
         self._first_ns = 0
@@ -222,10 +227,14 @@ class RecordedExchange:
         self._decoder = ContentDecoder(coding)
         self._coding = "" if self._decoder.is_known else coding
         kind = header(headers, "content-type")
-        self._redactor = answer_redactor(self._recorder.journal.redactor, kind)
+        self._redactor = self._redactor_of(kind)
         if status >= 400:
             # Before the client has it: its retry may come before the end of this exchange does.
             self._add_failure()
+
+    def _redactor_of(self, kind: str) -> TokenRedactor:
+        redactor = self._recorder.journal.redactor
+        return answer_redactor(redactor, kind, is_of_redacted=self._is_of_redacted)
 
     def _add_failure(self) -> None:
         """Remember that the request has failed: the next one with the same bytes is its retry."""

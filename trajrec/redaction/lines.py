@@ -101,6 +101,7 @@ def texts(value: Value, key: Path, name: str) -> Iterator[tuple[Path, str | None
             yield from texts(item, (*key, name), field)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            # An object with a number of its own may come at any place.
-            is_numbered = isinstance(item, dict) and "index" in item
+            # An object with a number of its own may come at any place. Tokens that are listed one by
+            # one continue each other.
+            is_numbered = isinstance(item, dict) and ("index" in item or "token" in item)
             yield from texts(item, (*key, name) if is_numbered else (*key, name, index), "")

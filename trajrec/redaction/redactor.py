@@ -30,6 +30,7 @@ from trajrec.redaction.structure import (
     may_hide,
 )
 from trajrec.redaction.survey import Survey, has_none
+from trajrec.redaction.token_data import without_tokens
 from trajrec.types import Value
 from trajrec.values import codec
 from trajrec.values.diff import MISSING, Change
@@ -143,7 +144,8 @@ class Redactor:
     def clean(self, value: Value) -> tuple[Value, int]:
         """Return decoded plain data without secrets, and the number of secrets that it had."""
         cleaner = self._cleaner()
-        return cleaner.clean(value), cleaner.n
+        cleaned = cleaner.clean(value)
+        return (without_tokens(cleaned) if cleaner.n else cleaned), cleaner.n
 
     def plain(self, value: Value) -> Value:
         """Return a value as a log gives it back: plain, without secrets."""

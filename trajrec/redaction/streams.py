@@ -17,6 +17,7 @@ from trajrec.redaction.events import EventTrack, may_be_event
 from trajrec.redaction.redactor import Redactor
 from trajrec.redaction.structure import as_bytes
 from trajrec.redaction.survey import NUMBERS
+from trajrec.redaction.token_data import without_tokens
 from trajrec.redaction.tracks import Track
 from trajrec.types import Value
 from trajrec.values import codec
@@ -260,7 +261,7 @@ def _finished(piece: _Piece) -> bytes:
         if text is not None:
             value = _with_text(value, path, text)
             is_changed = True
-    return codec.encode(value, opaque=True) if is_changed else piece.data
+    return codec.encode(without_tokens(value), opaque=True) if is_changed else piece.data
 
 
 def _with_text(value: Value, path: Path, text: str) -> Value:
