@@ -15,6 +15,7 @@ from trajrec.corpus.model_calls import ModelCall
 from trajrec.corpus.untold_parts import has_untold
 from trajrec.types import Value
 from trajrec.wire.contents import Message, is_stopped
+from trajrec.wire.sampled_tokens import SampledTokens, sampled_tokens
 
 
 class Answered(NamedTuple):
@@ -40,6 +41,7 @@ class _Alternative(NamedTuple):
     message: Message
     value: Value
     is_unfinished: bool
+    sampled: SampledTokens | None
 
 
 class _Asked(NamedTuple):
@@ -57,14 +59,23 @@ class _Requests:
     def __init__(self) -> None:
         self._nodes: dict[tuple[int, str], int] = {}
         self._last: dict[int, int] = {}
+        self._sampled: dict[tuple[int, str], SampledTokens | None] = {}
 
-    def add(self, keys: Sequence[str], number: int) -> int:
-        """Add a request, and return the node at its end."""
-        node = 0
-        for key in keys:
-            node = self._nodes.setdefault((node, key), len(self._nodes) + 1)
-            self._last[node] = number
+    def go_on(self, node: int, key: str, number: int) -> int:
+        """Add the next message of a request, and return its node. The first one is behind 0."""
+        node = self._nodes.setdefault((node, key), len(self._nodes) + 1)
+        self._last[node] = number
         return node
+
+    def add_sampled(self, node: int, key: str, sampled: SampledTokens | None) -> None:
+        """Note the tokens of an answer to the request that ends at a node."""
+        # Equal answers to samples of one prompt may have other tokens: whose they are is not known.
+        if self._sampled.setdefault((node, key), sampled) != sampled:
+            self._sampled[node, key] = None
+
+    def sampled(self, node: int, key: str) -> SampledTokens | None:
+        """Return the tokens of a message behind a node, None if they are not known."""
+        return self._sampled.get((node, key))
 
     def is_continued(self, node: int, key: str) -> bool:
         """Return whether a request goes on from a node with a message."""
@@ -102,6 +113,7 @@ def answered_calls(calls: Sequence[ModelCall], attempts: Sequence[Attempt]) -> l
             is_partial=has_untold(taken.value),
             is_answer=True,
             is_unfinished=taken.is_unfinished,
+            sampled=taken.sampled,
         )
         ids = {call.call_id for call in message.calls if call.call_id}
         step = item.call.start.step
@@ -129,10 +141,12 @@ def _read(calls: Sequence[ModelCall], requests: _Requests) -> list[_Asked]:
         alternatives = _alternatives(call, content)
         if not alternatives:
             continue
-        talk = _talk_of(call, content, said)
-        said.update((key_of(other.message), other.is_unfinished) for other in alternatives)
-        # A request that continues an earlier answer by its id does not repeat the messages before.
-        node = None if content.continues else requests.add(talk.keys, len(asked))
+        talk, node = _talk_of(call, content, said, requests, len(asked))
+        for other in alternatives:
+            key = key_of(other.message)
+            said[key] = other.is_unfinished
+            if node is not None:
+                requests.add_sampled(node, key, other.sampled)
         asked.append(_Asked(call, talk, alternatives, node))
     return asked
 
@@ -143,18 +157,25 @@ def _alternatives(call: ModelCall, content: CallContent) -> list[_Alternative]:
     if answer is None or answer.error is not None:
         return []
     has_broken_off = call.outcome != "ok" or answer.is_complete is False
+    n_output = answer.usage.output
     others = alternatives_of(content)
     if others:
         return [
-            _Alternative(message, value, has_broken_off or is_stopped(reason))
-            for message, value, reason in others
+            _Alternative(
+                message,
+                value,
+                has_broken_off or is_stopped(reason),
+                sampled_tokens(answer.value, number, n_output),
+            )
+            for number, (message, value, reason) in enumerate(others)
         ]
     calls = tuple(call for call in answer.calls if not call.choice)
     if answer.text is None and not calls:
         return []
     message = Message("assistant", answer.text or "", calls)
     is_unfinished = has_broken_off or is_stopped(answer.finish_reason)
-    return [_Alternative(message, content.answered(), is_unfinished)]
+    sampled = sampled_tokens(answer.value, 0, n_output)
+    return [_Alternative(message, content.answered(), is_unfinished, sampled)]
 
 
 def continues(keys: Sequence[str], earlier: Talk) -> bool:
@@ -162,9 +183,17 @@ def continues(keys: Sequence[str], earlier: Talk) -> bool:
     return list(keys[: len(earlier.keys) + 1]) == [*earlier.keys, earlier.answer_key]
 
 
-def _talk_of(call: ModelCall, content: CallContent, said: Mapping[str, bool]) -> Talk:
-    """Return the messages of a request."""
+def _talk_of(
+    call: ModelCall,
+    content: CallContent,
+    said: Mapping[str, bool],
+    requests: _Requests,
+    number: int,
+) -> tuple[Talk, int | None]:
+    """Return the messages of a request, and the node at its end."""
     talk = Talk()
+    # A request that continues an earlier answer by its id does not repeat the messages before.
+    node = None if content.continues else 0
     talk.tools = [tool_row(tool) for tool in offered_tools(call)]
     read = [] if content.system is None else [(Message("system", content.system), None)]
     read += [content.message(value) for value in content.messages]
@@ -176,5 +205,7 @@ def _talk_of(call: ModelCall, content: CallContent, said: Mapping[str, bool]) ->
             is_partial=is_partial,
             is_answer=key in said,
             is_unfinished=said.get(key, False),
+            sampled=None if node is None else requests.sampled(node, key),
         )
-    return talk
+        node = None if node is None else requests.go_on(node, key, number)
+    return talk, node

@@ -25,6 +25,7 @@ from trajrec.log.schema import Check
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_json
 from trajrec.wire.contents import Message, ToolCall
+from trajrec.wire.sampled_tokens import SampledTokens
 
 Source = Literal["model calls", "messages", "tool calls"]
 
@@ -44,6 +45,8 @@ class Conversation(msgspec.Struct, kw_only=True):
             out.
         unfinished: The numbers of the answers that the model did not end: the stream broke off, or a
             limit of tokens or a filter stopped it. The end of such a turn is not the model's.
+        sampled: The tokens of each of `answers`, as its server told them; None if it did not, or if
+            equal answers to one prompt do not tell which one this is.
         is_dropped: Whether the agent dropped the last answer: it asked again with the same
             messages, and none of the answer's tool calls ran; or it is unknown which of several
             alternatives it took.
@@ -64,6 +67,7 @@ class Conversation(msgspec.Struct, kw_only=True):
     answers: list[int]
     omitted: list[int]
     unfinished: list[int]
+    sampled: list[SampledTokens | None]
     is_dropped: bool
     tools: list[JsonObject]
     source: Source
@@ -73,7 +77,11 @@ class Conversation(msgspec.Struct, kw_only=True):
 
     def as_dict(self) -> JsonObject:
         """Return the conversation as a dict, a row of a data set."""
-        return {name: getattr(self, name) for name in self.__struct_fields__}
+        row = {name: getattr(self, name) for name in self.__struct_fields__}
+        row["sampled"] = [
+            None if one is None else msgspec.structs.asdict(one) for one in self.sampled
+        ]
+        return row
 
     def token_spans(self, tokenizer: ChatTokenizer) -> tuple[list[int], list[tuple[int, int]]]:
         """Return the tokens of the conversation, and the half-open span of each answer in them.
@@ -254,6 +262,7 @@ def conversations(episode: Episode) -> Iterator[Conversation]:
             answers=talk.answers,
             omitted=talk.omitted,
             unfinished=talk.unfinished,
+            sampled=talk.sampled,
             is_dropped=is_dropped,
             tools=talk.tools,
             source=source,

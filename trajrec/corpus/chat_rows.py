@@ -8,6 +8,7 @@ from trajrec.corpus.untold_parts import has_untold, has_untold_result
 from trajrec.types import JsonObject, Value
 from trajrec.values.json import to_canonical_json, to_json
 from trajrec.wire.contents import Message, OfferedTool, ToolCall
+from trajrec.wire.sampled_tokens import SampledTokens
 
 
 class Talk:
@@ -15,6 +16,7 @@ class Talk:
 
     Attributes:
         unfinished: The numbers of the answers that the model did not end.
+        sampled: The tokens of each answer, None if they are not known.
         keys: A key of each message of the request.
         answer_key: The key of the answer: a request that goes on from it has it next.
     """
@@ -24,6 +26,7 @@ class Talk:
         self.answers: list[int] = []
         self.omitted: list[int] = []
         self.unfinished: list[int] = []
+        self.sampled: list[SampledTokens | None] = []
         self.tools: list[JsonObject] = []
         self.keys: list[str] = []
         self.answer_key = ""
@@ -35,6 +38,7 @@ class Talk:
         is_partial: bool,
         is_answer: bool = False,
         is_unfinished: bool = False,
+        sampled: SampledTokens | None = None,
     ) -> None:
         """Add a message, as several if it has results of tools.
 
@@ -43,8 +47,11 @@ class Talk:
             is_partial: Whether it has images, files or reasoning too.
             is_answer: Whether the model said it in this episode.
             is_unfinished: Whether it is an answer that the model did not end.
+            sampled: The tokens of an answer, None if they are not known.
         """
         self._add(message, is_answer=is_answer)
+        if len(self.answers) > len(self.sampled):
+            self.sampled.append(sampled)
         if is_unfinished:
             self.unfinished.append(self.answers[-1])
         last = len(self.messages) - 1

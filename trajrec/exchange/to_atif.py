@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from trajrec.corpus.call_contents import content_of, cost_of, plain
+from trajrec.corpus.call_contents import CallContent, content_of, cost_of, plain
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.model_calls import ModelCall
 from trajrec.exchange.account import Account
@@ -23,6 +23,7 @@ from trajrec.exchange.episode_facts import facts_of_episode, facts_of_events, fa
 from trajrec.exchange.times import text_of_time
 from trajrec.types import JsonObject, Value
 from trajrec.wire.json_bodies import as_dict
+from trajrec.wire.sampled_tokens import sampled_tokens
 
 VERSION = "ATIF-v1.7"
 
@@ -249,7 +250,8 @@ class _Writer:
 
 def _metrics(call: ModelCall, left: JsonObject, ours: JsonObject) -> JsonObject:
     """Return the tokens and the cost of a model call."""
-    answer = content_of(call).answer
+    content = content_of(call)
+    answer = content.answer
     # Of an object of a client, and of a stream that was put together, too.
     usage = as_dict(as_dict(None if answer is None else plain(answer.value)).get("usage"))
     counted = None if answer is None else answer.usage
@@ -259,12 +261,29 @@ def _metrics(call: ModelCall, left: JsonObject, ours: JsonObject) -> JsonObject:
         "completion_tokens": usage.get("completion_tokens", counted and counted.output),
         "cached_tokens": details.get("cached_tokens", counted and counted.cached),
         "cost_usd": usage.get("cost", cost_of(usage)),
+        **_sampled(content),
     }
     metrics = {name: value for name, value in values.items() if value is not None}
     restore(metrics, left, _METRICS, ours)
     if counted is not None and counted.reasoning is not None:
         metrics["extra"] = {**as_dict(metrics.get("extra")), "reasoning_tokens": counted.reasoning}
     return metrics
+
+
+def _sampled(content: CallContent) -> JsonObject:
+    """Return the tokens of an answer, if the server told all of them."""
+    answer = content.answer
+    if answer is None:
+        return {}
+    told = sampled_tokens(answer.value, content.choice, answer.usage.output)
+    if told is None or told.is_whole is False:
+        return {}
+    logprobs = None if told.logprobs is None or None in told.logprobs else told.logprobs
+    return {
+        "prompt_token_ids": told.prompt_ids,
+        "completion_token_ids": told.ids,
+        "logprobs": logprobs,
+    }
 
 
 def _content(value: Value) -> Value:

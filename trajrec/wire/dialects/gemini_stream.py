@@ -7,6 +7,7 @@ import re
 
 from trajrec.types import JsonObject, Value
 from trajrec.wire.contents import ApiError
+from trajrec.wire.dialects.chat_stream import merged
 from trajrec.wire.dialects.reading import Assembled, read_error
 from trajrec.wire.dialects.streams import StreamEvent
 from trajrec.wire.json_bodies import as_dict, as_text, dicts_in
@@ -78,6 +79,9 @@ class _Candidate:
                 self._role = content.get("role") or self._role
                 for part in dicts_in(content.get("parts")):
                     self._add_part(part)
+            elif name == "logprobsResult":
+                # Each piece tells of its own tokens.
+                self._fields[name] = merged(self._fields.get(name), value)
             elif value is not None:
                 self._fields[name] = value
         self.is_ended = self.is_ended or bool(delta.get("finishReason"))

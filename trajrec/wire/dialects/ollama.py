@@ -76,6 +76,8 @@ class _OllamaStream:
         self._fields: JsonObject = {}
         self._message: JsonObject = {}
         self._calls: list[Value] = []
+        # Each piece tells of its own tokens.
+        self._logprobs: list[Value] = []
         # The pieces of texts: those of a completion, and those of a chat's message.
         self._texts: dict[str, list[str]] = {}
         self._message_texts: dict[str, list[str]] = {}
@@ -87,6 +89,8 @@ class _OllamaStream:
             if type(event.value) is dict:
                 self._add(event.value)
         whole = {**self._fields, **_joined(self._texts)}
+        if self._logprobs:
+            whole["logprobs"] = self._logprobs
         if self._message:
             whole["message"] = {**self._message, **_joined(self._message_texts)}
             if self._calls:
@@ -101,6 +105,7 @@ class _OllamaStream:
         self._message.update(message)
         _add_texts(self._message_texts, message)
         self._calls += as_list(message.get("tool_calls"))
+        self._logprobs += as_list(piece.get("logprobs"))
         if piece.get("error"):
             self._error = read_error(0, piece)
 
