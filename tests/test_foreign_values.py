@@ -17,7 +17,7 @@ import pytest
 
 import trajrec
 from trajrec.corpus.episode import Episode
-from trajrec.errors import EncodeError, ReplayError
+from trajrec.errors import CorpusError, EncodeError, ReplayError
 from trajrec.replay import fork, fork_many, replay_episode, replay_episodes
 from trajrec.values import codec
 from trajrec.values.diff import is_same
@@ -331,3 +331,72 @@ def test_a_reset_that_was_not_recorded_is_refused(
     ):
         with pytest.raises(ReplayError, match="its reset could not be recorded"):
             attempt()
+
+
+BITS = np.array([[0x3FC0, 0xC000], [0x7F80, 0x0001]], np.uint16)
+"""1.5 and -2, infinity and the smallest number, in bfloat16."""
+
+HALVES = np.array([[1.5, -2.0], [np.inf, 2.0**-133]], np.float32)
+
+
+def plain_array(type_name: str, items: Any, **fields: Any) -> codec.Plain:
+    return codec.Plain(type_name, "array", {"value": np.asarray(items), **fields})
+
+
+class Tensors(gym.Env[Any, Any]):
+    """Returns arrays of other libraries as they are decoded, without the libraries."""
+
+    observation_space = gym.spaces.Discrete(1)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, *, is_constant: bool, mask: bool = False) -> None:
+        self.is_constant = is_constant
+        self.mask = {"mask": np.array([True, False])} if mask else {}
+
+    def _obs(self, k: int) -> Any:
+        row = 0 if self.is_constant else k % 2
+        return {
+            "jax": plain_array("jax.Array", np.arange(2, dtype=np.float32) + row, **self.mask),
+            "half": plain_array("torch.Tensor", BITS[row], dtype="bfloat16"),
+        }
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.k = 0
+        return self._obs(0), {}
+
+    def step(self, action: Any) -> Any:
+        self.k += 1
+        reward = plain_array("jax.Array", np.float32(0.5 * self.k))
+        return self._obs(self.k), reward, self.k == 4, False, {}
+
+
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_arrays_of_other_libraries_become_training_columns(
+    is_constant: bool, tmp_path: Path
+) -> None:
+    env = trajrec.record(Tensors(is_constant=is_constant), tmp_path)
+    env.reset(seed=1)
+    for k in range(4):
+        env.step(plain_array("torch.Tensor", np.int64(k % 2)))
+    env.close()
+    (batch,) = trajrec.open(tmp_path).transitions(shuffle=False)
+    rows = np.zeros(5, int) if is_constant else np.arange(5) % 2
+    jax = np.arange(2, dtype=np.float32) + rows[:, None]
+    for name, values in {"jax": jax.astype(np.float32), "half": HALVES[rows]}.items():
+        for column, expected in ((f"obs/{name}", values[:-1]), (f"next_obs/{name}", values[1:])):
+            assert batch[column].dtype == np.float32
+            assert batch[column].tolist() == expected.tolist()
+    assert batch["reward"].dtype == np.float32
+    assert batch["reward"].tolist() == [0.5, 1.0, 1.5, 2.0]
+    assert batch["action"].tolist() == [0, 1, 0, 1]
+
+
+def test_masked_arrays_are_refused_as_columns_by_name(tmp_path: Path) -> None:
+    env = trajrec.record(Tensors(is_constant=False, mask=True), tmp_path)
+    env.reset(seed=1)
+    env.step(0)
+    env.close()
+    with pytest.raises(CorpusError, match=r"'obs/jax' holds a jax\.Array"):
+        trajrec.open(tmp_path).transitions()
+    assert len(trajrec.open(tmp_path).transitions(columns=("obs/half", "reward"))) == 1

@@ -74,6 +74,12 @@ def test_integers_that_no_type_holds_together_are_refused() -> None:
         columns_of([2**63 + 1, -1], "rewards")
 
 
+def test_arrays_of_other_libraries_are_refused_by_their_name() -> None:
+    jax_number = codec.Plain("jax.Array", "array", {"value": np.array(1.5)})
+    with pytest.raises(NotHeldError, match=r"values of type jax\.Array"):
+        columns_of([jax_number], "rewards")
+
+
 @pytest.mark.mostly_slow(1)
 @pytest.mark.parametrize("kind", SPACES)
 def test_an_imported_export_replays_exactly(kind: str, tmp_path: Path) -> None:

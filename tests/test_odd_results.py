@@ -161,3 +161,25 @@ def test_audit_does_not_judge_a_step_that_was_not_recorded(tmp_path: Path) -> No
     corpus = trajrec.open(tmp_path)
     rows = corpus.sql("SELECT status, verdict, evidence->>'grade' FROM checks").fetchall()
     assert rows == [("not_evaluated", None, "partial")]
+
+
+@pytest.mark.parametrize("of_number", [lambda x: np.array([x]), lambda x: np.array([[x]], "f4")])
+def test_rewards_in_arrays_of_one_number_are_columns_of_numbers(
+    of_number: Callable[[float], Any], tmp_path: Path
+) -> None:
+    def mixed(k: int) -> Any:
+        return OBS, of_number(0.5) if k < 3 else 1.0, k == 4, False, {}
+
+    for run in (lambda k: (OBS, of_number(k / 2), k == 2, False, {}), mixed):
+        env = trajrec.record(Odd(run), tmp_path)
+        env.reset(seed=1)
+        while not env.step(0)[2]:
+            pass
+        env.close()
+    corpus = trajrec.open(tmp_path)
+    (batch,) = corpus.transitions()
+    assert batch["reward"].shape == (6,)
+    ((total,),) = corpus.sql("SELECT sum(total_reward) FROM episodes").fetchall()
+    assert batch["reward"].sum() == total == 4.5
+    (windows,) = corpus.sequences(length=2)
+    assert windows["reward"].shape == (4, 2)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import zstandard
 
-from trajrec.datasets.leaves import Leaf, LeafTable, has_whole_numbers
+from trajrec.datasets.leaves import Leaf, LeafTable, column_value, has_whole_numbers
 from trajrec.datasets.plan import NONE, Plan, Segments, StoredChunk
 from trajrec.datasets.stores import Store, StoreWriter, WriterFactory
 from trajrec.datasets.table import AFTER_FAILURE, CUT, LOST, TERMINATED, TRUNCATED, Table
@@ -325,11 +325,13 @@ def column_array(
         return leaves.code_texts(leaf.name, column.values(start, stop))
     array = column.array(start, stop)
     if array is None:
-        values = column.values(start, stop)
+        values = list(map(column_value, column.values(start, stop)))
         array = np.array(values)
         is_exact = has_whole_numbers(values, array)
     else:
         is_exact = True
+    # A reward may be an array of one number.
+    array = array.reshape(len(array), *leaf.shape)
     if array.dtype == leaf.dtype and is_exact:
         return array
     if leaf.dtype.kind == "f" and array.dtype.kind in "iu" and array.size:

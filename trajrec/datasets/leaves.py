@@ -6,6 +6,7 @@ column follows from all chunks together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -20,6 +21,8 @@ from trajrec.log.fields import PYTHON_DTYPES, Layout
 from trajrec.log.schema import Column
 from trajrec.types import Array, Value
 from trajrec.values import codec
+from trajrec.values.codec import Plain
+from trajrec.values.foreign_arrays import ARRAY, as_array
 
 FIELDS = ("obs", "action", "reward")
 """The fields of a chunk that become columns."""
@@ -118,6 +121,9 @@ class LeafTable:
         leaf = self._leaf_of(chunk, name, index)
         if leaf.is_text:
             self._add_texts(chunk, name, index)
+        if name == "reward" and not leaf.is_text and math.prod(leaf.shape) == 1:
+            # As in SQL: with an axis of its own, it would broadcast against the flags.
+            leaf = replace(leaf, shape=(), is_scalar=True)
         known = self.leaves.get(name)
         if known == leaf:
             return
@@ -132,8 +138,10 @@ class LeafTable:
                 reason = f"column {name!r}: {exc}"
                 raise LogCorruptError(reason, path=chunk.path, offset=chunk.offset) from exc
         if column.kind == "const":
-            return _value_leaf(name, _constant(chunk.column_bytes(column)), chunk)
-        leaves = {_value_leaf(name, value, chunk) for value in chunk.rows(index).values()}
+            value = column_value(_constant(chunk.column_bytes(column)))
+            return _value_leaf(name, value, chunk)
+        values = map(column_value, chunk.rows(index).values())
+        leaves = {_value_leaf(name, value, chunk) for value in values}
         leaf = leaves.pop()
         for other in leaves:
             leaf = _merge(leaf, other, chunk)
@@ -186,12 +194,35 @@ def _value_leaf(name: str, value: Value, chunk: LogChunk) -> Leaf:
         dtype = value.dtype
     is_too_large = type(value) is int and not -(2**63) <= value < 2**63
     if dtype is None or dtype.kind not in "biufcmM" or is_too_large:
-        shown = "an integer beyond 64 bits" if is_too_large else f"a {type(value).__name__}"
+        shown = "an integer beyond 64 bits" if is_too_large else _kind(value)
         raise CorpusError(
             f"{chunk.path}: {name!r} holds {shown}, which is no column; leave {name!r} out of "
             "columns=, or read such episodes with corpus.episodes()"
         )
     return Leaf(name, dtype, value.shape if is_array else (), is_scalar=not is_array)
+
+
+def column_value(value: Value) -> Value:
+    """Return a value as a column has it: an array of another library as one of NumPy.
+
+    NumPy lacks bfloat16, so such items become float32, which holds each of them exactly.
+    """
+    # A column has no place for a mask.
+    if not isinstance(value, Plain) or value.kind != ARRAY or "mask" in value.fields:
+        return value
+    try:
+        array = as_array(value)
+    except TypeError:
+        # Its dtype belongs to a package that is not imported here.
+        return value
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _kind(value: Value) -> str:
+    """Return the kind of a value that is no column, with its article."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return f"an array of {value.dtype}"
+    return f"a {value.type_name if isinstance(value, Plain) else type(value).__name__}"
 
 
 def _merge(known: Leaf, leaf: Leaf, chunk: LogChunk) -> Leaf:

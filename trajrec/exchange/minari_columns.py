@@ -9,6 +9,7 @@ import numpy as np
 
 from trajrec.exchange.minari_spaces import NumberKind
 from trajrec.types import Array, Value
+from trajrec.values.codec import Plain
 
 _KINDS = "biufc"
 
@@ -138,7 +139,9 @@ def _of_numbers(values: Sequence[Value], path: str) -> Node:
     types = set(map(type, values))
     for kind in types:
         if kind not in _PYTHON and not issubclass(kind, np.generic):
-            raise NotHeldError(path, f"values of type {kind.__name__}")
+            value = next(value for value in values if type(value) is kind)
+            shown = value.type_name if isinstance(value, Plain) else kind.__name__
+            raise NotHeldError(path, f"values of type {shown}")
     if bool in types and len(types) > 1:
         raise NotHeldError(path, "flags among numbers")
     try:
