@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ import trajrec
 from trajrec.cli.exit_status import ExitStatus
 from trajrec.cli.main import main
 from trajrec.corpus.export_files import export_messages, export_transitions
+from trajrec.corpus.scratch import replacing
 from trajrec.errors import CorpusError
 from trajrec.log.reader import LogReader
 
@@ -211,6 +213,36 @@ def test_an_export_killed_at_any_rename_is_run_again(
         assert (done[1:] == [file]) == (n_replaced == 2)
         assert export_messages(corpus, file) == 2
         assert len(file.read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("is_done", [False, True])
+def test_an_interrupt_between_two_renames_keeps_the_folder(
+    tmp_path: Path, at: int, is_done: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table"
+    path.mkdir()
+    (path / "old").touch()
+    replace = os.replace
+    calls = itertools.count()
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        is_at = next(calls) == at
+        if is_done or not is_at:
+            replace(source, target)
+        if is_at:
+            raise KeyboardInterrupt
+
+    def export() -> None:
+        with replacing(path, replaces_folder=True) as temporary:
+            temporary.mkdir()
+            (temporary / "new").touch()
+
+    monkeypatch.setattr("trajrec.corpus.scratch.os.replace", replace_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        export()
+    name = "new" if (at, is_done) == (1, True) else "old"
+    assert list(tmp_path.rglob("*")) == [path, path / name]
 
 
 def test_numbers_that_json_lacks_are_null_in_conversations(tmp_path: Path) -> None:

@@ -30,11 +30,13 @@ def replacing(path: Path, *, replaces_folder: bool = False) -> Iterator[Path]:
         if replaces_folder and path.is_dir() and not path.is_symlink():
             # No system call that Python has replaces a folder with files.
             with scratch_beside(path.with_name(f"{path.name}.old")) as old:
-                os.replace(path, old)
                 try:
+                    os.replace(path, old)
                     os.replace(temporary, path)
-                except OSError:
-                    os.replace(old, path)
+                except BaseException:
+                    # Also an interrupt: the old folder would be removed, and the new one too.
+                    if old.exists() and not path.exists():
+                        os.replace(old, path)
                     raise
         else:
             os.replace(temporary, path)
