@@ -14,6 +14,7 @@ from test_capture_command import trajrec_command
 from tiers import third_slow
 
 import trajrec
+from trajrec.taps import patching
 
 ENDINGS = "SELECT DISTINCT ending, stop_reason FROM all_episodes"
 
@@ -104,3 +105,23 @@ def test_a_command_that_fails_does_not_end_its_episodes_well(
     ended_well = "exit status 0" if options else "capture ended"
     expected = ("unknown", f"exit status {status}") if status else ("terminated", ended_well)
     assert rows(tmp_path, ENDINGS) == [expected]
+
+
+def test_an_interrupted_capture_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = patching._patch_library
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(patching, "_patch_library", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trajrec.capture(tmp_path)
+    monkeypatch.setattr(patching, "_patch_library", patch)
+    with ModelServer([Turn("There.")] * 2) as server:
+        ask(server)
+        with trajrec.capture(tmp_path):
+            ask(server)
+    patching.uninstall()
+    assert rows(tmp_path, "SELECT count(*) FROM model_calls") == [(1,)]

@@ -135,10 +135,16 @@ def capture(
                     "stop(), or give the same arguments"
                 )
             return _current
-        _current = Capture(where, options)
-        router.start(_current._new_episode)
-        _current._disconnect = connect_taps(_current)
-        return _current
+        begun = Capture(where, options)
+        try:
+            router.start(begun._new_episode)
+            begun._disconnect = connect_taps(begun)
+        except BaseException:
+            # An interrupt. Kept, it would be returned to the next call, and see nothing.
+            router.stop()
+            raise
+        _current = begun
+        return begun
 
 
 @atexit.register
