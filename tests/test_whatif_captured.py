@@ -344,6 +344,30 @@ def test_program_that_was_killed_has_controls_and_no_verdict(
     assert (result["unchanged"]["unknown"], result["changed"]["unknown"]) == (1, 1)
 
 
+@pytest.mark.parametrize("raised", [KeyError, ValueError])
+def test_a_program_may_raise_what_it_raised_in_its_capture(
+    server: ModelServer, tmp_path: Path, raised: type[Exception]
+) -> None:
+    agent = Plain(server.url)
+    kind: type[Exception] = KeyError
+
+    def program() -> None:
+        agent.run()
+        raise kind("at its end")
+
+    with pytest.raises(KeyError), trajrec.capture(tmp_path, task="t1"):
+        program()
+    trajrec.close_logs()
+    kind = raised
+    with trajrec.open(tmp_path) as corpus:
+        (own,) = corpus.episodes()
+        episode = corpus.episode(own.id)
+        assert episode.ending == "unknown"
+        change = Arguments({"cents": RIGHT})
+        result = what_if(episode, at=1, change=change, agent=program, n=1, **LEAVE)
+    assert ("what it did not raise" in result.refused) == (raised is not KeyError), result
+
+
 def spoil(folders: dict[str, Path], broken: str) -> None:
     """Change watched folders, and make one a file."""
     for folder in folders.values():

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable
 from typing import IO, Any, TypeAlias
 
+from trajrec.agents.routing import CAPTURE_ENDED
 from trajrec.agents.stand_ins import standing_in
+from trajrec.corpus.episode import Episode
 from trajrec.errors import RerunStopped
 from trajrec.recording.error_text import message_of
 from trajrec.replay.whatif.result import RunResult, RunStatus
@@ -94,9 +96,17 @@ def _why_unequal(run: WhatIfRun, error: BaseException | None) -> str:
     told = "" if error is None else f"{type(error).__name__}: {message_of(error)}"
     if run.branch is None:
         return f"the program ended before step {run.plan.at}" + (f": {told}" if error else "")
-    if isinstance(error, Exception) and run.episode.ending not in ("error", "interrupted"):
+    if isinstance(error, Exception) and not _may_have_raised(run.episode, error):
         return f"the program raised what it did not raise when it was recorded: {told}"
     return ""
+
+
+def _may_have_raised(episode: Episode, error: Exception) -> bool:
+    """Return whether a program may have raised an exception when its episode was recorded."""
+    if episode.ending == "unknown" and episode.end is not None:
+        # A capture tells the exception that ended it, and not one that the program caught.
+        return episode.end.stop_reason in (CAPTURE_ENDED, type(error).__name__)
+    return episode.ending in ("error", "interrupted")
 
 
 def last_lines(output: IO[bytes]) -> str:
