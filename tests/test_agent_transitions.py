@@ -262,3 +262,49 @@ def test_a_step_that_raised_ends_no_transition(tmp_path: Path) -> None:
 def test_other_environments_are_refused_by_name(cartpole: trajrec.Corpus) -> None:
     with pytest.raises(CorpusError, match=r"corpus\.transitions reads it"):
         next(cartpole.agent_transitions())
+
+
+class Padded(pettingzoo.ParallelEnv):  # type: ignore[misc, name-defined]
+    """Player "b" is done at its second step; padded, the environment goes on to return it."""
+
+    metadata: dict[str, Any] = {"name": "padded_v0"}  # noqa: RUF012
+    possible_agents = ["a", "b"]  # noqa: RUF012
+    render_mode = None
+
+    def __init__(self, *, is_padded: bool) -> None:
+        self.is_padded = is_padded
+
+    def observation_space(self, agent: str) -> Any:
+        return gym.spaces.Box(0, 9, (1,))
+
+    def action_space(self, agent: str) -> Any:
+        return gym.spaces.Discrete(2)
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        self.k = 0
+        self.agents = ["a", "b"]
+        return {agent: np.zeros(1, np.float32) for agent in self.agents}, {"a": {}, "b": {}}
+
+    def step(self, actions: Any) -> Any:
+        self.k += 1
+        given = self.possible_agents if self.is_padded else self.agents
+        observations = {agent: np.full(1, self.k, np.float32) for agent in given}
+        rewards = {agent: 1.0 if agent in self.agents else 0.0 for agent in given}
+        ends = {agent: self.k >= (4 if agent == "a" else 2) for agent in given}
+        self.agents = [agent for agent in self.agents if not ends[agent]]
+        return observations, rewards, ends, dict.fromkeys(given, False), {a: {} for a in given}
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_player_that_is_done_decides_no_more(is_padded: bool, tmp_path: Path) -> None:
+    env = trajrec.record(Padded(is_padded=is_padded), tmp_path)
+    for seed in range(2):
+        env.reset(seed=seed)
+        for _ in range(4):
+            # As vector environments do that pad the actions of players that have left.
+            env.step({"a": 1, "b": 1})
+    env.close()
+    parts = [part for part in trajrec.open(tmp_path).agent_transitions() if part.agent == "b"]
+    assert [part.reward.tolist() for part in parts] == [[1.0, 1.0]] * 2
+    assert [part.terminated.tolist() for part in parts] == [[False, True]] * 2
+    assert [part.n_dropped for part in parts] == [0, 0]

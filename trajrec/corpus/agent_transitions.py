@@ -71,11 +71,14 @@ class _Player:
         self.n_dropped = 0
         # Whether the last transition goes on until the player acts again.
         self.is_waiting = False
+        # A player never comes back: actions and rewards after its end are padding.
+        self.is_done = False
 
     def decide(self, decision: _Decision) -> None:
         """Note a decision, which is open until the next observation."""
         self.drop()
-        self.open = decision
+        if not self.is_done:
+            self.open = decision
 
     def drop(self) -> None:
         """Give up a decision of which no next observation will come."""
@@ -89,7 +92,7 @@ class _Player:
             row = _Row(self.open, reward, next_obs, bool(terminated), bool(truncated))
             self.rows.append(row)
             self.open = None
-            self.is_waiting = not (row.terminated or row.truncated)
+            self._note_end(row)
 
     def wait(self, step: Step, agent: Value) -> None:
         """Extend the last transition by a step in which the player did not act."""
@@ -108,7 +111,11 @@ class _Player:
             truncated=bool(step.info["truncations"].get(agent, False)),
         )
         self.rows[-1] = row
-        self.is_waiting = not (row.terminated or row.truncated)
+        self._note_end(row)
+
+    def _note_end(self, row: _Row) -> None:
+        self.is_done = row.terminated or row.truncated
+        self.is_waiting = not self.is_done
 
 
 def agent_transitions(episode: Episode) -> list[AgentTransitions]:
