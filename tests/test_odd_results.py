@@ -183,3 +183,29 @@ def test_rewards_in_arrays_of_one_number_are_columns_of_numbers(
     assert batch["reward"].sum() == total == 4.5
     (windows,) = corpus.sequences(length=2)
     assert windows["reward"].shape == (4, 2)
+
+
+@pytest.mark.parametrize("seed", [2**70, -(2**63) - 1, 5.0, "5", [1, 2]])
+def test_seed_that_no_log_holds_is_refused_before_the_reset(seed: Any, tmp_path: Path) -> None:
+    inner = Odd(right)
+    inner.k = 7
+    env = trajrec.record(inner, tmp_path)
+    with pytest.raises((TypeError, ValueError), match=r"seed must be an int .* got"):
+        env.reset(seed=seed)
+    assert inner.k == 7
+    env.reset(seed=3)
+    env.step(0)
+    env.close()
+    rows = trajrec.open(tmp_path).sql("SELECT seed, ending FROM episodes").fetchall()
+    assert rows == [(3, "abandoned")]
+
+
+@pytest.mark.parametrize("seed", [True, 2**64 - 1, 2**40])
+def test_other_whole_numbers_are_seeds(seed: int, tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("CartPole-v1"), tmp_path)
+    env.reset(seed=seed)
+    env.step(0)
+    env.close()
+    episode = recorded(tmp_path)
+    assert episode.start.seed == seed
+    assert replay_episode(episode).grade == "exact"

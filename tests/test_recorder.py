@@ -290,6 +290,10 @@ class OfGym(Older):
     __module__ = "gym.envs"
 
 
+class OfPuffer(Older):
+    num_envs = 2
+
+
 class OfDeepMind(Older):
     def action_spec(self) -> Any: ...
 
@@ -306,6 +310,7 @@ class OfDeepMind(Older):
             OfGym(),
             r"got OfGym: it is of the package gym, .* shimmy, GymV21CompatibilityV0\(env=env",
         ),
+        (OfPuffer(), r"got OfPuffer: it is a vector of environments: let it make recorded ones"),
         (OfDeepMind(), r"got OfDeepMind: wrap it by the package shimmy, DmControlCompatibilityV0"),
     ],
 )

@@ -21,6 +21,10 @@ _GYM_ENV = (
     "GymV21CompatibilityV0(env=env), or GymV26CompatibilityV0(env=env) if its step returns five values"
 )
 _DM_ENV = "wrap it by the package shimmy, DmControlCompatibilityV0(env)"
+_OTHER_VECTOR = (
+    "it is a vector of environments: let it make recorded ones, by trajrec.record(env, folder) in "
+    "the function that makes each of them"
+)
 _LIKE_ENV = (
     "derive its class from gymnasium.Env; reset returns (observation, info), and step "
     "(observation, reward, terminated, truncated, info). For a game that an agent plays, make it "
@@ -64,4 +68,7 @@ def _remedy(env: Value) -> str:
         return _GYM_ENV
     if hasattr(env, "action_spec") and hasattr(env, "observation_spec"):
         return _DM_ENV
+    if hasattr(env, "num_envs"):
+        # Those of PufferLib and AgileRL, for instance.
+        return _OTHER_VECTOR
     return _LIKE_ENV if hasattr(env, "reset") and hasattr(env, "step") else ""

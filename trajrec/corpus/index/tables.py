@@ -119,7 +119,12 @@ ALL_EPISODES = Table(
         ),
         ("started_at", "TIMESTAMP", "time of its reset, UTC; NULL if unknown"),
         ("ended_at", "TIMESTAMP", "time of its end, UTC; NULL if unknown"),
-        ("seed", "BIGINT", "seed of the reset; NULL if it had none"),
+        (
+            "seed",
+            "BIGINT",
+            "seed of the reset; NULL if it had none, or one above 2**63 - 1, which "
+            "corpus.episode(id).start.seed has",
+        ),
         (
             "seed_origin",
             "VARCHAR",
