@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -193,6 +194,44 @@ def test_a_refused_configuration_leaves_no_episode(
     assert main(["capture", str(tmp_path / "runs"), "--mcp", "--", "agent", str(path)]) == 2
     assert "none of the servers can be recorded" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_signal_after_the_command_leaves_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "servers.json"
+    path.write_text('{"mcpServers": {"a": {"command": "true", "env": {"KEY": "secret"}}}}')
+    # A process that the command leaves behind keeps a connection to the proxy.
+    program = (
+        "import os, socket, subprocess, sys, urllib.parse\n"
+        "parts = urllib.parse.urlsplit(os.environ['TRAJREC_PROXY'])\n"
+        "connection = socket.create_connection((parts.hostname, parts.port))\n"
+        "os.set_inheritable(connection.fileno(), True)\n"
+        "subprocess.Popen(['sleep', '8'], close_fds=False, stdout=subprocess.DEVNULL)\n"
+        "print('ended', flush=True)\n"
+    )
+    words = [sys.executable, "-c", program, str(path)]
+    command = [sys.executable, "-m", "trajrec", "capture", str(tmp_path / "runs"), "--mcp", "--"]
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    with subprocess.Popen(
+        [*command, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "TMPDIR": str(copies)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ended\n"
+            # The command ends, and its proxy is being closed.
+            time.sleep(0.3)
+            assert list(copies.iterdir())
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 130
+        finally:
+            process.kill()
+    assert not list(copies.iterdir())
 
 
 def test_hostile_messages_leave_the_session_recorded(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trajrec.cli.arguments import Commands, add_command
 from trajrec.cli.command_servers import require_servers, wrapped_command
+from trajrec.cli.interrupts import interrupted_by_signals
 from trajrec.cli.load import load_function
 from trajrec.cli.output import say
 from trajrec.cli.recorded_command import told_command
@@ -133,9 +134,12 @@ def run(arguments: argparse.Namespace) -> int:
         require_servers(arguments.command)
         options["is_error"] = find_tool_error
     _make_folder(arguments.dir)
-    with CommandRecording(
-        arguments.dir, options, is_one_episode=is_one_episode, verifiers=verifiers
-    ) as recording:
+    with (
+        interrupted_by_signals(),
+        CommandRecording(
+            arguments.dir, options, is_one_episode=is_one_episode, verifiers=verifiers
+        ) as recording,
+    ):
         server = ProxyServer(routes, recording.begin, mcp=recording.mcp)
         environment = command_environment(os.environ, server.address, routes, mode="record")
         with wrapped_command(arguments, environment, server, has_servers=arguments.mcp) as words:

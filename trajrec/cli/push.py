@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trajrec.cli.arguments import Commands, add_json
 from trajrec.cli.exit_status import ExitStatus
+from trajrec.cli.interrupts import interrupted_by_signals
 from trajrec.cli.output import Progress, print_json, say
 
 
@@ -31,7 +32,7 @@ def run(arguments: argparse.Namespace) -> ExitStatus:
     """Upload the logs, and print how many."""
     from trajrec.corpus.push import push
 
-    with Progress("uploading", " bytes") as progress:
+    with interrupted_by_signals(), Progress("uploading", " bytes") as progress:
         result = push(arguments.dir, arguments.url, delete=arguments.delete, progress=progress)
     if arguments.json:
         print_json(

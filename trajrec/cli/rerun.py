@@ -15,6 +15,7 @@ from trajrec.cli.capture import add_bases, bases_of
 from trajrec.cli.command_servers import has_sessions, mcp_answers, mcp_calls, wrapped_command
 from trajrec.cli.exit_status import CannotMakeError, ExitStatus
 from trajrec.cli.folder import reads_folder
+from trajrec.cli.interrupts import interrupted_by_signals
 from trajrec.cli.output import say
 from trajrec.cli.rerun_tests import function_of, write_test
 from trajrec.values.shown import counted
@@ -107,13 +108,16 @@ def _run_command(arguments: argparse.Namespace, episode: Episode) -> int:
 
     routes = make_routes(os.environ, bases_of(arguments))
     on_miss: Literal["live", "report"] = "live" if arguments.on_miss == "live" else "report"
-    with Rerun(
-        episode,
-        on_difference=on_miss,
-        folder=arguments.dir,
-        ignore=arguments.ignore,
-        run_tools=arguments.run_tools,
-    ) as rerun:
+    with (
+        interrupted_by_signals(),
+        Rerun(
+            episode,
+            on_difference=on_miss,
+            folder=arguments.dir,
+            ignore=arguments.ignore,
+            run_tools=arguments.run_tools,
+        ) as rerun,
+    ):
         stops: list[Callable[[], None]] = []
         answers = RerunAnswers(rerun, lambda: [stop() for stop in stops])
         mcp = mcp_answers(rerun, lambda: [stop() for stop in stops])

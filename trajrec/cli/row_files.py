@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trajrec.cli.interrupts import interrupted_by_signals
 from trajrec.types import Value
 from trajrec.values.formulas import FORMULA, guarded
 
@@ -57,7 +58,7 @@ def write_rows(relation: DuckDBPyRelation, kind: str) -> None:
         # Names may be recorded texts: those of a PIVOT are.
         shown_name = str(guarded(name)) if kind == "csv" else name
         shown.append(f"{value} AS {_quote(shown_name)}")
-    with tempfile.TemporaryDirectory() as folder:
+    with interrupted_by_signals(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rows"
         con.execute(
             f"COPY (SELECT {', '.join(shown)} FROM result) "
