@@ -124,6 +124,12 @@ class Command:
             self._send(signal.SIGTERM)
             threading.Thread(target=self._kill_later, args=(process,), daemon=True).start()
 
+    def wait_for_end(self) -> None:
+        """Wait until the command, which was stopped, has ended."""
+        # It does not start any more if it has not started by now.
+        if self._process is not None:
+            self._process.wait()
+
     def _kill_later(self, process: subprocess.Popen[bytes]) -> None:
         try:
             process.wait(_GRACE_S)
@@ -192,6 +198,8 @@ class RunningCommands:
                 return thread.submit(command.run).result()
             except BaseException:
                 command.stop()
+                # The pool does not know a thread whose start was interrupted.
+                command.wait_for_end()
                 raise
             finally:
                 self._running.discard(command)
