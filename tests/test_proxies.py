@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import msgspec
 import pytest
 from conftest import only
+from forked import ends_well
 from model_server import Call, ModelServer, Turn
 from tiers import SEED
 
@@ -344,6 +345,27 @@ def test_a_mark_names_the_episode_of_a_tapped_request(tmp_path: Path) -> None:
     with trajrec.open(tmp_path) as corpus:
         n_calls = [len(episode.transcript.model_calls) for episode in corpus.episodes()]
     assert n_calls == [2, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork processes")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_process_does_not_end_its_parents_request(tmp_path: Path) -> None:
+    url = "https://api.example.com/v1/chat/completions"
+    with ModelServer([]) as server, proxy(tmp_path, server.url) as address:
+        exchange = RemoteTap(address, is_rerun=False).begin(HttpRequest("POST", url, [], chat("x")))
+        assert exchange is not None
+        exchange.responded(200, [])
+        exchange.received(b"begin")
+
+        def leave() -> None:
+            exchange.received(b" otherwise")
+            exchange.ended(None)
+
+        assert ends_well(leave)
+        exchange.received(b" and end")
+        exchange.ended(None)
+    (call,) = only(tmp_path).transcript.exchanges
+    assert call.response_body == b"begin and end"
 
 
 @pytest.mark.slow

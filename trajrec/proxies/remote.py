@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import socket
 import time
@@ -146,6 +147,7 @@ class RemoteExchange:
         self._pieces: list[bytes] = []
         self._send_at = 0.0
         self._is_over = False
+        self._process_id = os.getpid()
 
     def responded(self, status: int, headers: Headers) -> None:
         """Report the head of the response."""
@@ -169,12 +171,20 @@ class RemoteExchange:
         if error is not None:
             told = [name_of(error), str(error), isinstance(error, Exception)]
         self._send_pieces("ended", told)
+        if self._is_forked:
+            self._connection.close()
+            return
         with contextlib.suppress(OSError):
             # The proxy closes the connection when it has recorded the answer. The next request of
             # this program, or of a child, finds its episode by that.
             self._connection.settimeout(_RECORDED_S)
             self._connection.recv(1)
         self._connection.close()
+
+    @property
+    def _is_forked(self) -> bool:
+        """Whether this is a forked process, which leaves the exchange to its parent."""
+        return self._process_id != os.getpid()
 
     def _send_pieces(self, kind: str, error: list[Any] | None) -> None:
         pieces = self._pieces
@@ -183,6 +193,8 @@ class RemoteExchange:
         self._send(head, b"".join(pieces))
 
     def _send(self, head: dict[str, Any], data: bytes = b"") -> None:
+        if self._is_forked:
+            return
         # The command may have ended, and its proxy with it, while this program goes on.
         with contextlib.suppress(OSError):
             send_frame(self._connection, head, data)
