@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import trajrec
-from trajrec.errors import CorpusError
+from trajrec.errors import CorpusError, EnvContractError
+from trajrec.replay import replay_episode
 
 pettingzoo = pytest.importorskip(
     "pettingzoo", reason="pettingzoo is not installed: pip install 'trajrec[pettingzoo]'"
@@ -308,3 +309,66 @@ def test_player_that_is_done_decides_no_more(is_padded: bool, tmp_path: Path) ->
     assert [part.reward.tolist() for part in parts] == [[1.0, 1.0]] * 2
     assert [part.terminated.tolist() for part in parts] == [[False, True]] * 2
     assert [part.n_dropped for part in parts] == [0, 0]
+
+
+class Unlike(Padded):
+    """Returns the results of functions."""
+
+    def __init__(self, reset_result: Any, step_result: Any) -> None:
+        super().__init__(is_padded=False)
+        self.reset_result = reset_result
+        self.step_result = step_result
+
+    def reset(self, seed: int | None = None, options: Any = None) -> Any:
+        return self.reset_result(*super().reset())
+
+    def step(self, actions: Any) -> Any:
+        return self.step_result(*super().step(actions))
+
+
+def as_they_are(*parts: Any) -> Any:
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("reset_result", "step_result", "message"),
+    [
+        (lambda obs, infos: obs, as_they_are, r"reset .* must return \(observations, infos\), got"),
+        (as_they_are, lambda *p: p[:3] + p[4:], r"step .* must return .*, got a tuple of 4"),
+        (as_they_are, lambda *p: (*p, {}), r"step .* must return .*, got a tuple of 6"),
+        (
+            as_they_are,
+            lambda o, r, te, tr, i: (o, r, {"a": 0.37, "b": False}, tr, i),
+            r"terminations\['a'\] must be one flag",
+        ),
+        (
+            as_they_are,
+            lambda o, r, te, tr, i: (o, r, te, {"a": False, "b": "False"}, i),
+            r"truncations\['b'\] must be one flag",
+        ),
+    ],
+)
+def test_results_that_pettingzoo_does_not_allow_are_refused(
+    reset_result: Any, step_result: Any, message: str, tmp_path: Path
+) -> None:
+    env = trajrec.record(Unlike(reset_result, step_result), tmp_path)
+
+    def play() -> None:
+        env.reset(seed=1)
+        env.step({"a": 1, "b": 1})
+
+    with pytest.raises(EnvContractError, match=message):
+        play()
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    assert episode.ending == "error"
+    assert replay_episode(episode, env=lambda: Unlike(reset_result, step_result)).grade == "exact"
+
+
+def test_joint_reset_without_infos_is_recorded(tmp_path: Path) -> None:
+    env = trajrec.record(Unlike(lambda obs, infos: (obs, None), as_they_are), tmp_path)
+    assert env.reset(seed=1)[1] is None
+    env.step({"a": 1, "b": 1})
+    env.close()
+    (episode,) = trajrec.open(tmp_path).episodes()
+    assert episode.rewards_by_agent == {"a": 1.0, "b": 1.0}

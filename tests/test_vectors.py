@@ -67,6 +67,18 @@ def test_vector_wrappers_stay_around_recorded_environments(
         assert {replay_episode(episode).grade for episode in corpus.episodes()} == {"exact"}
 
 
+def test_vector_wrapper_that_changes_values_is_warned_of(tmp_path: Path) -> None:
+    wrappers = gym.wrappers.vector
+    env = gym.make_vec("CartPole-v1", 2, vectorization_mode="sync")
+    env = wrappers.RecordEpisodeStatistics(wrappers.ClipReward(env, 0, 0.5))
+    with pytest.warns(UserWarning, match=r"before ClipReward, which is around the vector"):
+        recorder = trajrec.record(env, tmp_path)
+    play(recorder, 5)
+    with trajrec.open(tmp_path) as corpus:
+        # Those of the environments, which a replay returns too.
+        assert corpus.sql("SELECT DISTINCT reward FROM steps").fetchall() == [(1.0,)]
+
+
 def recorded(env: Any, folder: Path) -> Any:
     return trajrec.record(env, folder)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
 
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from trajrec.envstate.pettingzoo import api_of, as_gymnasium, layers
 from trajrec.protocols import MultiAgentEnv
@@ -14,6 +15,9 @@ from trajrec.recording.options import RecordOptions
 from trajrec.recording.recordable import check_recordable
 from trajrec.recording.recorder import Recorder
 from trajrec.types import AnyEnv
+
+# Wrappers around a vector that leave actions, observations, rewards and flags as they are.
+_PASSIVE_WRAPPERS = ("RecordEpisodeStatistics", "RecordVideo", "HumanRendering", "DictInfoToList")
 
 A = TypeVar("A", bound=MultiAgentEnv)
 V = TypeVar("V", bound=VectorEnv[Any, Any, Any])
@@ -71,7 +75,7 @@ def record(
             - A PettingZoo environment, AEC or parallel (`trajrec[pettingzoo]`). A PettingZoo
               wrapper is returned; `trajrec.envstate.pettingzoo` says how its steps are recorded.
             - A `SyncVectorEnv`. Each of its environments is wrapped in place and has a log of its
-              own, and `env` itself is returned.
+              own, and `env` itself is returned. Wrappers around the vector are not recorded.
 
             An `AsyncVectorEnv` cannot be recorded from outside, because its environments live in
             other processes. Let it make recorded ones:
@@ -171,4 +175,21 @@ def _record_vector(
         check_recordable(inner)
         _check_unrecorded(inner, folder)
     bare.envs = [_record_one(inner, folder, audit, allow, options) for inner in bare.envs]
+    _warn_of_wrappers(env)
     return env
+
+
+def _warn_of_wrappers(env: VectorEnv[Any, Any, Any]) -> None:
+    """Warn of wrappers around a vector through which a loop gets other values than the log has."""
+    names = []
+    while isinstance(env, VectorWrapper):
+        if type(env).__name__ not in _PASSIVE_WRAPPERS:
+            names.append(type(env).__name__)
+        env = env.env
+    if names:
+        warnings.warn(
+            "each environment of the vector is recorded as it returns its steps, before "
+            f"{' and '.join(names)}, which is around the vector; to record the values of the loop, "
+            "wrap each environment, gym.make_vec(id, n, wrappers=[...])",
+            stacklevel=4,
+        )

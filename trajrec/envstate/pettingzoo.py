@@ -25,6 +25,7 @@ from typing import Any, Literal, SupportsFloat, TypeAlias
 import gymnasium
 import numpy as np
 
+from trajrec.envstate.results import check_flags, joint_parts
 from trajrec.types import Action, Info, JsonObject, Observation, Value
 
 PettingZooApi = Literal["aec", "parallel"]
@@ -156,14 +157,18 @@ class ParallelView(PettingZooEnv):
     ) -> tuple[Observation, Info]:
         """Reset the environment; return the observations and infos of all players."""
         returned = self.env.reset(seed=seed, options=options)
-        observations, infos = returned
+        observations, infos = joint_parts(returned, "reset", "observations, infos")
         self._after(returned, observations, infos)
         return observations, {"infos": infos}
 
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, Info]:
         """Step the environment with the action of each player."""
         returned = self.env.step(action)
-        observations, rewards, terminations, truncations, infos = returned
+        observations, rewards, terminations, truncations, infos = joint_parts(
+            returned, "step", "observations, rewards, terminations, truncations, infos"
+        )
+        check_flags(terminations, "terminations")
+        check_flags(truncations, "truncations")
         self._after(returned, observations, infos)
         is_over = not self.env.agents
         has_terminated = is_over and all(terminations.values())
@@ -182,12 +187,13 @@ class ParallelView(PettingZooEnv):
         self,
         returned: Value,
         observations: Mapping[Player, Observation],
-        infos: Mapping[Player, Info],
+        infos: Mapping[Player, Info] | None,
     ) -> None:
         if self.holds_returned:
             self.returned = returned
         self.acting_agents = {
-            agent: _mask(observations.get(agent), infos.get(agent)) for agent in self.env.agents
+            agent: _mask(observations.get(agent), (infos or {}).get(agent))
+            for agent in self.env.agents
         }
 
 
@@ -252,6 +258,8 @@ class AECView(PettingZooEnv):
 
     def _flags(self) -> Info:
         env = self.env
+        check_flags(env.terminations, "terminations")
+        check_flags(env.truncations, "truncations")
         return {
             "terminations": dict(env.terminations),
             "truncations": dict(env.truncations),

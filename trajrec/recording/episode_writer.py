@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
+from trajrec.envstate.results import as_flag
 from trajrec.errors import EnvContractError
 from trajrec.log.events import Redaction, StepValues, TaskStart
 from trajrec.log.items import Entry, Reset, encode_row
@@ -22,7 +23,6 @@ from trajrec.recording.buffer import (
     StepBuffer,
     make_entry,
 )
-from trajrec.recording.env_results import as_flag
 from trajrec.recording.episode_events import check_events, failure_event
 from trajrec.recording.faults import Fault, StepPart, fault_of, fault_of_step
 from trajrec.recording.keyframe_schedule import KeyframeSchedule

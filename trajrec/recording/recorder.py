@@ -13,13 +13,13 @@ import gymnasium
 import msgspec
 
 from trajrec.envstate.adapters import choose_adapter
+from trajrec.envstate.results import reset_parts, step_error
 from trajrec.errors import EncodeError, LogWriteError
 from trajrec.log.events import TaskStart
 from trajrec.log.schema import EpisodeStart, Fork, StateRecord
 from trajrec.log.writer import Durability, OnFull
 from trajrec.protocols import Verifier
 from trajrec.recording.buffer import NOT_RECORDED, PENDING, SKIPPED, StepBuffer
-from trajrec.recording.env_results import reset_parts, step_error
 from trajrec.recording.episode_writer import EpisodeWriter, StepResult
 from trajrec.recording.log_series import LogSeries
 from trajrec.recording.options import KeepStates, LogOrigin, TaskOfReset, check_volume

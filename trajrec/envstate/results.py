@@ -70,6 +70,36 @@ def step_error(exc: BaseException, result: Value) -> EnvContractError | None:
     return None
 
 
+def joint_parts(result: Value, call: str, names: str) -> tuple[Value, ...]:
+    """Return the parts of a result of a parallel environment of PettingZoo.
+
+    Args:
+        result: The result.
+        call: "reset" or "step".
+        names: The parts that it must have, separated by commas.
+
+    Raises:
+        EnvContractError: It has others. A dict of two players would unpack into their names.
+    """
+    if not isinstance(result, (tuple, list)) or len(result) != names.count(",") + 1:
+        raise EnvContractError(
+            f"{call} of a parallel environment must return ({names}), got {_described(result)}; "
+            "inside of the recorder, put a wrapper around the environment that returns these"
+        )
+    return tuple(result)
+
+
+def check_flags(flags: Mapping[Value, Value], name: str) -> None:
+    """Check the flags of several players.
+
+    Raises:
+        EnvContractError: One is no flag.
+    """
+    for player, flag in flags.items():
+        if flag is not True and flag is not False:
+            as_flag(flag, f"{name}[{player!r}]")
+
+
 def as_flag(value: Value, name: str) -> bool:
     """Return a flag as a bool. Numbers and arrays of one element are flags if they are 0 or 1.
 
@@ -87,8 +117,9 @@ def as_flag(value: Value, name: str) -> bool:
         is_flag = False
     if not is_flag:
         raise EnvContractError(
-            f"{name} must be one flag, got {_described(value)}; step must return (observation, "
-            f"reward, terminated, truncated, info): {_SIX_PARTS}"
+            f"{name} must be one flag, true or false, got {_described(value)}; inside of the "
+            "recorder, put a wrapper around the environment that returns flags; it puts any other "
+            "value, such as a cost, into the info"
         )
     return is_set
 
