@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from conftest import only
 from model_server import Attempt, ModelServer, Turn
+from taken_signals import taken
 from tiers import third_slow
 
 import trajrec
@@ -351,7 +352,7 @@ def test_an_interrupt_at_its_start_leaves_no_command(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
     words = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(KeyboardInterrupt):
+    with taken(signal.SIGINT), pytest.raises(KeyboardInterrupt):
         RunningCommands().run(Command(words, os.environ, in_background=True))
     assert [process.poll() for process in started] == [-signal.SIGTERM]
 

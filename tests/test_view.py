@@ -22,6 +22,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 from starlette.testclient import TestClient
+from taken_signals import taken
 from tiers import third_slow
 
 import trajrec
@@ -541,7 +542,10 @@ def test_a_viewer_that_a_signal_ends_leaves_no_files(
 ) -> None:
     command = [sys.executable, "-m", "trajrec", "view", str(folder), "--port", "0"]
     environment = {**os.environ, "TMPDIR": str(tmp_path), "BROWSER": "true"}
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process:
+    with (
+        taken(getattr(signal, name)),
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as process,
+    ):
         try:
             deadline = time.monotonic() + 20
             while not list(tmp_path.glob("*/open.html")) and time.monotonic() < deadline:
