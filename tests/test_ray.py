@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,6 +58,27 @@ def test_ray_gives_the_same_reports(tmp_path: Path) -> None:
     alone = reports(tmp_path, env=heavier, explain=False)
     assert reports(tmp_path, backend="ray", jobs=2, env=heavier, explain=False) == alone
     assert ray.is_initialized(), "the cluster is the user's"
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("ending", ["exception", "close"])
+def test_tasks_that_nobody_waits_for_end_on_a_cluster(tmp_path: Path, ending: str) -> None:
+    def work(number: int) -> int:
+        if number == 1 and ending == "exception":
+            raise ValueError("stop")
+        for _ in range(number * 20):
+            time.sleep(0.02)
+        (tmp_path / str(number)).touch()
+        return number
+
+    results = map_on_ray(work, range(20), 2)
+    assert next(results) == 0
+    if ending == "exception":
+        with pytest.raises(ValueError, match="stop"):
+            list(results)
+    results.close()  # type: ignore[attr-defined]
+    time.sleep(3)
+    assert {path.name for path in tmp_path.iterdir()} <= {"0", "1"}
 
 
 @pytest.mark.usefixtures("cluster")

@@ -47,6 +47,7 @@ def map_on_ray(
         paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}}
         ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, runtime_env=paths)
     specs = registered()
+    pending: collections.deque[Value] = collections.deque()
     try:
 
         @ray.remote(num_cpus=1, max_retries=RETRIES)  # type: ignore[untyped-decorator]
@@ -54,7 +55,6 @@ def map_on_ray(
             register(specs)
             return function(item)
 
-        pending: collections.deque[Value] = collections.deque()
         source = iter(items)
         is_exhausted = False
         while pending or not is_exhausted:
@@ -65,13 +65,22 @@ def map_on_ray(
                     is_exhausted = True
             if not pending:
                 continue
+            answer: B | WorkerDied
             try:
-                yield ray.get(pending.popleft())
+                answer = ray.get(pending[0])
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as exc:
-                yield WorkerDied(f"its Ray worker ended {RETRIES + 1} times: {type(exc).__name__}")
+                answer = WorkerDied(
+                    f"its Ray worker ended {RETRIES + 1} times: {type(exc).__name__}"
+                )
             except ray.exceptions.RayTaskError as exc:
                 # The exception of the function itself, as `map_ordered` raises it.
                 raise (exc.cause if exc.cause is not None else exc) from exc
+            pending.popleft()
+            yield answer
     finally:
         if is_own:
             ray.shutdown()
+        else:
+            # Those that nobody waits for any more, after an exception or an interrupt.
+            for left in pending:
+                ray.cancel(left)
