@@ -15,7 +15,7 @@ import pytest
 
 import trajrec
 from trajrec.errors import EncodeError, EnvContractError
-from trajrec.replay import replay_episode
+from trajrec.replay import credit, replay_episode
 
 OBS = np.zeros(2, np.float32)
 
@@ -209,3 +209,34 @@ def test_other_whole_numbers_are_seeds(seed: int, tmp_path: Path) -> None:
     episode = recorded(tmp_path)
     assert episode.start.seed == seed
     assert replay_episode(episode).grade == "exact"
+
+
+def credit_of(reward_of: Callable[[int], Any], folder: Path, **options: Any) -> Any:
+    def run(k: int) -> Any:
+        return np.full(2, k, np.float32), reward_of(k), k == 3, False, {}
+
+    env = trajrec.record(Odd(run), folder)
+    env.reset(seed=1)
+    for _ in range(3):
+        env.step(0)
+    env.close()
+    make = lambda: Odd(run)  # noqa: E731
+    table = credit.estimate(recorded(folder), "random", n_rollouts=4, env=make, **options)
+    query = "SELECT DISTINCT fork_step, episode_return FROM rollouts WHERE arm = 'value' ORDER BY 1"
+    return table, trajrec.open(folder).sql(query).fetchall()
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f2", "i4"])
+def test_credit_takes_an_array_of_one_number_for_a_reward(dtype: str, tmp_path: Path) -> None:
+    table, returns = credit_of(lambda k: np.array([k], dtype), tmp_path)
+    assert returns == [(0, 6.0), (1, 5.0), (2, 3.0)]
+    assert [row.value for row in table.estimates if row.estimator == "value"] == [6.0, 5.0, 3.0]
+
+
+def test_rollouts_with_several_rewards_have_no_return(tmp_path: Path) -> None:
+    table, returns = credit_of(lambda k: np.array([k, -1.0]), tmp_path, success=lambda env: True)
+    assert len(returns) == 3
+    assert all(math.isnan(value) for _, value in returns)
+    assert all(math.isnan(r.episode_return) for arm in table.arms for r in arm.rollouts)
+    assert {row.value for row in table.estimates if row.estimator == "value"} == {1.0}
+    assert not any("no sum" in note for note in table.notes)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from trajrec.corpus.episode import Episode
 from trajrec.corpus.history import path_between
-from trajrec.replay.credit.sampling.conditions import is_single
+from trajrec.replay.credit.sampling.conditions import as_number, is_single
 from trajrec.replay.credit.sampling.context import recorded_calls
 from trajrec.replay.execute.reach import check_step
 from trajrec.types import Action
-from trajrec.values.presented import presented
 
 
 def recorded_actions(episode: Episode) -> dict[int, Action]:
@@ -30,7 +29,7 @@ def recorded_rewards(episode: Episode) -> dict[int, float]:
     if not all(map(is_single, episode.reward_values)):
         return {}
     rewards = zip(episode.step_numbers, episode.reward_values, strict=True)
-    return {int(step): float(presented(reward)) for step, reward in rewards}
+    return {int(step): as_number(reward) for step, reward in rewards}
 
 
 def is_over(episode: Episode) -> bool:

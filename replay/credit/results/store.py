@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from trajrec.corpus.episode import Episode
 from trajrec.log.annotations import CreditRun
 from trajrec.recording.event_log import open_event_log
 from trajrec.replay.credit.results.estimates import Estimate
 from trajrec.replay.credit.results.remarks import lost_estimand, spread_note
 from trajrec.replay.credit.results.table import ArmRollouts, CreditTable, SkillLuckSplit
+from trajrec.replay.credit.sampling.conditions import is_single
 from trajrec.replay.credit.sampling.rollout import Rollout
 from trajrec.replay.credit.sampling.sampler import Sampler
 from trajrec.replay.forks.noise_watch import unset_notes
@@ -58,7 +60,7 @@ def make_table(
         restore=sampler.restore_method,
         split=split,
         notes=(*notes, *_notes(sampler), *spread_note(rows)),
-        arms=list(arms),
+        arms=_with_known_returns(arms, sampler.episode),
         scouts=tuple(scouts),
         controls=sampler.proof.controls,
     )
@@ -66,6 +68,16 @@ def make_table(
     if folder is not None:
         append_run(table, sampler.episode.path.parent if folder == "beside" else folder)
     return table
+
+
+def _with_known_returns(arms: Sequence[ArmRollouts], episode: Episode) -> list[ArmRollouts]:
+    """Return the rollouts, without returns if each step has several rewards: they have no sum."""
+    if all(map(is_single, episode.reward_values)):
+        return list(arms)
+    return [
+        arm._replace(rollouts=[r._replace(episode_return=math.nan) for r in arm.rollouts])
+        for arm in arms
+    ]
 
 
 def _notes(sampler: Sampler) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from trajrec.replay.credit.sampling.options import RolloutConfig
 from trajrec.replay.credit.sampling.request import SampleRequest
 from trajrec.types import Value
 from trajrec.values.presented import presented
+from trajrec.values.real_numbers import real_number
 
 # Without a time limit a rollout may have no end. It is taken for endless if it is so many times as
 # long as the recorded episode, and at least so long.
@@ -57,8 +59,19 @@ def check_rewards(episode: Episode) -> None:
             )
 
 
+def as_number(reward: Value) -> float:
+    """Return the reward of a step as a float; NaN if it is no number, so that the return is none."""
+    number = real_number(reward)
+    return math.nan if number is None else number
+
+
 def is_single(reward: Value) -> bool:
-    """Return whether the reward of a step is one, not one for each agent or goal."""
+    """Return whether the reward of a step is one, not one for each agent or goal.
+
+    An array of one number is that number, as in `Episode.total_reward`.
+    """
+    if real_number(reward) is not None:
+        return True
     return not isinstance(reward, dict) and not np.ndim(presented(reward))
 
 

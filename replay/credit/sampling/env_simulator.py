@@ -12,7 +12,7 @@ from trajrec.corpus.history import path_between
 from trajrec.envstate.attributes import constants_digest
 from trajrec.envstate.outer_state import OuterState, ProcessGenerators
 from trajrec.errors import ReplayError
-from trajrec.replay.credit.sampling.conditions import is_single
+from trajrec.replay.credit.sampling.conditions import as_number, is_single
 from trajrec.replay.credit.sampling.noise import EnvNoise, Noise
 from trajrec.replay.credit.sampling.simulator import Resample, Success
 from trajrec.replay.credit.sampling.state_key import StateKey
@@ -101,7 +101,7 @@ class _LiveEnv:
             self._watch.after()
         self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
         # If a step has several rewards, only the success function counts.
-        value = float(reward) if type(reward) is float or is_single(reward) else 0.0
+        value = as_number(reward) if type(reward) is float or is_single(reward) else 0.0
         return observation, value, bool(terminated or truncated)
 
     def score(self) -> float | None:

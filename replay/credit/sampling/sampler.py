@@ -15,6 +15,7 @@ from trajrec.corpus.refs import EpisodeLoader, refs_with_ancestors
 from trajrec.errors import ReplayError
 from trajrec.replay.credit.sampling.allowance import Allowance, BudgetSpent
 from trajrec.replay.credit.sampling.conditions import (
+    as_number,
     check_agent_options,
     check_rewards,
     endless_step,
@@ -53,7 +54,6 @@ from trajrec.replay.forks.walker import cheapest_method
 from trajrec.replay.processes.workers import WorkerDied
 from trajrec.statistics.intervals import is_binary
 from trajrec.types import FloatArray
-from trajrec.values.presented import presented
 
 
 class Sampler:
@@ -210,7 +210,7 @@ class Sampler:
         if self.by_score:
             return all(is_binary(values) for values in results)
         seen = {*(float(r) for values in results for r in values), self.episode.total_reward}
-        seen |= {float(presented(reward)) for reward in self.episode.reward_values}
+        seen |= {as_number(reward) for reward in self.episode.reward_values}
         if seen == {0.0, 1.0}:
             return True
         if not seen <= {0.0, 1.0}:

@@ -56,7 +56,7 @@ ROLLOUTS = Table(
             "value: the policy acts; action: the recorded action first; or a name of the run",
         ),
         ("scenario", "UBIGINT", "scenario that its noise comes from (common random numbers)"),
-        ("episode_return", "DOUBLE", "sum of its rewards"),
+        ("episode_return", "DOUBLE", "sum of its rewards; NaN if they are no numbers"),
         ("score", "DOUBLE", "result of the check at its end; NULL without a check"),
         ("length", "BIGINT", "its steps"),
         ("env_steps", "BIGINT", "steps taken for it; fewer if it merged with another rollout"),
