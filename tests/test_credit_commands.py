@@ -657,6 +657,24 @@ def test_remarks_say_why_forks_and_groups_train_nothing(
         assert "alone" not in capsys.readouterr().err
 
 
+def test_returns_of_abandoned_episodes_are_remarked(tmp_path: Path) -> None:
+    env = trajrec.record(gym.make("FrozenLake-v1", is_slippery=False), tmp_path / "runs")
+    for actions in ([1, 1, 2, 1, 2, 2], [1, 1], [2, 1], [0]):
+        env.reset(seed=1)
+        for action in actions:
+            env.step(action)
+    env.close()
+    corpus = trajrec.open(tmp_path / "runs")
+    remarks: list[str] = []
+    target = tmp_path / "rows.jsonl"
+    assert credit.export(corpus, "grpo", target, tell=remarks.append) == 4
+    assert [text for text in remarks if text.startswith("2 episodes were abandoned")]
+    remarks.clear()
+    where = "ending <> 'abandoned'"
+    credit.export(corpus, "grpo", target, where=where, tell=remarks.append, overwrite=True)
+    assert not [text for text in remarks if "abandoned" in text]
+
+
 @pytest.mark.sources
 def test_the_logs_of_who_and_when_load_with_their_baseline() -> None:
     from benchmarks.credit import who_when

@@ -351,6 +351,15 @@ def _tell_of_groups(
                 f"{n_unmeasured} episodes have an outcome and no known return: "
                 "measure='outcome' (--measure outcome) compares them"
             )
+        cut_off = f"{bracketed(where)} AND ending = 'abandoned' AND total_reward IS NOT NULL"
+        ((n_cut_off,),) = corpus.sql(
+            f"SELECT count(*) FROM episodes WHERE {cut_off}", sandbox=True
+        ).fetchall()
+        if n_cut_off:
+            remark(
+                f"{n_cut_off} episodes were abandoned before their end, so that their returns lack "
+                "its rewards: leave them out by where (--where \"ending <> 'abandoned'\")"
+            )
     # The n of a row of GRPO is the size of the group; other methods count other things.
     sizes = tables
     if method != "grpo":
