@@ -14,7 +14,9 @@ from test_capture_command import trajrec_command
 from tiers import third_slow
 
 import trajrec
+from trajrec.agents.routing import router
 from trajrec.taps import patching
+from trajrec.wire.exchange import HttpRequest
 
 ENDINGS = "SELECT DISTINCT ending, stop_reason FROM all_episodes"
 
@@ -50,6 +52,21 @@ def test_a_conversation_that_stops_in_its_middle_has_no_known_end(
     with ModelServer([turn]) as server, trajrec.capture(tmp_path):
         ask(server)
     assert rows(tmp_path, ENDINGS) == [expected]
+
+
+def test_of_requests_at_once_the_last_one_must_be_answered(tmp_path: Path) -> None:
+    url = "http://h/v1/chat/completions"
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "Where?"}]}'
+    answer = b'{"choices": [{"message": {"role": "assistant", "content": "There."}}]}'
+    with trajrec.capture(tmp_path, task="t"):
+        first, _ = [
+            router.begin_marked(HttpRequest("POST", url, [], body), "sample") for _ in range(2)
+        ]
+        assert first is not None
+        first.responded(200, [("content-type", "application/json")])
+        first.received(answer)
+        first.ended(None)
+    assert rows(tmp_path, ENDINGS) == [("unknown", "capture ended")]
 
 
 @pytest.mark.parametrize(

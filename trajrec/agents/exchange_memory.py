@@ -228,8 +228,11 @@ class ExchangeMemory:
         return [] if answer is None else list(_content_of(answer).calls)
 
     def is_in_the_middle(self) -> bool:
-        """Return whether the conversation was to go on: a request has no answer, or a call none."""
-        return bool(self._requests) and (self._last_answer is None or bool(self.running_calls()))
+        """Return whether it was to go on: the last request has no answer, or a call of one none."""
+        if not self._requests:
+            return False
+        # Of several requests at once, an earlier one may be answered last.
+        return self._requests[-1].answer is None or bool(self.running_calls())
 
     def told_texts(self) -> list[str]:
         """Return the texts of the first request and the last ones: what the agent itself was told."""
