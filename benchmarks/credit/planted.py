@@ -12,7 +12,9 @@ import contextlib
 import functools
 import itertools
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -58,6 +60,9 @@ MOST_DECIDED = 0.02
 
 UNCLEAR = (0.25, 0.42)
 """Shares of the largest loss that are too near to it: an episode with such a step is left out."""
+
+LUCK = "luck alone"
+"""The family of episodes that no fault has lost."""
 
 BUDGET = Budget(env_steps=100_000)
 
@@ -265,6 +270,22 @@ def banks() -> Iterator[Planted]:
         yield Planted(bank_episode(), gambler, np.array([0.0, 0.5, 0.0]))
 
 
+class Answered(NamedTuple):
+    """What a search said of an episode, and the right answer.
+
+    Attributes:
+        step: The step that it decided for; None if it did not decide.
+        likeliest: The step that it held for the likeliest.
+        confidence: The probability that it gave this one; None if it gave none.
+        answer: The right step; -1 of an episode that was lost by luck alone.
+    """
+
+    step: int | None
+    likeliest: int | None
+    confidence: float | None
+    answer: int
+
+
 class Tally:
     """Counts decisions, and compares their probabilities with how often they were right."""
 
@@ -274,14 +295,14 @@ class Tally:
         self._stated: list[float] = []
         self._hits: list[bool] = []
 
-    def add(self, decision: Decision, answer: int) -> None:
+    def add(self, answered: Answered) -> None:
         """Count a decision."""
-        if decision.step is not None:
+        if answered.step is not None:
             self.n_decided += 1
-            self.n_right += decision.step == answer
-        if decision.confidence is not None:
-            self._stated.append(decision.confidence)
-            self._hits.append(decision.likeliest == answer)
+            self.n_right += answered.step == answered.answer
+        if answered.confidence is not None:
+            self._stated.append(answered.confidence)
+            self._hits.append(answered.likeliest == answered.answer)
 
     @property
     def share(self) -> float:
@@ -329,31 +350,52 @@ def families(seed: int) -> dict[str, Iterator[Planted]]:
     }
 
 
-def planted(n: int = 125, n_luck: int = 300, *, seed: int = 0) -> Iterator[Criterion]:
+def _answered(name: str, n: int, seed: int) -> list[Answered]:
+    """Search the cases of a family; `LUCK` is that of episodes that were lost by luck alone."""
+    if name == LUCK:
+        cases = lakes(np.random.default_rng([seed, 1000]), n_faults=0, epsilon=0.0)
+    else:
+        cases = (case for case in families(seed)[name] if case.answer is not None)
+    found = []
+    for k, case in enumerate(itertools.islice(cases, n)):
+        assert (case.answer is None) == (name == LUCK), "the policy's own actions lose nothing"
+        decision = case.decide(seed + k)
+        answer = -1 if case.answer is None else case.answer
+        found.append(Answered(decision.step, decision.likeliest, decision.confidence, answer))
+    return found
+
+
+def planted(
+    n: int = 125, n_luck: int = 300, *, seed: int = 0, jobs: int = 2
+) -> Iterator[Criterion]:
     """Yield how many decisions are right: 1,500 cases by default.
 
     Args:
         n: Cases of each family.
         n_luck: Episodes that were lost by luck alone.
         seed: Seed of the cases and of the searches.
+        jobs: Processes, which share the families.
     """
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=spawn) as pool:
+        running = {name: pool.submit(_answered, name, n, seed) for name in families(seed)}
+        lucky = pool.submit(_answered, LUCK, n_luck, seed)
+        yield from _judged({name: one.result() for name, one in running.items()}, n)
+        n_decided = sum(one.step is not None for one in lucky.result())
+    most = math.ceil(MOST_DECIDED * n_luck)
+    yield at_most(f"planted: decided, of {n_luck} lost by luck alone", n_decided, most)
+
+
+def _judged(answered: dict[str, list[Answered]], n: int) -> Iterator[Criterion]:
+    """Yield how many decisions of each family are right, and whether the probabilities hold."""
     all_cases = Tally()
-    for name, cases in families(seed).items():
+    for name, cases in answered.items():
         tally = Tally()
-        clear = ((case, case.answer) for case in cases if case.answer is not None)
-        for k, (case, answer) in enumerate(itertools.islice(clear, n)):
-            decision = case.decide(seed + k)
-            tally.add(decision, answer)
-            all_cases.add(decision, answer)
+        for case in cases:
+            tally.add(case)
+            all_cases.add(case)
         # The bar is that of all families: one alone is small.
         yield at_least(f"{name}: right, of {tally.n_decided} decided of {n}", tally.share, 0.0)
     name = f"planted: right, of {all_cases.n_decided} decided"
     yield at_least(name, all_cases.share, LEAST_RIGHT)
     yield from all_cases.deciles()
-    n_decided = 0
-    lucky = lakes(np.random.default_rng([seed, 1000]), n_faults=0, epsilon=0.0)
-    for k, case in enumerate(itertools.islice(lucky, n_luck)):
-        assert case.answer is None, "the policy's own actions lose nothing"
-        n_decided += case.decide(seed + k).step is not None
-    most = math.ceil(MOST_DECIDED * n_luck)
-    yield at_most(f"planted: decided, of {n_luck} lost by luck alone", n_decided, most)
