@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import trajrec
+from trajrec.agents.context import open_episodes
+from trajrec.agents.routing import router
 from trajrec.corpus.chat import conversations, decisions
 from trajrec.corpus.episode import Episode
 from trajrec.envs import Bank
@@ -25,6 +27,7 @@ from trajrec.replay import credit, fork
 from trajrec.replay.credit.forms import MessageForm, TextForm
 from trajrec.replay.credit.sampling.context import Recording
 from trajrec.replay.credit.texts import prompt_text
+from trajrec.wire.exchange import HttpRequest
 
 
 class Model:
@@ -98,6 +101,26 @@ def test_a_recorded_answer_is_never_asked_for_again(tmp_path: Path, how: str) ->
         assert model.n_asked == 8 * n_asked
         assert row.noise == "fresh"
         assert row.value == 0 if step > 1 else 0 <= row.value <= 1
+
+
+def test_an_agent_that_keeps_its_episodes_answers_no_later_requests(tmp_path: Path) -> None:
+    kept = []
+
+    def agent(ep: Any) -> None:
+        kept.append(ep)
+        ep.call("deposit", amount=100)
+        ep.call("choose", amount=50)
+        ep.call("withdraw")
+
+    episode = record(tmp_path, agent)
+    credit.estimate(episode, credit.AgentPolicy(agent), steps=[1], n_rollouts=2)
+    assert len(kept) > 1
+    assert open_episodes() == []
+    body = b'{"messages": [{"role": "user", "content": "Where?"}]}'
+    with trajrec.capture(tmp_path / "later"):
+        assert router.begin(HttpRequest("POST", "http://h/v1/chat/completions", [], body))
+    with trajrec.open(tmp_path / "later") as corpus:
+        assert len(list(corpus.episodes())) == 1
 
 
 @pytest.mark.slow

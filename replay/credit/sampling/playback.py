@@ -92,6 +92,7 @@ class PlaybackEpisode(ToolDecorator):
         self.step_number = step_number
         self.next_call: Call | None = None
         self.is_stopped = False
+        self._has_ended = False
         self._verdicts = UnknownVerdicts()
         self.divergence: AgentDivergedError | None = None
         self.outside: set[str] = set()
@@ -110,8 +111,8 @@ class PlaybackEpisode(ToolDecorator):
 
     @property
     def has_ended(self) -> bool:
-        """Whether its agent's loop is over: it is not, as long as the agent runs."""
-        return False
+        """Whether its agent's loop is over. An agent may keep it, and later requests are not its."""
+        return self._has_ended
 
     @property
     def n_steps(self) -> int:
@@ -233,6 +234,7 @@ class PlaybackEpisode(ToolDecorator):
 
         The pieces of a stream that the agent did read are its answer.
         """
+        self._has_ended = True
         for coroutine in self._coroutines:
             coroutine.close()
         for rows, position, stream in self._streams:
