@@ -22,6 +22,13 @@ ENDINGS = "SELECT DISTINCT ending, stop_reason FROM all_episodes"
 
 ASKING = "import httpx, os, sys, trajrec\n{capture}httpx.post({url!r}, json={json!r})\n"
 
+# A program in the background may have been told to ignore the signal.
+INTERRUPTED = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
 
 def ask(server: ModelServer) -> None:
     request = {"model": "m", "messages": [{"role": "user", "content": "Where is it?"}]}
@@ -96,7 +103,7 @@ def test_a_block_that_raises_does_not_end_its_conversations_well(
     [
         ("", ("terminated", "capture ended")),
         ("{}['lamp']\n", ("unknown", "KeyError")),
-        ("os.kill(os.getpid(), 2)\n", ("unknown", "KeyboardInterrupt")),
+        (INTERRUPTED, ("unknown", "KeyboardInterrupt")),
     ],
 )
 def test_a_program_that_crashes_does_not_end_its_conversations_well(

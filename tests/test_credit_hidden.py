@@ -358,7 +358,7 @@ class Several(Walk):
 
 
 @pytest.mark.mostly_slow(1)
-@pytest.mark.parametrize("reward", [[1.0, 2.0], np.array([1.0, 2.0]), np.array([1.0])], ids=str)
+@pytest.mark.parametrize("reward", [[1.0, 2.0], np.array([1.0, 2.0]), (1.0, 2.0)], ids=str)
 def test_several_rewards_a_step_are_refused_by_name(reward: Any, tmp_path: Path) -> None:
     make: Any = lambda: Several(reward)  # noqa: E731
     env = trajrec.record(make(), tmp_path)
