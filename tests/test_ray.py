@@ -66,11 +66,12 @@ def test_tasks_that_nobody_waits_for_end_on_a_cluster(tmp_path: Path, ending: st
     def work(number: int) -> int:
         if number == 1 and ending == "exception":
             raise ValueError("stop")
-        for _ in range(number * 20):
+        while number and not is_released.exists():
             time.sleep(0.02)
         (tmp_path / str(number)).touch()
         return number
 
+    is_released = tmp_path / "released"
     results = map_on_ray(work, range(20), 2)
     assert next(results) == 0
     if ending == "exception":
@@ -78,7 +79,9 @@ def test_tasks_that_nobody_waits_for_end_on_a_cluster(tmp_path: Path, ending: st
             list(results)
     results.close()  # type: ignore[attr-defined]
     time.sleep(3)
-    assert {path.name for path in tmp_path.iterdir()} <= {"0", "1"}
+    is_released.touch()
+    time.sleep(1)
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "released"}
 
 
 @pytest.mark.usefixtures("cluster")
