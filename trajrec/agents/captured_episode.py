@@ -19,7 +19,14 @@ class CapturedEpisode(AgentEpisode):
     def __init__(self, folder: str | Path, **options: Any) -> None:
         super().__init__(folder, wire=False, **options)
 
-    def break_off(self, reason: str) -> None:
-        """Record why a capture ends the episode, and that nothing tells how its loop ended."""
+    def end(self, reason: str, *, is_known: bool) -> None:
+        """End the episode.
+
+        Args:
+            reason: Why the capture ends it.
+            is_known: Whether its loop has ended as it should. Else nothing tells how it ended.
+        """
         self.stop(reason)
-        self._ending = "unknown"
+        if not is_known:
+            self._ending = "unknown"
+        self.__exit__(None, None, None)

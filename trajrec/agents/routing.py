@@ -8,7 +8,6 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import Protocol, TypeAlias
 
 from trajrec.agents.context import (
@@ -33,13 +32,9 @@ MAX_CONVERSATIONS = 1000
 class Conversation(EpisodeSession, Protocol):
     """An episode that is begun and ended for a conversation; `CapturedEpisode` is one."""
 
-    def break_off(self, reason: str) -> None: ...
-
     def __enter__(self) -> object: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> object: ...
+    def end(self, reason: str, *, is_known: bool) -> None: ...
 
 
 CAPTURE_ENDED = "capture ended"
@@ -271,11 +266,8 @@ def _end(episode: Conversation, failure: str) -> None:
     if episode.has_ended:
         return
     memory = episode.exchange_memory
-    if failure or (memory is not None and memory.is_in_the_middle()):
-        episode.break_off(failure or CAPTURE_ENDED)
-    else:
-        episode.stop(CAPTURE_ENDED)
-    episode.__exit__(None, None, None)
+    is_in_the_middle = memory is not None and memory.is_in_the_middle()
+    episode.end(failure or CAPTURE_ENDED, is_known=not (failure or is_in_the_middle))
 
 
 router = Router()

@@ -182,7 +182,7 @@ def _say_status(episode: Episode, status: int) -> int:
     reason = "" if episode.end is None else episode.end.stop_reason
     recorded = reason.removeprefix(STATUS_REASON)
     if recorded == reason:
-        # The conversations of a command do not tell its end if it was 0.
+        # The conversations of a command tell its status only if it had failed.
         if status:
             say(f"trajrec: the command ended with exit status {status}")
         return status

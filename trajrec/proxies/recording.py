@@ -105,11 +105,7 @@ class CommandRecording:
             judged = self._options["watch"] if self._is_watching else status
             for verifier in self._verifiers:
                 self.verdicts[identify(verifier).id] = episode.check(verifier, judged)
-            if status:
-                episode.break_off(f"{STATUS_REASON}{status}")
-            else:
-                episode.stop(f"{STATUS_REASON}{status}")
-            episode.__exit__(None, None, None)
+            episode.end(f"{STATUS_REASON}{status}", is_known=not status)
         else:
             self._router.stop(f"{STATUS_REASON}{status}" if status else "")
         close_logs()
