@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import IO
+
+from trajrec.proxies.signals import taken
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
@@ -146,8 +149,7 @@ class Command:
             else:
                 os.killpg(process.pid, number)
 
-    @contextlib.contextmanager
-    def _passing_signals(self) -> Iterator[None]:
+    def _passing_signals(self) -> AbstractContextManager[None]:
         """Pass this process's signals on while the command runs."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
@@ -160,19 +162,8 @@ class Command:
             else:
                 self._send(number)
 
-        earlier = {}
-        try:
-            for number in _PASSED:
-                # What this process ignores, as below `nohup`, the command ignores as well.
-                if signal.getsignal(number) == signal.SIG_IGN:
-                    continue
-                # Another thread than the main one may not handle signals.
-                with contextlib.suppress(ValueError, OSError):
-                    earlier[number] = signal.signal(number, handle)
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
+        # What this process ignores, the command ignores as well.
+        return taken(_PASSED, handle)
 
 
 class RunningCommands:
