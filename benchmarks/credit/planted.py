@@ -271,12 +271,9 @@ def banks() -> Iterator[Planted]:
 
 
 class Answered(NamedTuple):
-    """What a search said of an episode, and the right answer.
+    """What counts of a `Decision`, which may take a megabyte, and the right answer.
 
     Attributes:
-        step: The step that it decided for; None if it did not decide.
-        likeliest: The step that it held for the likeliest.
-        confidence: The probability that it gave this one; None if it gave none.
         answer: The right step; -1 of an episode that was lost by luck alone.
     """
 
