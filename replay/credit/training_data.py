@@ -341,20 +341,20 @@ def _tell_of_groups(
     options: GroupOptions,
 ) -> None:
     """Tell of episodes that are in no group, or alone in theirs, and of groups of several models."""
+
+    def n_episodes(condition: str) -> int:
+        query = f"SELECT count(*) FROM episodes WHERE {bracketed(where)} AND {condition}"
+        ((n,),) = corpus.sql(query, sandbox=True).fetchall()
+        return int(n)
+
     if options.get("measure", "return") == "return":
-        unmeasured = f"{bracketed(where)} AND total_reward IS NULL AND outcome IS NOT NULL"
-        ((n_unmeasured,),) = corpus.sql(
-            f"SELECT count(*) FROM episodes WHERE {unmeasured}", sandbox=True
-        ).fetchall()
+        n_unmeasured = n_episodes("total_reward IS NULL AND outcome IS NOT NULL")
         if n_unmeasured:
             remark(
                 f"{n_unmeasured} episodes have an outcome and no known return: "
                 "measure='outcome' (--measure outcome) compares them"
             )
-        cut_off = f"{bracketed(where)} AND ending = 'abandoned' AND total_reward IS NOT NULL"
-        ((n_cut_off,),) = corpus.sql(
-            f"SELECT count(*) FROM episodes WHERE {cut_off}", sandbox=True
-        ).fetchall()
+        n_cut_off = n_episodes("ending = 'abandoned' AND total_reward IS NOT NULL")
         if n_cut_off:
             remark(
                 f"{n_cut_off} episodes were abandoned before their end, so that their returns lack "

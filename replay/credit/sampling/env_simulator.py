@@ -100,8 +100,7 @@ class _LiveEnv:
         if self._watch is not None:
             self._watch.after()
         self._flags = {"terminated": bool(terminated), "truncated": bool(truncated)}
-        # If a step has several rewards, only the success function counts.
-        value = as_number(reward) if type(reward) is float or is_single(reward) else 0.0
+        value = reward if type(reward) is float else _other_reward(reward)
         return observation, value, bool(terminated or truncated)
 
     def score(self) -> float | None:
@@ -304,3 +303,8 @@ def recorded_noise(episode: Episode, make_handle: Callable[[], EnvHandle]) -> Re
     finally:
         walker.close()
     return states
+
+
+def _other_reward(reward: Value) -> float:
+    """Return a reward that is no float of Python; 0 for several, of which only a success counts."""
+    return as_number(reward) if is_single(reward) else 0.0
