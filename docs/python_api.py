@@ -52,6 +52,7 @@ OTHERS = {
     "trajrec.datasets.transitions": ("Transitions",),
     "trajrec.datasets.sequences": ("Sequences",),
     "trajrec.corpus.chat": ("Conversation",),
+    "trajrec.wire.sampled_tokens": ("SampledTokens",),
     "trajrec.corpus.labels": ("LabelLine", "Criterion"),
     "trajrec.agents.context": ("EpisodeSession",),
     "trajrec.replay.agents.agent_difference": ("AgentDifference",),

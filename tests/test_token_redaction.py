@@ -151,3 +151,24 @@ def test_without_a_secret_tokens_keep_their_bytes(tmp_path: Path) -> None:
     told = {"logprobs": {"content": [entry("No.")]}, "token_ids": [5], "prompt_token_ids": IDS}
     body = json.dumps({"choices": [{"index": 0, "message": message, **told}]}).encode()
     assert recorded(tmp_path, body, "application/json").response_body == body
+
+
+def test_the_streamed_answer_of_a_client_has_no_tokens_of_its_secret(tmp_path: Path) -> None:
+    pieces = [
+        {
+            "choices": [
+                {
+                    "delta": {"content": piece},
+                    "logprobs": {"content": [entry(piece)]},
+                    "token_ids": [number],
+                }
+            ]
+        }
+        for piece, number in zip(PIECES, IDS, strict=True)
+    ]
+    with trajrec.episode(tmp_path) as ep:
+        assert list(ep.model(lambda messages: iter(pieces), messages=[])) == pieces
+    trajrec.close_logs()
+    text = json.dumps(only(tmp_path).transcript.model_calls[0].answer)
+    assert "[redacted" in text
+    assert spelled(text.encode()) == []
