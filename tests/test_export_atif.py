@@ -348,3 +348,25 @@ def test_the_cost_of_a_client_object_is_exported(tmp_path: Path) -> None:
     trajrec.close_logs()
     _, step = exported(tmp_path / "runs")[0]["steps"]
     assert step["metrics"] == {"prompt_tokens": 3, "completion_tokens": 4, "cost_usd": 0.5}
+
+
+@pytest.mark.parametrize("n_counted", [2, 3])
+def test_the_tokens_of_an_answer_are_exported_if_they_are_all(
+    n_counted: int, tmp_path: Path
+) -> None:
+    told = {"content": [{"token": "a", "logprob": -0.5}, {"token": "b", "logprob": -0.25}]}
+    choice = {"message": {"role": "assistant", "content": "ab"}, "logprobs": told}
+    answer = {
+        "choices": [choice | {"token_ids": [5, 6]}],
+        "prompt_token_ids": [1],
+        "usage": {"prompt_tokens": 1, "completion_tokens": n_counted},
+    }
+    with trajrec.episode(tmp_path / "runs") as ep:
+        ep.model(lambda messages: answer, messages=[{"role": "user", "content": "?"}])
+    trajrec.close_logs()
+    (document,) = exported(tmp_path / "runs")
+    tokens = {"prompt_token_ids": [1], "completion_token_ids": [5, 6], "logprobs": [-0.5, -0.25]}
+    metrics = document["steps"][-1]["metrics"]
+    assert metrics == {"prompt_tokens": 1, "completion_tokens": n_counted} | (
+        tokens if n_counted == 2 else {}
+    )
