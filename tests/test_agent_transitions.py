@@ -339,12 +339,12 @@ def as_they_are(*parts: Any) -> Any:
         (
             as_they_are,
             lambda o, r, te, tr, i: (o, r, {"a": 0.37, "b": False}, tr, i),
-            r"terminations\['a'\] must be one flag",
+            r"terminations\['a'\] must be true or false, got",
         ),
         (
             as_they_are,
             lambda o, r, te, tr, i: (o, r, te, {"a": False, "b": "False"}, i),
-            r"truncations\['b'\] must be one flag",
+            r"truncations\['b'\] must be true or false, got",
         ),
     ],
 )

@@ -78,8 +78,8 @@ def test_reset_with_any_kind_of_info_is_recorded(info: Any, tmp_path: Path) -> N
         ((OBS, 1.0, False, {}), "got a tuple of 4.*GymV21CompatibilityV0"),
         ((OBS, 1.0, 0.5, False, False, {}), "got a tuple of 6.*a cost, into the info"),
         (None, "got None"),
-        ((OBS, 1.0, np.array([False, True]), False, {}), "terminated must be one flag"),
-        ((OBS, 1.0, False, np.array([False, True]), {}), "truncated must be one flag"),
+        ((OBS, 1.0, np.array([False, True]), False, {}), "terminated must be true or false, got"),
+        ((OBS, 1.0, False, np.array([False, True]), {}), "truncated must be true or false, got"),
         ((OBS, 1.0, False, False, np.array([1, 2])), "info must be a dict, got"),
     ],
 )
@@ -101,7 +101,7 @@ def test_value_that_is_no_flag_ends_no_episode(name: str, flag: Any, tmp_path: P
     flags = (flag, False) if name == "terminated" else (False, flag)
     env = trajrec.record(Odd(lambda k: (OBS, 1.0, *flags, {})), tmp_path)
     env.reset(seed=1)
-    with pytest.raises(EnvContractError, match=f"{name} must be one flag"):
+    with pytest.raises(EnvContractError, match=f"{name} must be true or false, got"):
         env.step(0)
     env.close()
     sql = "SELECT terminated, truncated, ending, total_reward FROM episodes"

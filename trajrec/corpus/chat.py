@@ -46,7 +46,7 @@ class Conversation(msgspec.Struct, kw_only=True):
         unfinished: The numbers of the answers that the model did not end: the stream broke off, or a
             limit of tokens or a filter stopped it. The end of such a turn is not the model's.
         sampled: The tokens of each of `answers`, as its server told them; None if it did not, or if
-            equal answers to one prompt do not tell which one this is.
+            two answers to one prompt are equal, so that nothing tells whose tokens these are.
         is_dropped: Whether the agent dropped the last answer: it asked again with the same
             messages, and none of the answer's tool calls ran; or it is unknown which of several
             alternatives it took.

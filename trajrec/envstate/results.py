@@ -18,8 +18,8 @@ _OLD_GYM = (
     "shimmy, GymV21CompatibilityV0(env=env)"
 )
 _SIX_PARTS = (
-    "inside of the recorder, put a wrapper around the environment that returns these five; it puts "
-    "any further value, such as a cost, into the info"
+    "wrap the environment inside of the recorder: return these five, and put any further value, "
+    "such as a cost, into the info"
 )
 
 
@@ -84,7 +84,7 @@ def joint_parts(result: Value, call: str, names: str) -> tuple[Value, ...]:
     if not isinstance(result, (tuple, list)) or len(result) != names.count(",") + 1:
         raise EnvContractError(
             f"{call} of a parallel environment must return ({names}), got {_described(result)}; "
-            "inside of the recorder, put a wrapper around the environment that returns these"
+            "wrap the environment inside of the recorder, so that it returns these"
         )
     return tuple(result)
 
@@ -117,9 +117,9 @@ def as_flag(value: Value, name: str) -> bool:
         is_flag = False
     if not is_flag:
         raise EnvContractError(
-            f"{name} must be one flag, true or false, got {_described(value)}; inside of the "
-            "recorder, put a wrapper around the environment that returns flags; it puts any other "
-            "value, such as a cost, into the info"
+            f"{name} must be true or false, got {_described(value)}; wrap the environment inside "
+            "of the recorder: return a flag there, and put any other value, such as a cost, into "
+            "the info"
         )
     return is_set
 
